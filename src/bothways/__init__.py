@@ -1,0 +1,69 @@
+"""bothways: the whole life of a bidirectional encoder, padding-free and exact.
+
+Names load when they are first used, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bothways.errors import (
+    BothwaysError,
+    CheckpointError,
+    ConfigError,
+    InputError,
+    MissingExtraError,
+    TruncationWarning,
+)
+
+if TYPE_CHECKING:
+    from bothways.checkpoint.encoder import Encoder
+    from bothways.engine.pipeline import Pipeline, pipeline
+    from bothways.engine.sentence import SentenceEncoder
+    from bothways.nn.attention import attend
+    from bothways.nn.config import EncoderConfig
+    from bothways.ragged import Layout, Ragged
+
+__all__ = [
+    "BothwaysError",
+    "CheckpointError",
+    "ConfigError",
+    "Encoder",
+    "EncoderConfig",
+    "InputError",
+    "Layout",
+    "MissingExtraError",
+    "Pipeline",
+    "Ragged",
+    "SentenceEncoder",
+    "TruncationWarning",
+    "__version__",
+    "attend",
+    "pipeline",
+]
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Encoder": "checkpoint.encoder",
+    "EncoderConfig": "nn.config",
+    "Layout": "ragged",
+    "Pipeline": "engine.pipeline",
+    "Ragged": "ragged",
+    "SentenceEncoder": "engine.sentence",
+    "attend": "nn.attention",
+    "pipeline": "engine.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'bothways' has no attribute {name!r}")
+    value = getattr(import_module(f"bothways.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,54 @@
+"""The public `Encoder`: a network with its family, tokenizer, heads and everything else its folder said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bothways.checkpoint.hub import resolve
+from bothways.checkpoint.load import load_parts
+from bothways.checkpoint.save import save_parts
+from bothways.families import Family
+from bothways.nn.config import EncoderConfig
+from bothways.nn.encoder import EncoderNetwork
+from bothways.text.tokenizer import Tokenizer
+
+__all__ = ["Encoder"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """An encoder that knows how to load and save itself.
+
+    network: the layers, in fp32 on the CPU; weights stored as fp32 stay mapped from their file until changed.
+    tokenizer: None where the folder has none.    heads: those the checkpoint carried, by name ("mlm").
+    extras: the keys of `config.json` that do not shape the network, written back on saving.
+    unused: the names of weights in the checkpoint that nothing here uses.
+    """
+
+    network: EncoderNetwork
+    family: Family
+    tokenizer: Tokenizer | None = None
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> EncoderConfig:
+        return self.network.config
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, *, revision: str | None = None) -> Encoder:
+        """Load a folder in the layout of transformers, or an id on the hub.
+
+        Raises ConfigError or CheckpointError, naming file and key, on whatever does not fit.
+        """
+        return cls(**load_parts(resolve(model, revision)))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that this class and transformers load. Raises InputError if it cannot be written."""
+        save_parts(Path(folder), self.network, self.family, self.heads, self.extras, self.tokenizer)

@@ -1,0 +1,127 @@
+"""Loading a folder: every shape is checked against the config before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bothways.checkpoint.names import normalised, plan
+from bothways.checkpoint.weights import WeightFile, read_weights
+from bothways.errors import CheckpointError, ConfigError
+from bothways.families import FAMILIES, Family
+from bothways.families.family import Rule, config_from_hf
+from bothways.files import read_object
+from bothways.nn.encoder import EncoderNetwork
+from bothways.text.formats import load_tokenizer
+from bothways.text.tokenizer import Tokenizer
+
+__all__ = ["load_parts"]
+
+
+def load_parts(folder: Path) -> dict[str, Any]:
+    """The fields of an `Encoder`, from its folder."""
+    raw = read_object(folder / "config.json")
+    family = _family(raw, folder / "config.json")
+    config, extras = config_from_hf(family, raw, str(folder / "config.json"))
+    weights = read_weights(folder)
+    names = normalised(family, weights.shapes, weights.path)
+    with torch.device("meta"):
+        network = EncoderNetwork(config, pooler=_any_in(names, family.pooler))
+        present = {name: head for name, head in family.heads.items() if _any_in(names, head.rules[:1])}
+        heads = {name: head.build(network, extras) for name, head in present.items()}
+    steps = plan(family, network, heads)
+    unused = _unused(family, names, steps)
+    _check(weights, names, steps, unused)
+    for module, rule in steps:
+        _set(module, rule.ours, _read(weights, names, rule))
+    for head in heads.values():
+        _tie(head, network)
+    return {
+        "network": network.eval(),
+        "family": family,
+        "tokenizer": _tokenizer(folder, config.vocab),
+        "heads": {name: head.eval() for name, head in heads.items()},
+        "extras": extras,
+        "unused": unused,
+    }
+
+
+def _family(raw: Mapping[str, Any], where: Path) -> Family:
+    if "model_type" not in raw:
+        raise ConfigError(f"{where}: the key model_type is missing")
+    model_type = raw["model_type"]
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ConfigError(f"{where}: unknown model_type {model_type!r}; known: {', '.join(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def _any_in(names: Mapping[str, str], rules: Iterable[Rule]) -> bool:
+    return any(source in names for rule in rules for source in rule.sources)
+
+
+def _unused(family: Family, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]]) -> tuple[str, ...]:
+    """The tensors that are known but not needed here, by their names in the file."""
+    used = {source for _, rule in steps for source in rule.sources}
+    known = [*family.unused]
+    for head in family.heads.values():
+        known += [*head.tied, *(source for rule in head.rules for source in rule.sources)]
+    return tuple(stored for name, stored in names.items() if name not in used and name.startswith(tuple(known)))
+
+
+def _check(
+    weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]], unused: Iterable[str]
+) -> None:
+    """Raise CheckpointError on missing, unexpected or misshapen tensors, naming them."""
+    sources = [source for _, rule in steps for source in rule.sources]
+    _refuse(weights.path, "missing", [source for source in sources if source not in names])
+    expected = {names[source] for source in sources} | set(unused)
+    _refuse(weights.path, "unexpected", [stored for stored in weights.shapes if stored not in expected])
+    for module, rule in steps:
+        rows, *rest = module.get_parameter(rule.ours).shape
+        wanted = (rows // len(rule.sources), *rest)
+        for source in rule.sources:
+            stored = names[source]
+            if weights.shapes[stored] != wanted:
+                found, said = _by(weights.shapes[stored]), _by(wanted)
+                raise CheckpointError(f"{weights.path}: {stored} is {found}, but config.json makes it {said}")
+
+
+def _refuse(path: Path, what: str, names: list[str], most: int = 5) -> None:
+    if names:
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        raise CheckpointError(f"{path}: {what} weights: {', '.join(names[:most])}{more}")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"
+
+
+def _read(weights: WeightFile, names: Mapping[str, str], rule: Rule) -> Tensor:
+    parts = [weights.read(names[source]) for source in rule.sources]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _set(module: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, nn.Parameter(value))
+
+
+def _tie(head: nn.Module, network: EncoderNetwork) -> None:
+    """Where a head still holds the placeholder of the word embeddings, give it the loaded ones."""
+    for name, parameter in list(head.named_parameters()):
+        if parameter.is_meta:
+            owner, _, leaf = name.rpartition(".")
+            setattr(head.get_submodule(owner), leaf, network.embeddings.words.weight)
+
+
+def _tokenizer(folder: Path, vocab: int) -> Tokenizer | None:
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is not None and tokenizer.vocab_size > vocab:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} entries, but the model only {vocab:,} rows"
+        )
+    return tokenizer

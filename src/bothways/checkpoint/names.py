@@ -1,0 +1,48 @@
+"""Which parameter is which tensor of a file: the family's rules for one network, shared by loading and saving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from bothways.errors import CheckpointError
+from bothways.families.family import Family, Rule, expand
+from bothways.nn.encoder import EncoderNetwork
+
+__all__ = ["normalised", "plan"]
+
+
+def plan(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> list[tuple[nn.Module, Rule]]:
+    """Each parameter's module and rule; one that a head shares with the network appears once, in the network."""
+    depth = network.config.depth
+    rules = family.rules + (family.pooler if network.pooler is not None else ())
+    shared = {id(parameter) for parameter in network.parameters()}
+    steps: list[tuple[nn.Module, Rule]] = [(network, rule) for rule in _existing(network, expand(rules, depth))]
+    for name, head in heads.items():
+        own = _existing(head, expand(family.heads[name].rules, depth))
+        steps += [(head, rule) for rule in own if id(head.get_parameter(rule.ours)) not in shared]
+    return steps
+
+
+def _existing(module: nn.Module, rules: Iterable[Rule]) -> list[Rule]:
+    """The rules of parameters the module has (an encoder without token types has no such table)."""
+    parameters = dict(module.named_parameters())
+    return [rule for rule in rules if rule.ours in parameters]
+
+
+def normalised(family: Family, stored_names: Mapping[str, object], where: Path) -> dict[str, str]:
+    """Name without the family's prefix and in today's spelling → name in the file.
+
+    Raises CheckpointError where two names in the file mean the same weight.
+    """
+    names: dict[str, str] = {}
+    for stored in stored_names:
+        name = stored.removeprefix(family.prefix)
+        for old, new in family.renames.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        if name in names:
+            raise CheckpointError(f"{where}: {stored} and {names[name]} are the same weight twice")
+        names[name] = stored
+    return names

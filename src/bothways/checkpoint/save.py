@@ -1,0 +1,48 @@
+"""Saving a folder in the layout of transformers: the rules of loading, read from right to left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bothways.checkpoint.names import plan
+from bothways.checkpoint.weights import WEIGHTS, write_weights
+from bothways.families import Family
+from bothways.families.family import config_to_hf
+from bothways.files import make_folder, write_json
+from bothways.nn.encoder import EncoderNetwork
+from bothways.text.formats import save_tokenizer
+from bothways.text.tokenizer import Tokenizer
+
+__all__ = ["save_parts"]
+
+
+def save_parts(
+    folder: Path,
+    network: EncoderNetwork,
+    family: Family,
+    heads: Mapping[str, nn.Module],
+    extras: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Write config, weights and tokenizer; each file whole or not at all, the config last."""
+    make_folder(folder)
+    write_weights(folder / WEIGHTS, _tensors(family, network, heads))
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder)
+    architecture = family.heads[next(iter(heads))].architecture if heads else family.architecture
+    config = config_to_hf(family, network.config, {**extras, "architectures": [architecture]})
+    write_json(folder / "config.json", {**config, "model_type": family.model_type})
+
+
+def _tensors(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """All parameters under the names of transformers; a shared one only once."""
+    prefix = family.prefix if heads else ""
+    return {
+        (prefix if module is network else "") + source: part
+        for module, rule in plan(family, network, heads)
+        for source, part in zip(rule.sources, module.get_parameter(rule.ours).chunk(len(rule.sources)))
+    }

@@ -1,0 +1,26 @@
+"""`bothways convert`: the only door for pickled checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+__all__ = ["convert"]
+
+
+def convert(model: Path, /, *, output: Path) -> None:
+    """Turn a folder with pytorch_model.bin into one with model.safetensors.
+
+    The pickle is opened in a process of its own and with torch's weights-only reader, which runs no code from it.
+
+    Parameters
+    ----------
+    model
+        The folder with pytorch_model.bin.
+    output
+        The folder to write; its other files are copied over.
+    """
+    from bothways.checkpoint.convert import convert_folder
+
+    count = convert_folder(model, output)
+    print(f"{output}: {count} tensors in model.safetensors", file=sys.stderr)

@@ -1,0 +1,55 @@
+"""The `bothways` command: one thin file a command; errors become one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from bothways import __version__
+from bothways.errors import BothwaysError
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="bothways",
+    help="The whole life of a bidirectional encoder (BERT and its family): padding-free and exact.",
+    help_epilogue="Add --debug to any command to see where an error comes from.",
+    version=__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+app.command("bothways.cli.demo:demo", help="Search the Python manual, offline: the main job on real text.")
+app.command("bothways.cli.embed:embed", help="Texts to vectors.")
+app.command("bothways.cli.similarity:similarity", help="How alike texts are.")
+app.command("bothways.cli.fill_mask:fill_mask", name="fill-mask", help="The likeliest words for each [MASK].")
+app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 wrong usage or bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    warnings.showwarning = _show_warning
+    try:
+        app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
+    except (BothwaysError, CycloptsError) as error:
+        if debug:
+            raise
+        _fail(" ".join(str(error).split()), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"bothways: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"bothways: warning: {message}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""What a forward takes, and how sequences are gathered into it under a budget of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bothways.ragged import Layout, Ragged
+from bothways.text.tokenizer import Encoded
+
+__all__ = ["Batch", "batch", "by_token_budget"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences for one forward.
+
+    tokens: ids int64 [T].    types: int64 [T], or None where all are 0.
+    origin: where each sequence stood in the input.
+    target: the other side of a sequence-to-sequence pair.    groups: sequences that belong together (the choices of a
+    question, the documents of a query).    labels: what a loss compares with.
+    """
+
+    tokens: Ragged
+    types: Tensor | None
+    origin: tuple[int, ...]
+    target: Ragged | None = None
+    groups: Layout | None = None
+    labels: Tensor | None = None
+
+
+def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Sequences gathered by length, longest first, so that a batch has at most `budget` tokens and few lengths.
+
+    A sequence longer than the budget is a batch of its own. Gives lists of indices into `lengths`.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or lengths[i] > room:
+            batches.append([])
+            room = budget
+        batches[-1].append(i)
+        room -= lengths[i]
+    return batches
+
+
+def batch(encoded: Sequence[Encoded], origin: Iterable[int], device: torch.device | str = "cpu") -> Batch:
+    """The encoded texts numbered `origin`, as one batch on the device."""
+    origin = tuple(origin)
+    chosen = [encoded[i] for i in origin]
+    tokens = Ragged.of([e.ids for e in chosen], device)
+    types = (
+        torch.tensor([t for e in chosen for t in e.types], dtype=torch.int64) if any(e.pair for e in chosen) else None
+    )
+    return Batch(tokens, None if types is None else types.to(device, non_blocking=True), origin)

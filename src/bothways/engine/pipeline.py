@@ -1,0 +1,79 @@
+"""`pipeline(task, model)`: a model that answers one kind of question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bothways.checkpoint.encoder import Encoder
+from bothways.engine.backends import BACKENDS, place
+from bothways.engine.scheduler import schedule
+from bothways.errors import CheckpointError, InputError
+from bothways.tasks import TASKS
+from bothways.text.tokenizer import warn_of_truncation
+
+__all__ = ["Pipeline", "pipeline"]
+
+
+class Pipeline:
+    """A task on a loaded model. Call it with one text or a list; the result has the same form.
+
+    Results do not depend on what else is in the list.
+    """
+
+    def __init__(self, task: str, encoder: Encoder, *, device: str = "auto", precision: str = "auto") -> None:
+        if task not in TASKS:
+            raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+        if encoder.tokenizer is None:
+            raise CheckpointError("the model's folder has no tokenizer.json and no vocab.txt: texts cannot be read")
+        self.task = TASKS[task]
+        if self.task.head is not None and self.task.head not in encoder.heads:
+            raise CheckpointError(f"the model has no {self.task.head} head, which {task} needs")
+        self.encoder = encoder
+        self.tokenizer = encoder.tokenizer
+        self._placement = place(device, precision)
+        prepare = BACKENDS["eager"]
+        self._network = prepare(encoder.network, self._placement)
+        self._head = None if self.task.head is None else prepare(encoder.heads[self.task.head], self._placement)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Answer. Arguments are those of the task's `request`; see `bothways.tasks`."""
+        request = self.task.request(*inputs, **options)
+        limit = self.encoder.config.positions.count
+        encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=limit)
+        self.task.check(request, encoded, self.tokenizer)
+        warn_of_truncation(encoded, limit)
+        results: list[Any] = [None] * len(encoded)
+        for batch in schedule(encoded, device=self._placement.device):
+            with torch.inference_mode():
+                output = self._network(batch.tokens, batch.types, keep=self.task.keep)
+            predicted = self.task.predict(output, self._head, batch, self.tokenizer, request.options)
+            for i, one in zip(batch.origin, predicted):
+                results[i] = self.task.decode(one, encoded[i], self.tokenizer, request.options)
+        return results[0] if request.single else results
+
+
+def pipeline(
+    task: str,
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    revision: str | None = None,
+) -> Pipeline:
+    """A pipeline for a task on a model's folder or hub id.
+
+    >>> fill = pipeline("fill-mask", "bert-base-uncased")
+    >>> fill("The [MASK] sat on the mat.", top_k=3)
+
+    task: a name in `bothways.tasks.TASKS`.    precision: fp32 on a CPU unless asked otherwise; half on a GPU.
+
+    Raises InputError on unknown names, ConfigError or CheckpointError on a model that cannot be loaded.
+    """
+    if task not in TASKS:
+        raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    if model is None:
+        raise InputError("no model is bundled yet: name a folder or a hub id")
+    return Pipeline(task, Encoder.from_pretrained(model, revision=revision), device=device, precision=precision)

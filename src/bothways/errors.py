@@ -1,0 +1,29 @@
+"""What a user may meet when something is wrong: every message is one line, names the culprit, says what to do next."""
+
+from __future__ import annotations
+
+__all__ = ["BothwaysError", "CheckpointError", "ConfigError", "InputError", "MissingExtraError", "TruncationWarning"]
+
+
+class BothwaysError(Exception):
+    """Base of all errors that bothways raises on purpose; the command line prints it and exits with 2."""
+
+
+class InputError(BothwaysError, ValueError):
+    """A text, an argument or a file that a user handed in cannot be used."""
+
+
+class ConfigError(BothwaysError, ValueError):
+    """A `config.json` (or another description of a model) is not one that can be built."""
+
+
+class CheckpointError(BothwaysError, ValueError):
+    """A model's folder or weight file is missing something, damaged, or does not fit its config."""
+
+
+class MissingExtraError(BothwaysError, ImportError):
+    """An optional dependency is not installed; the message gives the `pip install` line."""
+
+
+class TruncationWarning(UserWarning):
+    """Some texts were longer than the model takes, and their ends were dropped."""

@@ -1,0 +1,89 @@
+"""Files, read with errors that name the place and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bothways.errors import ConfigError, InputError
+
+__all__ = ["make_folder", "read_json", "read_lines", "read_object", "replacing", "write_json"]
+
+# The largest JSON file that describes a model (a tokenizer of a million entries takes some 40 MB).
+MOST_JSON_BYTES = 1 << 28
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file. Raises ConfigError, naming file and place, if it is missing, not UTF-8 or not JSON."""
+    try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are too many for a JSON description of a model")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: not JSON that can be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """As `read_json`, for a file that must hold an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: an object was expected, not a {type(value).__name__}")
+    return value
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends. Raises InputError, naming file and line, if it is not UTF-8."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line} is not UTF-8 (byte {error.start}); convert the file first") from None
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the place of `path` when all went well, and is gone when not."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder (and those above it) unless it is there. Raises InputError if that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made a folder: {error.strerror}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,208 @@
+"""Attention over ragged batches. This is the only file that knows kernels.
+
+Shapes in names: T rows of all sequences, H heads, D head width; in a group of equal lengths B sequences, L rows each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bothways.ragged import Group, Grouping, Layout, group_by_lengths
+
+__all__ = ["Bias", "attend"]
+
+Bias = Callable[[Tensor, Tensor], Tensor]
+"""The additive term of a group's scores: (q [B, H, Lq, D], k [B, H, Lk, D]) → broadcastable to [B, H, Lq, Lk]."""
+
+# Scores held at a time by the products path: 2 to 4 MB, which stays in cache and inside the allocator's arenas.
+SCORES_AT_A_TIME = 1 << 20
+# Where scaled_dot_product_attention overtakes plain products on a CPU (docs/decisions/0002-cpu-attention.md).
+PRODUCTS_UP_TO = {torch.float32: 384, torch.bfloat16: 1024}
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout_q: Layout,
+    layout_k: Layout,
+    *,
+    bias: Bias | None = None,
+    window: int | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Softmax attention of each sequence of `layout_q` over the same-numbered sequence of `layout_k`.
+
+    q [Tq, H, D]; k, v [Tk, H, D] → [Tq, H, D]. No sequence sees another one, and none is padded.
+
+    bias: additive term of the scores, computed group by group and never for the whole batch.
+    window: a row sees at most this many rows to either side of it.
+    causal: a row sees no later row. Where the lengths differ, the last rows of both sides are aligned.
+    scale: of the scores; 1/√D if None.    dropout: probability of dropping an attention weight.
+
+    A row that sees nothing gives zeros. Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if bias is None and dropout == 0.0 and _varlen_runs(q):
+        return _attend_varlen(q, k, v, layout_q, layout_k, window, causal, scale)
+    grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
+    return _attend_groups(q, k, v, grouping, bias, window, causal, scale, dropout)
+
+
+def _varlen_runs(q: Tensor) -> bool:
+    """The flash kernels take half precisions and head widths up to 256 that are multiples of 8, from Ampere on."""
+    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return q.shape[-1] % 8 == 0 and q.shape[-1] <= 256 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
+def _attend_varlen(
+    q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, window: int | None, causal: bool, scale: float
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    side = -1 if window is None else window
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        layout_q.offsets,
+        layout_k.offsets,
+        layout_q.longest,
+        layout_k.longest,
+        scale=scale,
+        window_size=(side, 0 if causal else side),
+    )
+    assert isinstance(out, Tensor)
+    return out
+
+
+def _attend_groups(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grouping: Grouping,
+    bias: Bias | None,
+    window: int | None,
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> Tensor:
+    """One rectangle for each group of equal lengths, then back into one tensor."""
+    parts: list[Tensor] = []
+    for group in grouping.groups:
+        if group.query_length == 0:
+            continue
+        q_BHLD, k_BHLD, v_BHLD = _rectangles(q, k, v, group)
+        if group.key_length == 0:
+            parts.append(q.new_zeros(group.count * group.query_length, *q.shape[1:]))
+            continue
+        mask = _mask(group.query_length, group.key_length, window, causal, q.device)
+        at_a_time = _products_at_a_time(q_BHLD, group, dropout)
+        if at_a_time == 0:
+            out = [_fused(q_BHLD, k_BHLD, v_BHLD, bias, mask, scale)]
+        else:
+            thirds = zip(q_BHLD.split(at_a_time), k_BHLD.split(at_a_time), v_BHLD.split(at_a_time))
+            out = [_products(*third, bias, mask, scale, dropout) for third in thirds]
+        parts += [part.transpose(1, 2).flatten(0, 1) for part in out]
+    if not parts:
+        return torch.zeros_like(q)
+    return grouping.merge(parts)
+
+
+def _rectangles(q: Tensor, k: Tensor, v: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """The group's rows as [B, H, L, D] (views, where the rows are neighbours)."""
+
+    def rectangle(x: Tensor, rows: slice | Tensor, length: int) -> Tensor:
+        return x[rows].unflatten(0, (group.count, length)).transpose(1, 2)
+
+    return (
+        rectangle(q, group.query_rows, group.query_length),
+        rectangle(k, group.key_rows, group.key_length),
+        rectangle(v, group.key_rows, group.key_length),
+    )
+
+
+def _products_at_a_time(q: Tensor, group: Group, dropout: float) -> int:
+    """How many sequences the products path takes at once; 0 where the fused kernel is the better one."""
+    scores = q.shape[1] * group.query_length * group.key_length
+    on_cpu_and_short = q.device.type == "cpu" and group.key_length <= PRODUCTS_UP_TO.get(q.dtype, 0)
+    if dropout > 0.0 or on_cpu_and_short:
+        return max(1, SCORES_AT_A_TIME // scores)
+    return 0
+
+
+def _mask(query_length: int, key_length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
+    """True where a row may not look, [Lq, Lk]; None where it may look everywhere."""
+    if window is None and not causal:
+        return None
+    rows = torch.arange(query_length, device=device)[:, None] + (key_length - query_length)
+    distance = torch.arange(key_length, device=device)[None, :] - rows
+    mask = torch.zeros_like(distance, dtype=torch.bool)
+    if causal:
+        mask |= distance > 0
+    if window is not None:
+        mask |= distance.abs() > window
+    return mask
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, mask: Tensor | None, scale: float) -> Tensor:
+    """[B, H, L, D] by scaled_dot_product_attention; a mask only where there is something to mask."""
+    term = None if bias is None else bias(q, k).to(q.dtype)
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=term, scale=scale)
+    blind = mask.all(-1, keepdim=True)  # such a row would give NaN: let it look, then zero it
+    hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(mask & ~blind, -torch.inf)
+    term = hidden if term is None else term + hidden
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=term, scale=scale).masked_fill(blind, 0.0)
+
+
+def _products(
+    q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    """[B, H, L, D] by two batched products with a softmax in between."""
+    count, heads, queries, _ = q.shape
+    keys = k.shape[2]
+    lanes = keys + _idle_lanes(keys, q)
+    k_flat, v_flat = _widen(k, lanes), _widen(v, lanes)
+    scores = torch.bmm((q * scale).flatten(0, 1), k_flat.transpose(1, 2))
+    if lanes > keys:
+        scores[..., keys:] = -torch.inf
+    if bias is not None:
+        scores = scores + F.pad(bias(q, k).expand(count, heads, queries, keys), (0, lanes - keys)).flatten(0, 1)
+    if mask is not None:
+        scores = scores.masked_fill(F.pad(mask, (0, lanes - keys), value=True), -torch.inf)
+    weights = scores.softmax(-1)
+    if mask is not None:
+        weights = weights.masked_fill(mask.all(-1)[:, None], 0.0)
+    if dropout > 0.0:
+        weights = F.dropout(weights, dropout)
+    return torch.bmm(weights, v_flat).unflatten(0, (count, heads))
+
+
+def _idle_lanes(keys: int, q: Tensor) -> int:
+    """Empty columns that make the CPU's softmax run on whole vectors.
+
+    Its scalar tail costs more than the vectors before it (2,048 tokens, bf16: 2.4 ms at length 31, 0.6 at 32).
+    """
+    if q.device.type != "cpu":
+        return 0
+    vector = 32 if q.dtype == torch.bfloat16 else 16
+    tail = keys % vector
+    pays = tail >= 12 if q.dtype == torch.bfloat16 else keys < vector and tail > 0
+    return vector - tail if pays else 0
+
+
+def _widen(x: Tensor, rows: int) -> Tensor:
+    """[B, H, L, D] → contiguous [B·H, rows, D], the rows beyond L zero."""
+    if rows == x.shape[2]:
+        return x.flatten(0, 1).contiguous()
+    wide = x.new_zeros(*x.shape[:2], rows, x.shape[3])
+    wide[:, :, : x.shape[2]] = x
+    return wide.flatten(0, 1)

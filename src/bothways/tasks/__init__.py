@@ -1,0 +1,14 @@
+"""Every task a pipeline can be made for, by its name."""
+
+from typing import Any
+
+from bothways.tasks.features import FeatureExtraction
+from bothways.tasks.fill_mask import FillMask
+from bothways.tasks.task import Request, Task
+
+__all__ = ["TASKS", "Request", "Task"]
+
+TASKS: dict[str, Task[Any]] = {
+    "feature-extraction": FeatureExtraction(),
+    "fill-mask": FillMask(),
+}

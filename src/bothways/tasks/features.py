@@ -1,0 +1,54 @@
+"""feature-extraction: the hidden states themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bothways.data.batch import Batch
+from bothways.errors import InputError
+from bothways.nn.encoder import EncoderOutput
+from bothways.ragged import Ragged
+from bothways.tasks.task import Request
+from bothways.text.tokenizer import Encoded, Tokenizer
+
+__all__ = ["FeatureExtraction"]
+
+
+@dataclass(frozen=True)
+class Options:
+    layers: Literal["last", "all"]
+
+
+@dataclass(frozen=True)
+class FeatureExtraction:
+    """A text gives numpy `[1, tokens, width]`; with `layers="all"` `[layers + 1, tokens, width]`, embeddings first."""
+
+    head: str | None = None
+    keep: bool = True
+
+    def request(self, texts: str | Sequence[str], *, layers: Literal["last", "all"] = "last") -> Request:
+        """layers: "last", or "all" for the embeddings and every layer."""
+        if layers not in ("last", "all"):
+            raise InputError(f'layers must be "last" or "all", got {layers!r}')
+        single = isinstance(texts, str)
+        return Request([texts] if isinstance(texts, str) else list(texts), single, options=Options(layers))
+
+    def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
+        """Every text has features."""
+
+    @torch.inference_mode()
+    def predict(
+        self, output: EncoderOutput, head: nn.Module | None, batch: Batch, tokenizer: Tokenizer, options: Options
+    ) -> list[Tensor]:
+        states = (output.last.data,) if options.layers == "last" or not output.hidden_states else output.hidden_states
+        stacked = torch.stack(states, dim=1).float().cpu()
+        return [rows.transpose(0, 1) for rows in Ragged(stacked, batch.tokens.layout).unbind()]
+
+    def decode(self, predicted: Tensor, encoded: Encoded, tokenizer: Tokenizer, options: Options) -> np.ndarray:
+        return predicted.contiguous().numpy()

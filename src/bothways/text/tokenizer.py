@@ -1,0 +1,165 @@
+"""Texts to token ids with character offsets, on the `tokenizers` library. Truncation is always counted."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from tokenizers import Encoding
+from tokenizers import Tokenizer as Backend
+
+from bothways.errors import InputError, TruncationWarning
+
+__all__ = ["Encoded", "Strategy", "Tokenizer", "warn_of_truncation"]
+
+Strategy = Literal["longest_first", "only_first", "only_second"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One text, or one pair of texts, as tokens.
+
+    ids: with the special tokens.    types: 0 for the first text, 1 for the second.
+    offsets: (start, end) in characters of its own text, so that text[start:end] is what the token covers; (0, 0) for
+    special tokens.    sequences: 0 or 1, the text a token is from; None for special tokens.
+    special: whether the tokenizer added the token.    dropped: tokens lost by truncation.    pair: of two texts.
+    """
+
+    encoding: Encoding
+    pair: bool = False
+
+    def __len__(self) -> int:
+        return len(self.encoding)
+
+    @cached_property
+    def ids(self) -> list[int]:
+        return self.encoding.ids
+
+    @property
+    def types(self) -> list[int]:
+        return self.encoding.type_ids
+
+    @property
+    def tokens(self) -> list[str]:
+        return self.encoding.tokens
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        return self.encoding.offsets
+
+    @property
+    def sequences(self) -> list[int | None]:
+        return self.encoding.sequence_ids
+
+    @property
+    def special(self) -> list[bool]:
+        return [bool(mask) for mask in self.encoding.special_tokens_mask]
+
+    @cached_property
+    def dropped(self) -> int:
+        return sum(part.special_tokens_mask.count(0) for part in self.encoding.overflowing)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A text's way to token ids and back.
+
+    special: the special tokens by role: "unk", "cls", "sep", "pad", "mask" (those there are).
+    max_length: the longest input its model was made for, in tokens; None where nothing says.
+    config: `tokenizer_config.json` as it was read, written back on saving.
+    """
+
+    backend: Backend
+    special: Mapping[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        self.backend.no_padding()
+        self.backend.no_truncation()
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id, added tokens included."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def id_of(self, role: str) -> int | None:
+        """The id of a special token ("mask", "cls", …); None if there is none."""
+        token = self.special.get(role)
+        return None if token is None else self.backend.token_to_id(token)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int | None = None,
+        strategy: Strategy = "longest_first",
+        offsets: bool = True,
+    ) -> list[Encoded]:
+        """Encode many texts (or pairs of texts) at once, with special tokens and without padding.
+
+        max_length: keep at most this many tokens, special ones included; what was lost is in `Encoded.dropped`.
+        strategy: which side of a pair is cut.    offsets: False is faster where nobody reads them.
+
+        Raises InputError on what is not a text, and on a max_length with no room for one.
+        """
+        inputs: list[Any] = _checked(texts)
+        if pairs is not None:
+            if len(pairs) != len(texts):
+                raise InputError(f"{len(texts)} texts need as many second texts, got {len(pairs)}")
+            inputs = list(zip(inputs, _checked(pairs)))
+        self._check_room(max_length, pairs is not None)
+        with self._lock:
+            self._truncate(max_length, strategy)
+            run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+            encodings = run(inputs)
+        return [Encoded(encoding, pairs is not None) for encoding in encodings]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """Ids to text, joined as the tokenizer's own decoder joins them."""
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def _check_room(self, max_length: int | None, pair: bool) -> None:
+        special = self.backend.num_special_tokens_to_add(pair)
+        if max_length is not None and max_length <= special:
+            raise InputError(f"a limit of {max_length} tokens leaves no room: {special} are special tokens")
+
+    def _truncate(self, max_length: int | None, strategy: Strategy) -> None:
+        if max_length is None:
+            self.backend.no_truncation()
+        else:
+            self.backend.enable_truncation(max_length, strategy=strategy)
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    """The texts, if they are strings that can be encoded as UTF-8."""
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {i} is not a string but {type(text).__name__}: {text!r:.60}")
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"text {i}: character {error.start} is half of a surrogate pair (U+{ord(text[error.start]):04X}), "
+                    "which no text has; decode the text with errors='replace'"
+                ) from None
+    return list(texts)
+
+
+def warn_of_truncation(encoded: Sequence[Encoded], max_length: int) -> None:
+    """Warn, once for all of them, that texts were cut."""
+    cut = [e for e in encoded if e.dropped]
+    if cut:
+        longest = max(len(e) + e.dropped for e in cut)
+        warnings.warn(
+            f"{len(cut):,} of {len(encoded):,} texts were cut to {max_length} tokens (the longest had {longest:,})",
+            TruncationWarning,
+            stacklevel=3,
+        )
