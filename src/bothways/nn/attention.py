@@ -99,10 +99,10 @@ def _attend_groups(
     for group in grouping.groups:
         if group.query_length == 0:
             continue
-        q_BHLD, k_BHLD, v_BHLD = _rectangles(q, k, v, group)
         if group.key_length == 0:
             parts.append(q.new_zeros(group.count * group.query_length, *q.shape[1:]))
             continue
+        q_BHLD, k_BHLD, v_BHLD = _rectangles(q, k, v, group)
         mask = _mask(group.query_length, group.key_length, window, causal, q.device)
         at_a_time = _products_at_a_time(q_BHLD, group, dropout)
         if at_a_time == 0:
@@ -110,10 +110,20 @@ def _attend_groups(
         else:
             thirds = zip(q_BHLD.split(at_a_time), k_BHLD.split(at_a_time), v_BHLD.split(at_a_time))
             out = [_products(*third, bias, mask, scale, dropout) for third in thirds]
-        parts += [part.transpose(1, 2).flatten(0, 1) for part in out]
+        parts += [part.transpose(1, 2) for part in out]
+    return _laid_end_to_end(parts, grouping, q)
+
+
+def _laid_end_to_end(parts: list[Tensor], grouping: Grouping, q: Tensor) -> Tensor:
+    """The parts [B, L, H, D] as one [Tq, H, D] in the layout's order, in a single copy where no gradient is wanted."""
     if not parts:
         return torch.zeros_like(q)
-    return grouping.merge(parts)
+    if torch.is_grad_enabled():
+        return grouping.merge([part.flatten(0, 1) for part in parts])
+    merged = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    for rows, part in zip(merged.split([part.shape[0] * part.shape[1] for part in parts]), parts):
+        rows.view(part.shape).copy_(part)
+    return grouping.merge([merged])
 
 
 def _rectangles(q: Tensor, k: Tensor, v: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,12 +180,14 @@ def _products(
     count, heads, queries, _ = q.shape
     keys = k.shape[2]
     lanes = keys + _idle_lanes(keys, q)
-    k_flat, v_flat = _widen(k, lanes), _widen(v, lanes)
-    scores = torch.bmm((q * scale).flatten(0, 1), k_flat.transpose(1, 2))
+    k_flat = _widen(k, lanes)
+    term = q.new_zeros(()) if bias is None else F.pad(bias(q, k).to(q.dtype), (0, lanes - keys))
+    term = term.expand(count, heads, queries, lanes).flatten(0, 1)
+    scores = torch.baddbmm(
+        term, q.flatten(0, 1), k_flat.transpose(1, 2), beta=0.0 if bias is None else 1.0, alpha=scale
+    )
     if lanes > keys:
         scores[..., keys:] = -torch.inf
-    if bias is not None:
-        scores = scores + F.pad(bias(q, k).expand(count, heads, queries, keys), (0, lanes - keys)).flatten(0, 1)
     if mask is not None:
         scores = scores.masked_fill(F.pad(mask, (0, lanes - keys), value=True), -torch.inf)
     weights = scores.softmax(-1)
@@ -183,7 +195,7 @@ def _products(
         weights = weights.masked_fill(mask.all(-1)[:, None], 0.0)
     if dropout > 0.0:
         weights = F.dropout(weights, dropout)
-    return torch.bmm(weights, v_flat).unflatten(0, (count, heads))
+    return torch.bmm(weights, _widen(v, lanes)).unflatten(0, (count, heads))
 
 
 def _idle_lanes(keys: int, q: Tensor) -> int:
@@ -201,8 +213,10 @@ def _idle_lanes(keys: int, q: Tensor) -> int:
 
 def _widen(x: Tensor, rows: int) -> Tensor:
     """[B, H, L, D] → contiguous [B·H, rows, D], the rows beyond L zero."""
-    if rows == x.shape[2]:
+    length = x.shape[2]
+    if rows == length:
         return x.flatten(0, 1).contiguous()
-    wide = x.new_zeros(*x.shape[:2], rows, x.shape[3])
-    wide[:, :, : x.shape[2]] = x
+    wide = x.new_empty(*x.shape[:2], rows, x.shape[3])
+    wide[:, :, :length] = x
+    wide[:, :, length:] = 0.0
     return wide.flatten(0, 1)
