@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from bothways import __version__
-from bothways.errors import BothwaysError
+from bothways.errors import BothwaysError, TruncationWarning
 
 __all__ = ["app", "main"]
 
@@ -33,9 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong usage or bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    warnings.showwarning = _show_warning
     try:
-        app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TruncationWarning)
+            warnings.showwarning = _show_warning
+            app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
     except (BothwaysError, CycloptsError) as error:
         if debug:
             raise

@@ -1,0 +1,226 @@
+"""What a user does at the prompt, on real text: results on stdout, one line on stderr when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bothways
+from bothways.cli.demo import python_reference
+from bothways.cli.main import main
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of the command in this process."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def fails_with_one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("bothways: ")
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "lines.txt"
+    texts = [text for _, text in python_reference()[:60]]
+    path.write_text("\n".join([*texts, "", "last line without an end"]), encoding="utf-8")
+    return path
+
+
+def test_the_lines_of_a_file_become_the_rows_of_a_matrix(minilm: Path, lines: Path, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.npy"
+    assert run("embed", minilm, "--input", lines, "--output", output) == 0
+    vectors = np.load(output)
+    texts = lines.read_text(encoding="utf-8").split("\n")
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, bothways.SentenceEncoder(minilm).encode(texts))
+    assert [file.name for file in tmp_path.iterdir()] == ["vectors.npy"]
+
+
+def test_texts_on_the_command_line_become_json(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("embed", minilm, "one", "zwei", "--json", "--normalize", "--truncate-dim", "8") == 0
+    vectors = np.array(json.loads(capsys.readouterr().out))
+    assert vectors.shape == (2, 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_not_part_of_a_text(minilm: Path, tmp_path: Path) -> None:
+    (tmp_path / "dos.txt").write_bytes("\ufeffhello\r\nworld\r\n".encode())
+    assert run("embed", minilm, "--input", tmp_path / "dos.txt", "--output", tmp_path / "dos.npy") == 0
+    plain = bothways.SentenceEncoder(minilm).encode(["hello", "world"])
+    np.testing.assert_array_equal(np.load(tmp_path / "dos.npy"), plain)
+
+
+def test_similarity_prints_the_matrix(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ("What is the capital of France?", "Paris is the capital city of France.")
+    assert run("similarity", minilm, *texts) == 0
+    assert "0.824" in capsys.readouterr().out
+    assert run("similarity", minilm, *texts, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["texts"] == list(texts)
+    assert answer["matrix"][0][1] == pytest.approx(0.824, abs=1e-3)
+
+
+def test_fill_mask_prints_candidates(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fill-mask", tiny_masked, "the [MASK] sat", "[MASK] [MASK]", "--top-k", "3", "--json") == 0
+    one, two = json.loads(capsys.readouterr().out)
+    assert len(one) == 3
+    assert [len(candidates) for candidates in two] == [3, 3]
+    assert run("fill-mask", tiny_masked, "the [MASK] sat") == 0
+    assert one[0]["token_str"] in capsys.readouterr().out
+
+
+def test_truncation_is_reported(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("embed", minilm, "word " * 20, "short", "--max-seq-length", "8", "--json") == 0
+    error = capsys.readouterr().err
+    assert "1 of 2 texts were cut to 8 tokens (the longest had 22)" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nonsense"], "nonsense"),
+        (["embed", "{minilm}", "--json", "--precison", "fp32", "text"], "precison"),
+        (["embed", "{minilm}", "text"], "--output"),
+        (["embed", "{minilm}", "--output", "{tmp}/v.npy"], "--input"),
+        (["embed", "{minilm}", "--input", "{tmp}/nothing.txt", "--output", "{tmp}/v.npy"], "nothing.txt"),
+        (["embed", "{minilm}", "--input", "{tmp}/empty.txt", "--output", "{tmp}/v.npy"], "empty.txt"),
+        (["embed", "{minilm}", "--input", "{tmp}/latin.txt", "--output", "{tmp}/v.npy"], "line 2"),
+        (["embed", "{minilm}", "--input", "{tmp}", "--output", "{tmp}/v.npy"], "{tmp}"),
+        (["embed", "{minilm}", "text", "--output", "{tmp}/no/such/folder/v.npy"], "v.npy"),
+        (["embed", "{minilm}", "text", "--output", "{tmp}"], "{tmp}"),
+        (["embed", "{tmp}/no-model", "text", "--json"], "no-model"),
+        (["embed", "{tmp}", "text", "--json"], "config.json"),
+        (["embed", "{minilm}", "text", "--json", "--precision", "int8"], "int8"),
+        (["embed", "{minilm}", "text", "--json", "--precision", "fp8"], "fp8"),
+        (["embed", "{minilm}", "text", "--json", "--device", "tpu"], "tpu"),
+        (["embed", "{minilm}", "text", "--json", "--batch-tokens", "0"], "batch_tokens"),
+        (["embed", "{minilm}", "text", "--json", "--max-seq-length", "-3"], "max_seq_length"),
+        (["embed", "{minilm}", "text", "--json", "--prompt-name", "query"], "query"),
+        (["similarity", "{minilm}", "alone"], "two texts"),
+        (["fill-mask", "{minilm}", "the [MASK] sat"], "mlm"),
+        (["fill-mask", "{masked}", "no mask here"], "[MASK]"),
+        (["fill-mask", "{masked}", "the [MASK] sat", "--top-k", "0"], "top_k"),
+        (["fill-mask", "{masked}"], "text"),
+        (["convert", "{tmp}", "--output", "{tmp}/out"], "pytorch_model.bin"),
+        (["demo", "--model", "{tmp}/no-model"], "no-model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_wrong_usage_and_bad_input_give_one_line_and_exit_code_2(
+    arguments: list[str],
+    says: str,
+    minilm: Path,
+    tiny_masked: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes(b"fine\nna\xefve\n")
+    before = sorted(tmp_path.iterdir())
+    places = {"minilm": minilm, "masked": tiny_masked, "tmp": tmp_path}
+    error = fails_with_one_line(capsys, *(argument.format(**places) for argument in arguments))
+    assert says.format(**places) in error
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "out"] == before, "something was left behind"
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
+    with pytest.raises(bothways.CheckpointError):
+        main(["embed", str(tmp_path / "no-model"), "text", "--json", "--debug"])
+
+
+def test_the_demo_searches_the_python_manual(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = python_reference()[:80]
+    monkeypatch.setattr("bothways.cli.demo.python_reference", lambda: passages)
+    assert run("demo") == 0
+    out = capsys.readouterr().out
+    assert "80 paragraphs" in out
+    assert "tokens/s" in out
+    assert out.count("“") == 3
+    assert "0.824" in out
+
+
+def test_the_python_reference_is_worth_searching() -> None:
+    passages = python_reference()
+    assert len(passages) > 500
+    assert len({text for _, text in passages}) == len(passages)
+
+
+def test_a_pickle_is_converted_once_and_then_loads(tiny_masked: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    for file in tiny_masked.iterdir():
+        if file.suffix != ".safetensors":
+            (old / file.name).write_bytes(file.read_bytes())
+    torch.save(load_file(tiny_masked / "model.safetensors"), old / "pytorch_model.bin")
+    with pytest.raises(bothways.CheckpointError, match="bothways convert"):
+        bothways.Encoder.from_pretrained(old)
+    assert run("convert", old, "--output", new) == 0
+    text = "the [MASK] sat"
+    assert bothways.pipeline("fill-mask", new)(text) == bothways.pipeline("fill-mask", tiny_masked)(text)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "boom"),)
+
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Bomb()}))
+    fails_with_one_line(capsys, "convert", tmp_path, "--output", tmp_path / "out")
+    assert not (tmp_path / "boom").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_help_is_quick_because_torch_stays_out() -> None:
+    script = """
+import sys
+from bothways.cli.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_ctrl_c_exits_with_130_and_leaves_nothing(minilm: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("some words to embed, again and again\n" * 200_000, encoding="utf-8")
+    command = ["embed", minilm, "--input", tmp_path / "lines.txt", "--output", tmp_path / "v.npy"]
+    script = "from bothways.cli.main import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", script, *command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".v.npy.*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "bothways: interrupted"
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]

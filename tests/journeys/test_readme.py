@@ -1,0 +1,73 @@
+"""The README's examples, run as they stand, with the hub's cache holding the models they name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [
+    line.removeprefix("$ ").partition("    #")[0]
+    for language, code in BLOCKS
+    if language == "console"
+    for line in code.splitlines()
+    if line.startswith("$ bothways")
+]
+
+
+def in_cache(cache: Path, name: str, folder: Path) -> None:
+    """Put a folder where huggingface_hub looks for a downloaded snapshot."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("0" * 40)).symlink_to(folder, target_is_directory=True)
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory, minilm: Path, base_sized_masked: Path
+) -> tuple[Path, dict[str, str]]:
+    """A working folder, and an environment in which the hub's cache has both models."""
+    folder = tmp_path_factory.mktemp("readme")
+    in_cache(folder / "cache", "sentence-transformers/all-MiniLM-L6-v2", minilm)
+    in_cache(folder / "cache", "bert-base-uncased", base_sized_masked)
+    (folder / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
+    shutil.copytree(base_sized_masked, folder / "old-bert")
+    convert = (
+        "import sys, torch; from safetensors.torch import load_file; torch.save(load_file(sys.argv[1]), sys.argv[2])"
+    )
+    weights = folder / "old-bert" / "model.safetensors"
+    subprocess.run([sys.executable, "-c", convert, weights, weights.with_name("pytorch_model.bin")], check=True)
+    weights.unlink()
+    return folder, {**os.environ, "HF_HUB_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+
+
+def run(command: list[str], place: tuple[Path, dict[str, str]]) -> str:
+    result = subprocess.run(command, cwd=place[0], env=place[1], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_the_python_examples_run_and_say_what_their_comments_say(code: str, place: tuple[Path, dict[str, str]]) -> None:
+    checks = re.sub(r"^(?!print)(.*?)\s+# (\(\d[\d, ]*\)).*$", r"assert \1 == \2", code, flags=re.MULTILINE)
+    out = run([sys.executable, "-W", "error", "-c", checks], place)
+    for expected in re.findall(r"^print.*# (.*)$", code, flags=re.MULTILINE):
+        assert expected in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_run(command: str, place: tuple[Path, dict[str, str]]) -> None:
+    assert len(COMMANDS) >= 5
+    words = shlex.split(command)
+    run([sys.executable, "-c", "from bothways.cli.main import main; main()", *words[1:]], place)
