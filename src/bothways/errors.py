@@ -6,7 +6,13 @@ __all__ = ["BothwaysError", "CheckpointError", "ConfigError", "InputError", "Mis
 
 
 class BothwaysError(Exception):
-    """Base of all errors that bothways raises on purpose; the command line prints it and exits with 2."""
+    """Base of all errors that bothways raises on purpose; the command line prints it and exits with 2.
+
+    The message is one line, whatever a file put into it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class InputError(BothwaysError, ValueError):

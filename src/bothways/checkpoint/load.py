@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bothways.checkpoint.names import normalised, plan
 from bothways.checkpoint.weights import WeightFile, read_weights
 from bothways.errors import CheckpointError, ConfigError
 from bothways.families import FAMILIES, Family
-from bothways.families.family import Rule, config_from_hf
+from bothways.families.family import Rule, config_from_hf, expand
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
 from bothways.text.formats import load_tokenizer
@@ -29,11 +30,13 @@ def load_parts(folder: Path) -> dict[str, Any]:
     config, extras = config_from_hf(family, raw, str(folder / "config.json"))
     weights = read_weights(folder)
     names = normalised(family, weights.shapes, weights.path)
+    _check_layers(family, config.depth, names, weights.path)
     with torch.device("meta"):
         network = EncoderNetwork(config, pooler=_any_in(names, family.pooler))
         present = {name: head for name, head in family.heads.items() if _any_in(names, head.rules[:1])}
         heads = {name: head.build(network, extras) for name, head in present.items()}
     steps = plan(family, network, heads)
+    _use_repeats(names, steps)
     unused = _unused(family, names, steps)
     _check(weights, names, steps, unused)
     for module, rule in steps:
@@ -59,26 +62,39 @@ def _family(raw: Mapping[str, Any], where: Path) -> Family:
     return FAMILIES[model_type]
 
 
+def _check_layers(family: Family, depth: int, names: Mapping[str, str], path: Path) -> None:
+    """Refuse a depth the file has no weights for, before a network of that depth is built."""
+    layered = tuple(rule for rule in family.rules if "{i}" in rule.ours)
+    _refuse(path, "missing", [s for rule in expand(layered, depth) for s in rule.sources if s not in names])
+
+
 def _any_in(names: Mapping[str, str], rules: Iterable[Rule]) -> bool:
     return any(source in names for rule in rules for source in rule.sources)
 
 
+def _use_repeats(names: dict[str, str], steps: list[tuple[nn.Module, Rule]]) -> None:
+    """Where a tensor is absent but the file has it under another of its names, take that one."""
+    for _, rule in steps:
+        for source, other in product(rule.sources, rule.also):
+            if source not in names and other in names:
+                names[source] = names[other]
+
+
 def _unused(family: Family, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]]) -> tuple[str, ...]:
     """The tensors that are known but not needed here, by their names in the file."""
-    used = {source for _, rule in steps for source in rule.sources}
-    known = [*family.unused]
-    for head in family.heads.values():
-        known += [*head.tied, *(source for rule in head.rules for source in rule.sources)]
-    return tuple(stored for name, stored in names.items() if name not in used and name.startswith(tuple(known)))
+    used = {names[name] for _, rule in steps for name in (*rule.sources, *rule.also) if name in names}
+    head_names = [name for head in family.heads.values() for rule in head.rules for name in (*rule.sources, *rule.also)]
+    known = (*family.unused, *head_names)
+    return tuple(stored for name, stored in names.items() if stored not in used and name.startswith(known))
 
 
 def _check(
     weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]], unused: Iterable[str]
 ) -> None:
     """Raise CheckpointError on missing, unexpected or misshapen tensors, naming them."""
-    sources = [source for _, rule in steps for source in rule.sources]
-    _refuse(weights.path, "missing", [source for source in sources if source not in names])
-    expected = {names[source] for source in sources} | set(unused)
+    sources = [(source, rule) for _, rule in steps for source in rule.sources]
+    _refuse(weights.path, "missing", [" or ".join((s, *rule.also)) for s, rule in sources if s not in names])
+    expected = {names[name] for s, rule in sources for name in (s, *rule.also) if name in names} | set(unused)
     _refuse(weights.path, "unexpected", [stored for stored in weights.shapes if stored not in expected])
     for module, rule in steps:
         rows, *rest = module.get_parameter(rule.ours).shape

@@ -34,15 +34,17 @@ def save_parts(
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
     architecture = family.heads[next(iter(heads))].architecture if heads else family.architecture
-    config = config_to_hf(family, network.config, {**extras, "architectures": [architecture]})
+    stored = {key: "float32" for key in ("dtype", "torch_dtype") if key in extras}
+    config = config_to_hf(family, network.config, {**extras, **stored, "architectures": [architecture]})
     write_json(folder / "config.json", {**config, "model_type": family.model_type})
 
 
 def _tensors(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """All parameters under the names of transformers; a shared one only once."""
-    prefix = family.prefix if heads else ""
-    return {
-        (prefix if module is network else "") + source: part
-        for module, rule in plan(family, network, heads)
-        for source, part in zip(rule.sources, module.get_parameter(rule.ours).chunk(len(rule.sources)))
-    }
+    tensors: dict[str, Tensor] = {}
+    for module, rule in plan(family, network, heads):
+        prefix = family.prefix if heads and module is network else ""
+        parameter = module.get_parameter(rule.ours).detach()
+        tensors |= {prefix + source: part for source, part in zip(rule.sources, parameter.chunk(len(rule.sources)))}
+        tensors |= {prefix + name: parameter.clone() for name in rule.also}
+    return tensors

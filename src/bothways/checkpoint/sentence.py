@@ -37,6 +37,7 @@ DENSE_ACTIVATIONS = {
     "torch.nn.modules.activation.GELU": "gelu",
     "torch.nn.modules.activation.SiLU": "silu",
 }
+SETTINGS = "config_sentence_transformers.json"
 MOST_WIDTH = 1 << 16
 
 
@@ -71,16 +72,22 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
     if encoder.tokenizer is None:
         raise CheckpointError(f"{transformer}: no tokenizer.json and no vocab.txt in this folder")
     settings = _optional(transformer / "sentence_bert_config.json")
-    top = _optional(folder / "config_sentence_transformers.json")
-    prompts = {name: text for name, text in (top.get("prompts") or {}).items() if isinstance(text, str)}
+    top = _optional(folder / SETTINGS)
+    prompts = top.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ConfigError(f"{folder / SETTINGS}: prompts must be texts by name, got {prompts!r}")
+    named = {key: top.get(key) for key in ("default_prompt_name", "similarity_fn_name")}
+    for key, value in named.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{folder / SETTINGS}: {key} must be a name, got {value!r}")
     return SentenceModel(
         encoder=encoder,
         tokenizer=encoder.tokenizer,
         head=_head(folder, modules[1:], encoder.config.width),
         max_seq_length=_max_seq_length(settings.get("max_seq_length"), encoder),
         prompts=prompts,
-        default_prompt_name=top.get("default_prompt_name"),
-        similarity=top.get("similarity_fn_name") or "cosine",
+        default_prompt_name=named["default_prompt_name"],
+        similarity=named["similarity_fn_name"] or "cosine",
         lower_case=bool(settings.get("do_lower_case", False)),
     )
 
@@ -160,7 +167,7 @@ def _dense(folder: Path, width: int) -> Dense:
     path = folder / "config.json"
     config = read_object(path)
     act = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if act not in DENSE_ACTIVATIONS:
+    if not isinstance(act, str) or act not in DENSE_ACTIVATIONS:
         raise ConfigError(f"{path}: unknown activation_function {act!r}; known: {', '.join(DENSE_ACTIVATIONS)}")
     if config.get("use_residual"):
         raise ConfigError(f"{path}: use_residual is not supported")

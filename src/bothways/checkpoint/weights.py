@@ -42,10 +42,11 @@ class WeightFile:
             tensor = self._file.get_tensor(name)
         except (SafetensorError, RuntimeError) as error:
             raise CheckpointError(f"{self.path}: {name} cannot be read ({error}); fetch the file again") from None
+        tensor = tensor.to(torch.float32)
         # A sum is finite unless a member is not, and takes no memory; the exact test follows only where it is not.
-        if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{self.path}: {name} holds NaN or infinite weights")
-        return tensor.to(torch.float32)
+        if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{self.path}: {name} holds NaN, or weights too large for fp32")
+        return tensor
 
 
 def read_weights(folder: Path) -> WeightFile:

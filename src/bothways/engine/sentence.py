@@ -15,7 +15,7 @@ from bothways.checkpoint.sentence import load_sentence_model
 from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.scheduler import schedule
 from bothways.errors import InputError
-from bothways.text.tokenizer import Encoded, warn_of_truncation
+from bothways.text.tokenizer import Encoded, as_texts, warn_of_truncation
 
 __all__ = ["SIMILARITIES", "SentenceEncoder"]
 
@@ -113,7 +113,7 @@ class SentenceEncoder:
         _check_positive("batch_tokens", batch_tokens)
         _check_positive("truncate_dim", truncate_dim)
         single = isinstance(sentences, str)
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        texts = as_texts(sentences)
         vectors = torch.empty(len(texts), self._head.width, device=self.device)
         prompt = self._prompt(prompt_name, prompt)
         self._fill(vectors, texts, prompt, batch_tokens, show_progress_bar)
@@ -147,7 +147,7 @@ class SentenceEncoder:
     def _with_prompt(self, options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
         if options.get("prompt") is None and options.get("prompt_name") is None:
             known = [name for name in names if name in self.prompts]
-            return {**options, **({"prompt_name": known[0]} if known else {})}
+            return {**options, **({"prompt_name": known[0]} if known else {"prompt": ""})}
         return options
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:

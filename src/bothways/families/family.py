@@ -39,11 +39,12 @@ class Key:
 class Rule:
     """One parameter (`ours`) and the tensor or tensors it is made of (`theirs`, stacked along the rows).
 
-    `{i}` runs over the layers.
+    `{i}` runs over the layers.    also: names under which files repeat the tensor, or have it instead.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
+    also: tuple[str, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ class Rule:
     def at(self, layer: int) -> Rule:
         """The rule of one layer."""
         i = str(layer)
-        return Rule(self.ours.replace("{i}", i), tuple(name.replace("{i}", i) for name in self.sources))
+        return Rule(self.ours.replace("{i}", i), tuple(name.replace("{i}", i) for name in self.sources), self.also)
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,11 @@ class Head:
     build: (network, extras) → a module, on the network's device.
     architecture: the class name that `config.json` gives a checkpoint with this head.
     rules: of its parameters; a checkpoint has the head if it has the first tensor of the first rule.
-    tied: names of tensors that may be in the file but only repeat a shared parameter.
     """
 
     build: Callable[[EncoderNetwork, Mapping[str, Any]], nn.Module]
     architecture: str
     rules: tuple[Rule, ...]
-    tied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

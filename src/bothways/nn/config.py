@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from bothways.errors import ConfigError
+from bothways.nn.activations import ACTIVATIONS
 
 __all__ = ["MOST", "EncoderConfig", "LearnedPositions"]
 
@@ -39,7 +40,7 @@ class EncoderConfig:
     vocab: rows of the word embeddings.    width: of the hidden states.    depth: number of layers.
     heads: of each attention; divides width.    ffn: width inside the feed-forward part.
     positions: how rows learn where they stand.    types: token types (segments); 0 for none.
-    activation: of the feed-forward part, a name in `nn.layers.ACTIVATIONS`.
+    activation: of the feed-forward part, a name in `nn.activations.ACTIVATIONS`.
     norm_eps: added to the variance by the layer norms.    dropout: after embeddings, attention and feed-forward.
     attention_dropout: on attention weights.    init_std: of fresh weights.
 
@@ -98,8 +99,8 @@ def _check(name: str, value: Any) -> None:
         if not least <= value <= MOST[name]:
             raise ConfigError(f"{name} must be between {least} and {MOST[name]:,}, got {value:,}")
     elif name == "activation":
-        if not isinstance(value, str):
-            raise ConfigError(f"activation must be a name, got {value!r}")
+        if not isinstance(value, str) or value not in ACTIVATIONS:
+            raise ConfigError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
     else:
         # dropouts are probabilities; eps and init_std are small positive numbers: all lie in [0, 1]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bothways.errors import InputError
 from bothways.nn.config import EncoderConfig
-from bothways.nn.layers import EncoderLayer, Linear, activation
+from bothways.nn.layers import EncoderLayer, Linear
 from bothways.ragged import Ragged
 
 __all__ = ["EncoderNetwork", "EncoderOutput", "Pooler"]
@@ -73,7 +73,6 @@ class EncoderNetwork(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, pooler: bool = True) -> None:
         super().__init__()
-        activation(config.activation)
         self.config = config
         self.dtype: torch.dtype | None = None
         self.embeddings = Embeddings(config)

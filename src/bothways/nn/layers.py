@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bothways.errors import ConfigError
+from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.attention import attend
 from bothways.nn.config import EncoderConfig
 from bothways.ragged import Layout
 
-__all__ = ["ACTIVATIONS", "EncoderLayer", "Linear", "PackedLinear", "activation", "packs"]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
-}
+__all__ = ["EncoderLayer", "Linear", "PackedLinear", "packs"]
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
@@ -38,20 +25,13 @@ _EPILOGUES = {
 _FEWEST_ROWS = 8
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function of that name. Raises ConfigError, listing the names there are."""
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
-
-
 class Linear(nn.Linear):
     """x [T, in] → act(x Wᵀ + b) + residual, [T, out]."""
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
         y = F.linear(x, self.weight, self.bias)
         if act is not None:
-            y = activation(act)(y)
+            y = ACTIVATIONS[act](y)
         return y if residual is None else y + residual
 
 
@@ -87,7 +67,7 @@ class PackedLinear(nn.Module):
     def _run(self, x: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
         run = torch.ops.mkldnn._linear_pointwise
         if act is not None and (act not in _EPILOGUES or residual is not None):
-            y = activation(act)(run(x, self.packed, self.bias, "none", [], ""))
+            y = ACTIVATIONS[act](run(x, self.packed, self.bias, "none", [], ""))
             return y if residual is None else y + residual
         if residual is not None:
             return run.binary(x, residual, self.packed, self.bias, "add")

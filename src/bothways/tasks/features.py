@@ -15,7 +15,7 @@ from bothways.errors import InputError
 from bothways.nn.encoder import EncoderOutput
 from bothways.ragged import Ragged
 from bothways.tasks.task import Request
-from bothways.text.tokenizer import Encoded, Tokenizer
+from bothways.text.tokenizer import Encoded, Tokenizer, as_texts
 
 __all__ = ["FeatureExtraction"]
 
@@ -36,8 +36,7 @@ class FeatureExtraction:
         """layers: "last", or "all" for the embeddings and every layer."""
         if layers not in ("last", "all"):
             raise InputError(f'layers must be "last" or "all", got {layers!r}')
-        single = isinstance(texts, str)
-        return Request([texts] if isinstance(texts, str) else list(texts), single, options=Options(layers))
+        return Request(as_texts(texts), isinstance(texts, str), options=Options(layers))
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Every text has features."""

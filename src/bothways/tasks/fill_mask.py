@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from bothways.data.batch import Batch
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderOutput
+from bothways.ragged import Ragged
 from bothways.tasks.task import Request
-from bothways.text.tokenizer import Encoded, Tokenizer
+from bothways.text.tokenizer import Encoded, Tokenizer, as_texts
 
 __all__ = ["FillMask"]
 
@@ -34,8 +35,7 @@ class FillMask:
         """texts: each with at least one mask token.    top_k: how many candidates for each mask."""
         if type(top_k) is not int or top_k < 1:
             raise InputError(f"top_k must be a whole number of at least 1, got {top_k!r}")
-        single = isinstance(texts, str)
-        return Request([texts] if isinstance(texts, str) else list(texts), single, options=Options(top_k))
+        return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k))
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         mask = tokenizer.id_of("mask")
@@ -53,11 +53,11 @@ class FillMask:
         """(scores, ids), each [masks, top_k], for each sequence. The head sees masked rows only."""
         assert head is not None
         mask = torch.tensor(tokenizer.id_of("mask"), device=output.last.data.device)
-        masked = [(ids == mask).nonzero()[:, 0] for ids in batch.tokens.unbind()]
-        rows = torch.cat([at + start for at, start in zip(masked, batch.tokens.layout.starts)])
+        masked = batch.tokens.data == mask
+        rows = masked.nonzero()[:, 0]
         probabilities = head(output.last.data[rows]).float().softmax(-1)
         best = probabilities.topk(min(options.top_k, probabilities.shape[-1]))
-        counts = [len(at) for at in masked]
+        counts = [int(count) for count in Ragged(masked, batch.tokens.layout).sum()]
         return list(zip(best.values.cpu().split(counts), best.indices.cpu().split(counts)))
 
     def decode(
@@ -70,6 +70,7 @@ class FillMask:
             candidates = []
             for score, token in zip(scores, tokens):
                 filled = [*encoded.ids[:place], token, *encoded.ids[place + 1 :]]
+                filled = [i for i in filled if i != tokenizer.id_of("pad")]
                 sequence = tokenizer.decode(filled, skip_special=len(places) == 1)
                 token_str = tokenizer.decode([token])
                 candidates.append({"score": score, "token": token, "token_str": token_str, "sequence": sequence})

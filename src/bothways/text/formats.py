@@ -111,10 +111,16 @@ def _from_vocab(path: Path, config: Mapping[str, Any], special: Mapping[str, str
     missing = [special[role] for role in ("unk", "cls", "sep") if special[role] not in vocab]
     if missing:
         raise CheckpointError(f"{path}: the special tokens {', '.join(missing)} are not in the vocabulary")
+    switches = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True} | {
+        key: config[key] for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars") if key in config
+    }
+    for key, value in switches.items():
+        if not isinstance(value, bool) and not (key == "strip_accents" and value is None):
+            raise ConfigError(f"{path.with_name('tokenizer_config.json')}: {key} must be true or false, got {value!r}")
     return wordpiece(
         vocab,
         special,
-        lowercase=config.get("do_lower_case", True),
-        strip_accents=config.get("strip_accents"),
-        chinese_characters=config.get("tokenize_chinese_chars", True),
+        lowercase=switches["do_lower_case"],
+        strip_accents=switches["strip_accents"],
+        chinese_characters=switches["tokenize_chinese_chars"],
     )

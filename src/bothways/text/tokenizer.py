@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from bothways.errors import InputError, TruncationWarning
 
-__all__ = ["Encoded", "Strategy", "Tokenizer", "warn_of_truncation"]
+__all__ = ["Encoded", "Strategy", "Tokenizer", "as_texts", "warn_of_truncation"]
 
 Strategy = Literal["longest_first", "only_first", "only_second"]
 
@@ -30,6 +30,7 @@ class Encoded:
     """
 
     encoding: Encoding
+    dropped: int = 0
     pair: bool = False
 
     def __len__(self) -> int:
@@ -58,10 +59,6 @@ class Encoded:
     @property
     def special(self) -> list[bool]:
         return [bool(mask) for mask in self.encoding.special_tokens_mask]
-
-    @cached_property
-    def dropped(self) -> int:
-        return sum(part.special_tokens_mask.count(0) for part in self.encoding.overflowing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +115,27 @@ class Tokenizer:
         with self._lock:
             self._truncate(max_length, strategy)
             run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
-            encodings = run(inputs)
-        return [Encoded(encoding, pairs is not None) for encoding in encodings]
+            try:
+                encodings = run(inputs)
+            except Exception as error:  # the Rust side raises plain Exception, as where only_first cannot cut enough
+                raise InputError(f"cannot cut to {max_length} tokens with {strategy}: {error}") from None
+            return [Encoded(e, self._dropped(e, x), pairs is not None) for e, x in zip(encodings, inputs)]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Ids to text, joined as the tokenizer's own decoder joins them."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def _dropped(self, encoding: Encoding, text: Any) -> int:
+        """How many tokens truncation took. A pair's overflow comes in overlapping parts, so a pair is encoded again."""
+        if not encoding.overflowing:
+            return 0
+        if isinstance(text, str):
+            return sum(part.special_tokens_mask.count(0) for part in encoding.overflowing)
+        limit = dict(self.backend.truncation or {})
+        self.backend.no_truncation()
+        whole = self.backend.encode(*text)
+        self.backend.enable_truncation(limit["max_length"], strategy=limit["strategy"])
+        return len(whole) - len(encoding)
 
     def _check_room(self, max_length: int | None, pair: bool) -> None:
         special = self.backend.num_special_tokens_to_add(pair)
@@ -135,6 +147,15 @@ class Tokenizer:
             self.backend.no_truncation()
         else:
             self.backend.enable_truncation(max_length, strategy=strategy)
+
+
+def as_texts(inputs: Any) -> list[str]:
+    """One text, or several, as a list. Raises InputError on anything else, naming its type."""
+    if isinstance(inputs, str):
+        return [inputs]
+    if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
+        raise InputError(f"a text or a list of texts was expected, not {type(inputs).__name__}")
+    return list(inputs)
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

@@ -1,0 +1,688 @@
+"""Whatever is wrong with a model or a request, the user gets one line of ours that names the culprit."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bothways import (
+    BothwaysError,
+    CheckpointError,
+    ConfigError,
+    Encoder,
+    InputError,
+    SentenceEncoder,
+    pipeline,
+)
+from bothways.families import FAMILIES
+from bothways.nn.config import MOST
+from bothways.tasks import TASKS
+
+WEIGHTS = "model.safetensors"
+
+
+@contextmanager
+def refused(*words: str, kind: type[BothwaysError] = BothwaysError) -> Iterator[None]:
+    """One error of ours, in one line that has all these words, soon and without much memory."""
+    started = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(kind) as caught:
+            yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "\r" not in message
+    assert "Traceback" not in message
+    assert [word for word in words if word not in message] == [], message
+    assert len(message) < 1000
+    assert peak < 200_000_000
+    assert time.monotonic() - started < 20
+
+
+@pytest.fixture(scope="module")
+def whole(save_bert: Callable[..., Path]) -> Path:
+    """A folder in which nothing is wrong."""
+    return save_bert(kind="BertForPreTraining", hidden_size=8, intermediate_size=12, num_hidden_layers=1)
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoilt."""
+    copy = tmp_path / "model"
+    copytree(whole, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def sentence_folder(minilm: Path, save_bert: Callable[..., Path]) -> Path:
+    """A sentence-transformers folder with a Dense module in which nothing is wrong."""
+    folder = save_bert(max_position_embeddings=64)
+    names = ["Transformer", "Pooling", "Dense", "Normalize"]
+    entries = [
+        {"idx": i, "name": str(i), "path": f"{i}_{n}" if i else "", "type": f"x.{n}"} for i, n in enumerate(names)
+    ]
+    write(folder / "modules.json", entries)
+    (folder / "1_Pooling").mkdir()
+    write(folder / "1_Pooling" / "config.json", {"pooling_mode": "mean", "embedding_dimension": 32})
+    (folder / "2_Dense").mkdir()
+    act = "torch.nn.modules.activation.Tanh"
+    write(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 5, "activation_function": act})
+    save_file({"linear.weight": torch.randn(5, 32), "linear.bias": torch.randn(5)}, folder / "2_Dense" / WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def sentences(sentence_folder: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "sentences"
+    copytree(sentence_folder, copy)
+    return copy
+
+
+def write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
+
+
+def change(path: Path, **keys: Any) -> None:
+    write(path, {**json.loads(path.read_text()), **keys})
+
+
+def test_the_folders_are_whole_before_they_are_spoilt(folder: Path, sentences: Path) -> None:
+    assert "mlm" in Encoder.from_pretrained(folder).heads
+    assert SentenceEncoder(sentences, device="cpu").encode("the cat").shape == (5,)
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "./nothing", "/nowhere/at all", "no-such-model-here", "", "a b"])
+def test_a_missing_folder(name: str) -> None:
+    with refused(name):
+        Encoder.from_pretrained(name)
+
+
+def test_a_file_in_place_of_the_folder(folder: Path) -> None:
+    with refused("config.json", "folder"):
+        Encoder.from_pretrained(folder / "config.json")
+
+
+def test_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
+    with refused("config.json", "no such file"):
+        Encoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+def test_a_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with refused(str(folder), name):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "vocab.txt", "tokenizer_config.json"])
+def test_an_empty_file(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"")
+    with refused(str(folder / name)):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "vocab.txt", "tokenizer_config.json"])
+def test_a_folder_in_place_of_a_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with refused(str(folder / name)):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "tokenizer_config.json"])
+def test_a_file_that_is_not_utf8(folder: Path, name: str) -> None:
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:40] + b"\xff\xfe" + path.read_bytes()[40:])
+    with refused(str(path), "UTF-8", "byte 40"):
+        Encoder.from_pretrained(folder)
+
+
+BROKEN_JSON = {
+    "cut": '{"model_type": "bert", "hidden_size": ',
+    "trailing comma": '{"model_type": "bert",}',
+    "text": "not json",
+    "two values": "{} {}",
+    "too deep": "[" * 100_000,
+    "too deep inside": '{"model_type": ' + '{"a":' * 50_000,
+    "a list": "[1, 2]",
+    "a number": "3",
+    "null": "null",
+    "endless number": '{"hidden_size": ' + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_JSON.values(), ids=BROKEN_JSON)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_broken_json(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with refused(str(folder / name)):
+        Encoder.from_pretrained(folder)
+
+
+def test_broken_json_is_located(folder: Path) -> None:
+    (folder / "config.json").write_text('{\n  "a": 1,\n  oops\n}')
+    with refused("config.json", "line 3", "column 3"):
+        Encoder.from_pretrained(folder)
+
+
+def test_only_a_pickle(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    with refused("pytorch_model.bin", f"bothways convert {folder}", kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+# Config values
+
+
+def test_an_unknown_model_type(folder: Path) -> None:
+    change(folder / "config.json", model_type="bart")
+    with refused("config.json", "model_type 'bart'", *FAMILIES, kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [None, 3, ["bert"], {"bert": 1}, True, "", "bert\nbert"], ids=repr)
+def test_a_model_type_that_is_no_name(folder: Path, value: Any) -> None:
+    change(folder / "config.json", model_type=value)
+    with refused("config.json", "model_type", kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+SIZES = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+SIZES += ["max_position_embeddings", "type_vocab_size"]
+NO_SIZES = [-1, 10**12, 10**400, "768", True, False, None, 7.0, 7.5, float("nan"), float("inf"), [8], {"a": 8}]
+
+
+@pytest.mark.parametrize("value", NO_SIZES, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("key", SIZES)
+def test_a_size_that_is_none(folder: Path, key: str, value: Any) -> None:
+    change(folder / "config.json", **{key: value})
+    with refused("config.json", key, kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", [size for size in SIZES if size != "type_vocab_size"])
+def test_a_size_of_0(folder: Path, key: str) -> None:
+    change(folder / "config.json", **{key: 0})
+    with refused("config.json", key, kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_the_largest_size_there_may_be_is_refused_for_not_fitting_the_weights_before_anything_is_allocated(
+    folder: Path, key: str
+) -> None:
+    ours = next(k.ours for k in FAMILIES["bert"].keys if k.theirs == key).rpartition(".")[2]
+    change(folder / "config.json", **{key: MOST[ours]})
+    with refused(str(folder)):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", [key.theirs for key in FAMILIES["bert"].keys if key.theirs not in SIZES])
+@pytest.mark.parametrize("value", [-1, 2, "x", True, [0.1], {}, float("nan"), float("inf"), -float("inf")], ids=repr)
+def test_a_rate_or_name_that_is_none(folder: Path, key: str, value: Any) -> None:
+    change(folder / "config.json", **{key: value})
+    with refused("config.json", key, kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"])
+def test_a_missing_key(folder: Path, key: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config[key]
+    write(folder / "config.json", config)
+    with refused("config.json", f"key {key} is missing", kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+def test_heads_that_do_not_divide_the_width(folder: Path) -> None:
+    change(folder / "config.json", num_attention_heads=3)
+    with refused("config.json", "hidden_size", "8", "3", kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("position_embedding_type", "relative_key"), ("is_decoder", True), ("add_cross_attention", True)],
+)
+def test_a_mechanism_the_network_lacks(folder: Path, key: str, value: Any) -> None:
+    change(folder / "config.json", **{key: value})
+    with refused("config.json", key, repr(value), kind=ConfigError):
+        Encoder.from_pretrained(folder)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.3, 0.5, 0.9, 0.999])
+def test_a_truncated_weight_file(folder: Path, share: float) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: int(len(data) * share)])
+    with refused(str(folder / WEIGHTS), kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
+def test_a_weight_file_cut_in_its_first_bytes(folder: Path, count: int) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:count])
+    with refused(str(folder / WEIGHTS), kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+def with_header(path: Path, header: Any, data: bytes = b"\0" * 64) -> None:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+HEADERS = {
+    "not JSON": b"nonsense",
+    "not UTF-8": b'{"\xff": 1}',
+    "a list": [],
+    "a number": 1,
+    "no offsets": {"a": {"dtype": "F32", "shape": [1]}},
+    "beyond the end": {"a": {"dtype": "F32", "shape": [100], "data_offsets": [0, 400]}},
+    "backwards": {"a": {"dtype": "F32", "shape": [1], "data_offsets": [8, 4]}},
+    "negative": {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+    "huge shape": {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 64]}},
+    "unknown type": {"a": {"dtype": "F77", "shape": [16], "data_offsets": [0, 64]}},
+    "overlapping": {n: {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]} for n in "ab"},
+    "a newline in a name": {"a\nb": {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}},
+    "a newline in a type": {"a": {"dtype": "F\n32", "shape": [16], "data_offsets": [0, 64]}},
+    "nothing": {},
+    "quarter bytes": {"a": {"dtype": "F4", "shape": [3], "data_offsets": [0, 64]}},
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_weight_file_with_a_broken_header(folder: Path, header: Any) -> None:
+    with_header(folder / WEIGHTS, header)
+    with refused(str(folder / WEIGHTS), kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**40, 100_000_001])
+def test_a_weight_file_that_promises_a_huge_header(folder: Path, length: int) -> None:
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", length) + b"{}" * 50)
+    with refused(str(folder / WEIGHTS), kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+def tensors_changed(folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    edit(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+WORDS = "bert.embeddings.word_embeddings.weight"
+QUERY = "bert.encoder.layer.0.attention.self.query.weight"
+TRANSFORM = "cls.predictions.transform.LayerNorm.weight"
+
+
+@pytest.mark.parametrize("name", [WORDS, QUERY, TRANSFORM, "bert.pooler.dense.bias", "cls.predictions.bias"])
+def test_a_missing_weight_is_named(folder: Path, name: str) -> None:
+    tensors_changed(folder, lambda tensors: tensors.pop(name))
+    with refused(WEIGHTS, "missing", name.removeprefix("bert."), kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["bert.encoder.layer.1.output.dense.bias", "surprise", "bert.embeddings.extra.weight"])
+def test_an_unexpected_weight_is_named(folder: Path, name: str) -> None:
+    tensors_changed(folder, lambda tensors: tensors.update({name: torch.zeros(2)}))
+    with refused(WEIGHTS, "unexpected", name, kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_name_with_a_line_end_does_not_break_the_line(folder: Path) -> None:
+    tensors_changed(folder, lambda tensors: tensors.update({"sur\nprise": torch.zeros(2)}))
+    with refused(WEIGHTS, "unexpected", kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", [WORDS, QUERY, TRANSFORM, "bert.pooler.dense.bias"])
+@pytest.mark.parametrize("shape", [(), (3,), (8, 9), (2, 2, 2)], ids=str)
+def test_a_weight_of_the_wrong_shape_is_named(folder: Path, name: str, shape: tuple[int, ...]) -> None:
+    tensors_changed(folder, lambda tensors: tensors.update({name: torch.zeros(shape)}))
+    with refused(WEIGHTS, name, kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+def test_the_same_weight_under_two_names(folder: Path) -> None:
+    def double(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[WORDS.removeprefix("bert.")] = tensors[WORDS].clone()
+
+    tensors_changed(folder, double)
+    with refused(WEIGHTS, WORDS, "twice", kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", [WORDS, QUERY, TRANSFORM])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_weight_that_is_not_finite_is_named(folder: Path, name: str, value: float, dtype: torch.dtype) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = tensors[name].to(dtype)
+        tensors[name].view(-1)[3] = value
+
+    tensors_changed(folder, spoil)
+    with refused(WEIGHTS, name, "NaN", kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_weight_too_large_for_fp32_is_named(folder: Path) -> None:
+    tensors_changed(folder, lambda tensors: tensors.update({QUERY: torch.full((8, 8), 1e300, dtype=torch.float64)}))
+    with refused(WEIGHTS, QUERY, kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+def test_large_but_finite_weights_whose_sum_is_not_are_loaded(folder: Path) -> None:
+    tensors_changed(folder, lambda tensors: tensors.update({QUERY: torch.full((8, 8), 3e38)}))
+    assert Encoder.from_pretrained(folder).network.layers[0].attention.qkv.weight.max() == torch.tensor(3e38)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.uint8, torch.bool])
+def test_weights_of_whole_numbers_are_refused(folder: Path, dtype: torch.dtype) -> None:
+    tensors_changed(folder, lambda tensors: tensors.update({QUERY: torch.ones(8, 8, dtype=dtype)}))
+    with refused(WEIGHTS, QUERY, kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+# Tokenizers
+
+
+def test_a_tokenizer_larger_than_the_model(folder: Path) -> None:
+    with (folder / "vocab.txt").open("a") as file:
+        file.write("more\nthan\nthe\nmodel\nhas\n")
+    with refused(str(folder), "tokenizer", kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("token", ["[UNK]", "[CLS]", "[SEP]"])
+def test_a_vocabulary_without_a_token_that_is_needed(folder: Path, token: str) -> None:
+    path = folder / "vocab.txt"
+    path.write_text(path.read_text().replace(token, "[OTHER]"))
+    with refused("vocab.txt", token):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["\n", "\n\n\n", " \n"])
+def test_a_vocabulary_of_blank_lines(folder: Path, text: str) -> None:
+    (folder / "vocab.txt").write_text(text)
+    with refused("vocab.txt"):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [{}, {"model": 3}, {"model": {"type": "WordPiece"}}, {"version": "9"}], ids=str)
+def test_a_tokenizer_json_that_is_none(folder: Path, value: Any) -> None:
+    write(folder / "tokenizer.json", value)
+    with refused("tokenizer.json"):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+@pytest.mark.parametrize("value", ["yes", 3, [], {}], ids=str)
+def test_a_switch_of_the_tokenizer_that_is_none(folder: Path, key: str, value: Any) -> None:
+    change(folder / "tokenizer_config.json", **{key: value})
+    with refused("tokenizer_config.json", key):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_model_without_a_tokenizer_cannot_read_texts(folder: Path) -> None:
+    (folder / "vocab.txt").unlink()
+    for build in (lambda: pipeline("fill-mask", folder), lambda: SentenceEncoder(folder)):
+        with refused("tokenizer.json", "vocab.txt"):
+            build()
+
+
+# Sentence-transformers folders
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "/etc", "1_Pooling/../../x", ".."])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_module_outside_the_folder(sentences: Path, index: int, place: str) -> None:
+    modules = json.loads((sentences / "modules.json").read_text())
+    modules[index]["path"] = place
+    write(sentences / "modules.json", modules)
+    with refused("modules.json", place):
+        SentenceEncoder(sentences)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_an_unknown_module(sentences: Path, index: int) -> None:
+    modules = json.loads((sentences / "modules.json").read_text())
+    modules[index]["type"] = "some.where.CNN"
+    write(sentences / "modules.json", modules)
+    with refused("modules.json", "" if index == 0 else "CNN"):
+        SentenceEncoder(sentences)
+
+
+@pytest.mark.parametrize(
+    "value", [[], {}, None, 3, [3], [{}], [{"type": 3}], [{"type": "x.Transformer", "path": 3}]], ids=str
+)
+def test_modules_that_are_no_list_of_modules(sentences: Path, value: Any) -> None:
+    write(sentences / "modules.json", value)
+    with refused(str(sentences)):
+        SentenceEncoder(sentences)
+
+
+POOLING = "1_Pooling/config.json"
+DENSE = "2_Dense/config.json"
+BAD_KEYS = [
+    (POOLING, "pooling_mode", ["median", "", [], ["mean", "median"], [["mean"]], 3, {}, True]),
+    (DENSE, "activation_function", ["torch.nn.Softplus", "os.system", "", 3, [], {}]),
+    (DENSE, "in_features", [31, 0, -1, "32", None, True, 2**70]),
+    (DENSE, "out_features", [6, 0, -1, "5", None, True, 2**70]),
+    (DENSE, "use_residual", [True]),
+    (DENSE, "module_input_name", ["token_embeddings", 3]),
+    ("sentence_bert_config.json", "max_seq_length", [0, -1, "128", 1.5, True, [], {}]),
+    ("config_sentence_transformers.json", "similarity_fn_name", ["nearness", 3, [], {"a": 1}]),
+    ("config_sentence_transformers.json", "prompts", [3, "query", ["query"], {"query": 3}]),
+    ("config_sentence_transformers.json", "default_prompt_name", ["missing", 3, [1], {"a": 1}]),
+]
+CASES = [(name, key, value) for name, key, values in BAD_KEYS for value in values]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), CASES, ids=[f"{key} {value!r}"[:40] for _, key, value in CASES])
+def test_a_key_of_a_sentence_model_that_makes_no_sense(sentences: Path, name: str, key: str, value: Any) -> None:
+    path = sentences / name
+    write(path, {**(json.loads(path.read_text()) if path.exists() else {}), key: value})
+    with refused():
+        encoder = SentenceEncoder(sentences, device="cpu")
+        vectors = encoder.encode(["the cat", "a dog"])
+        encoder.similarity(vectors, vectors)
+
+
+@pytest.mark.parametrize("name", [POOLING, DENSE, "2_Dense/model.safetensors"])
+def test_a_module_without_its_file(sentences: Path, name: str) -> None:
+    (sentences / name).unlink()
+    with refused(name.rpartition("/")[2], name.partition("/")[0]):
+        SentenceEncoder(sentences)
+
+
+@pytest.mark.parametrize(
+    "tensors", [{}, {"linear.weight": (5, 31)}, {"linear.weight": (5, 32)}, {"weight": (5, 32)}], ids=str
+)
+def test_dense_weights_that_do_not_fit(sentences: Path, tensors: dict[str, tuple[int, ...]]) -> None:
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, sentences / "2_Dense" / WEIGHTS)
+    with refused("2_Dense", kind=CheckpointError):
+        SentenceEncoder(sentences)
+
+
+# What users ask for
+
+
+@pytest.fixture(scope="module")
+def encoder(whole: Path) -> SentenceEncoder:
+    return SentenceEncoder(whole, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, b"bytes", float("nan"), ["nested"], object()], ids=lambda v: type(v).__name__
+)
+def test_what_is_not_a_text(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+    with refused("text 1", type(value).__name__, kind=InputError):
+        encoder.encode(["fine", value])
+    with refused("text 1", type(value).__name__, kind=InputError):
+        encoder.encode(["fine", value], prompt="before ")
+    for task in TASKS:
+        with refused("text 1", type(value).__name__, kind=InputError):
+            pipeline(task, whole, device="cpu")(["[MASK]", value])
+
+
+@pytest.mark.parametrize("value", [None, 3, 2.5], ids=repr)
+def test_what_is_neither_a_text_nor_a_list_of_texts(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+    with refused(type(value).__name__, kind=InputError):
+        encoder.encode(value)
+    for task in TASKS:
+        with refused(type(value).__name__, kind=InputError):
+            pipeline(task, whole, device="cpu")(value)
+
+
+def test_half_a_surrogate_pair(encoder: SentenceEncoder) -> None:
+    with refused("text 0", "character 2", kind=InputError):
+        encoder.encode("ab\ud800")
+
+
+def test_a_text_without_a_mask(whole: Path) -> None:
+    fill = pipeline("fill-mask", whole, device="cpu")
+    with refused("[MASK]", "the cat sat", kind=InputError):
+        fill(["a [MASK]", "the cat sat"])
+    with refused("[MASK]", kind=InputError):
+        fill("")
+    with refused("[MASK]", kind=InputError):
+        fill("one\nline\n" * 100)
+
+
+def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path]) -> None:
+    with refused("mlm head", "fill-mask", kind=CheckpointError):
+        pipeline("fill-mask", save_bert())
+
+
+def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:
+    path = folder / "vocab.txt"
+    path.write_text(path.read_text().replace("[MASK]", "[OTHER]"))
+    with refused("no mask token", kind=InputError):
+        pipeline("fill-mask", folder, device="cpu")("a [MASK]")
+
+
+@pytest.mark.parametrize("task", ["fill_mask", "", "translation-ish", None, 3])
+def test_an_unknown_task(whole: Path, task: Any) -> None:
+    with refused("unknown task", "fill-mask", kind=InputError):
+        pipeline(task, whole)
+
+
+def test_no_model(whole: Path) -> None:
+    with refused("name a folder or a hub id", kind=InputError):
+        pipeline("fill-mask")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"device": "gpu9000"}, "gpu9000"),
+        ({"device": "meta"}, "meta"),
+        ({"device": ""}, "device"),
+        ({"device": "cpu", "precision": "int8"}, "int8"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16"),
+        ({"device": "cpu", "precision": "double"}, "double"),
+        ({"device": "cpu", "precision": None}, "precision"),
+    ],
+    ids=str,
+)
+def test_a_device_or_precision_that_is_not_there(whole: Path, options: dict[str, Any], word: str) -> None:
+    with refused(word, kind=InputError):
+        SentenceEncoder(whole, **options)
+    for task in TASKS:
+        with refused(word, kind=InputError):
+            pipeline(task, whole, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_a_gpu_where_there_is_none(whole: Path, device: str) -> None:
+    with refused(device, "no CUDA GPU", kind=InputError):
+        SentenceEncoder(whole, device=device)
+
+
+def test_an_unknown_backend(whole: Path) -> None:
+    with refused("warp", "eager", kind=InputError):
+        SentenceEncoder(whole, backend="warp")
+
+
+def test_token_ids_longer_than_the_models_positions(whole: Path) -> None:
+    from bothways import Ragged
+
+    network = Encoder.from_pretrained(whole).network
+    with refused("25", "24", kind=InputError):
+        network(Ragged.of([[1] * 25]))
+
+
+# Saving
+
+
+def files_under(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_where_the_folder_should_be(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with refused("taken", kind=InputError):
+        Encoder.from_pretrained(whole).save_pretrained(tmp_path / "taken")
+    with refused("taken", kind=InputError):
+        Encoder.from_pretrained(whole).save_pretrained(tmp_path / "taken" / "below")
+    assert files_under(tmp_path) == {"taken"}
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json"])
+def test_a_folder_where_a_file_should_be_written_leaves_nothing_half_written(
+    whole: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    with refused(name, kind=InputError):
+        Encoder.from_pretrained(whole).save_pretrained(tmp_path)
+    assert [path for path in files_under(tmp_path) if "partial" in path] == []
+    with pytest.raises(BothwaysError):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_files_whole(
+    whole: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (folder / name).read_bytes() for name in files_under(folder)}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    encoder = Encoder.from_pretrained(whole)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with refused("No space left on device", kind=InputError):
+        encoder.save_pretrained(folder)
+    monkeypatch.undo()
+    assert {name: (folder / name).read_bytes() for name in files_under(folder)} == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(whole: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with refused("Permission denied", kind=InputError):
+        Encoder.from_pretrained(whole).save_pretrained(tmp_path / "model")
+    tmp_path.chmod(0o700)
+    assert files_under(tmp_path) == set()

@@ -1,0 +1,265 @@
+"""A damaged or invented file either loads or is refused by an error of ours; nothing else ever comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bothways import BothwaysError, Encoder, SentenceEncoder
+from bothways.checkpoint.weights import WeightFile
+from bothways.families import FAMILIES
+from bothways.families.family import config_from_hf, config_to_hf
+from bothways.text.formats import load_tokenizer
+
+FEW = settings(max_examples=80)
+MANY = settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+
+
+def few_and_many(test: Callable[..., None]) -> Callable[..., None]:
+    """Parametrise a property's test with how many cases it tries: some now, 10,000 under the mark `slow`."""
+    amounts = [pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.slow)]
+    return pytest.mark.parametrize("amount", amounts)(test)
+
+
+def loads_or_is_refused(load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except BothwaysError as error:
+        message = str(error)
+        assert message
+        assert "\n" not in message
+        assert "panicked" not in message
+        return None
+
+
+# Values that a JSON file may hold
+
+NUMBERS = st.one_of(st.integers(), st.integers(-2, 12), st.sampled_from([2**31, 2**63, 10**30]), st.floats())
+LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8))
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(save_bert: Callable[..., Path]) -> Path:
+    return save_bert(hidden_size=4, num_attention_heads=2, intermediate_size=6, num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def fresh(new_folder: Callable[[], Path]) -> Callable[[str], Path]:
+    """A path that no earlier case has used: a file that is still mapped must not be overwritten."""
+    root, numbers = new_folder(), count()
+
+    def path(name: str) -> Path:
+        folder = root / str(next(numbers))
+        folder.mkdir()
+        return folder / name
+
+    return path
+
+
+@few_and_many
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_values_of_the_shaping_keys_give_a_config_that_is_written_back_or_an_error_of_ours(
+    family: str, amount: settings
+) -> None:
+    keys = [key.theirs for key in FAMILIES[family].keys] + list(FAMILIES[family].only)
+
+    @amount
+    @given(st.dictionaries(st.one_of(st.sampled_from(keys), st.text(max_size=5)), VALUES, max_size=6), st.booleans())
+    def run(changes: dict[str, Any], complete: bool) -> None:
+        valid = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
+        raw = {**(valid if complete else {}), "intermediate_size": 6, **changes}
+        read = loads_or_is_refused(lambda: config_from_hf(FAMILIES[family], raw))
+        if read is not None:
+            written = config_to_hf(FAMILIES[family], *read)
+            assert all(repr(written[key]) == repr(value) for key, value in raw.items())
+
+    run()
+
+
+@few_and_many
+def test_any_config_file_loads_or_is_refused(whole: Path, fresh: Callable[[str], Path], amount: settings) -> None:
+    config = json.loads((whole / "config.json").read_text())
+    small = st.dictionaries(st.sampled_from(sorted(config)), VALUES, max_size=2).filter(
+        lambda changes: not isinstance(depth := changes.get("num_hidden_layers"), int) or not 12 < depth <= 1024
+    )
+
+    @amount
+    @given(st.one_of(small.map(lambda changes: json.dumps({**config, **changes})), VALUES.map(json.dumps), st.text()))
+    def run(text: str) -> None:
+        path = fresh("config.json")
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        for name in ("model.safetensors", "vocab.txt"):
+            (path.parent / name).symlink_to(whole / name)
+        loads_or_is_refused(lambda: Encoder.from_pretrained(path.parent))
+
+    run()
+
+
+def mutations(size: int, header: int) -> st.SearchStrategy[list[tuple[str, int, bytes]]]:
+    """Edits of a file of so many bytes: (what, where, new bytes); most of them in its first `header` bytes."""
+    where = st.one_of(st.integers(0, header), st.integers(0, header), st.integers(0, size))
+    return st.lists(
+        st.tuples(st.sampled_from(["replace", "insert", "cut", "end"]), where, st.binary(min_size=1, max_size=4)),
+        min_size=1,
+        max_size=4,
+    )
+
+
+def mutated(data: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
+    for what, where, new in edits:
+        if what == "replace":
+            data = data[:where] + new + data[where + len(new) :]
+        elif what == "insert":
+            data = data[:where] + new + data[where:]
+        elif what == "cut":
+            data = data[:where] + data[where + len(new) :]
+        else:
+            data = data[:where]
+    return data
+
+
+@few_and_many
+def test_any_damage_to_a_weight_file_is_refused_or_harmless(
+    whole: Path, fresh: Callable[[str], Path], amount: settings
+) -> None:
+    data = (whole / "model.safetensors").read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+
+    @amount
+    @given(mutations(len(data), header))
+    def run(edits: list[tuple[str, int, bytes]]) -> None:
+        path = fresh("model.safetensors")
+        path.write_bytes(mutated(data, edits))
+        for name in ("config.json", "vocab.txt"):
+            (path.parent / name).symlink_to(whole / name)
+        encoder = loads_or_is_refused(lambda: Encoder.from_pretrained(path.parent))
+        if encoder is not None:
+            assert all(parameter.isfinite().all() for parameter in encoder.network.parameters())
+
+    run()
+
+
+@few_and_many
+def test_any_header_of_a_weight_file_is_refused_or_read(fresh: Callable[[str], Path], amount: settings) -> None:
+    entry = st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "BOOL", "F8_E4M3", "F4", "C64", "X", "", 3]),
+            "shape": st.lists(st.one_of(st.integers(0, 4), NUMBERS), max_size=3),
+            "data_offsets": st.lists(st.one_of(st.integers(0, 32), NUMBERS), max_size=3),
+        }
+    )
+    tensors = st.dictionaries(st.text(max_size=4), st.one_of(entry, VALUES), max_size=3)
+
+    @amount
+    @given(tensors, st.binary(max_size=32))
+    def run(header: dict[str, Any], data: bytes) -> None:
+        text = json.dumps(header).encode()
+        path = fresh("model.safetensors")
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        weights = loads_or_is_refused(lambda: WeightFile(path))
+        for name in weights.shapes if weights is not None else ():
+            loads_or_is_refused(lambda name=name: weights.read(name))
+
+    run()
+
+
+TEXTS = ["the cat sat", "", "un[MASK]able 猫"]
+
+
+def tokenizes_or_is_refused(folder: Path) -> None:
+    tokenizer = loads_or_is_refused(lambda: load_tokenizer(folder))
+    if tokenizer is not None:
+        encoded = loads_or_is_refused(lambda: tokenizer.encode(TEXTS, max_length=20))
+        for one in encoded or ():
+            assert len(one.ids) == len(one.types) == len(one.offsets) <= 20
+
+
+@few_and_many
+def test_any_vocabulary_is_refused_or_tokenizes(
+    fresh: Callable[[str], Path], vocab: list[str], amount: settings
+) -> None:
+    data = "\n".join(vocab).encode()
+
+    @amount
+    @given(st.one_of(mutations(len(data), 60).map(lambda edits: mutated(data, edits)), st.binary(max_size=60)))
+    def run(text: bytes) -> None:
+        path = fresh("vocab.txt")
+        path.write_bytes(text)
+        tokenizes_or_is_refused(path.parent)
+
+    run()
+
+
+@few_and_many
+def test_any_settings_of_a_tokenizer_are_refused_or_tokenize(
+    whole: Path, fresh: Callable[[str], Path], amount: settings
+) -> None:
+    switches = ["do_lower_case", "strip_accents", "tokenize_chinese_chars"]
+    keys = [*switches, "model_max_length", "unk_token", "cls_token", "mask_token"]
+
+    @amount
+    @given(st.dictionaries(st.sampled_from(keys), VALUES, max_size=3))
+    def run(config: dict[str, Any]) -> None:
+        path = fresh("tokenizer_config.json")
+        path.write_text(json.dumps(config))
+        (path.parent / "vocab.txt").symlink_to(whole / "vocab.txt")
+        tokenizes_or_is_refused(path.parent)
+
+    run()
+
+
+@few_and_many
+def test_any_damage_to_a_tokenizer_file_is_refused_or_harmless(
+    whole: Path, fresh: Callable[[str], Path], amount: settings
+) -> None:
+    tokenizer = json.loads(load_tokenizer(whole).backend.to_str())
+    tokenizer["model"]["vocab"] = dict(list(tokenizer["model"]["vocab"].items())[:40])
+    data = json.dumps(tokenizer, ensure_ascii=False).encode()
+    parts = st.dictionaries(st.sampled_from(sorted(tokenizer)), VALUES, min_size=1, max_size=2)
+    edited = mutations(len(data), len(data)).map(lambda edits: mutated(data, edits))
+
+    @amount
+    @given(st.one_of(edited, parts.map(lambda changes: json.dumps({**tokenizer, **changes}).encode())))
+    def run(text: bytes) -> None:
+        path = fresh("tokenizer.json")
+        path.write_bytes(text)
+        tokenizes_or_is_refused(path.parent)
+
+    run()
+
+
+@few_and_many
+def test_any_settings_of_a_sentence_model_are_refused_or_encode(
+    whole: Path, fresh: Callable[[str], Path], amount: settings
+) -> None:
+    names = ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"]
+    keys = ["pooling_mode", "include_prompt", "max_seq_length", "do_lower_case"]
+    keys += ["prompts", "default_prompt_name", "similarity_fn_name"]
+    changes = st.dictionaries(st.sampled_from(keys), VALUES, max_size=3)
+    modules = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]
+
+    @amount
+    @given(st.one_of(changes, VALUES), st.one_of(st.just(modules), VALUES))
+    def run(config: Any, entries: Any) -> None:
+        path = fresh("modules.json")
+        for name in ("config.json", "model.safetensors", "vocab.txt"):
+            (path.parent / name).symlink_to(whole / name)
+        (path.parent / "1_Pooling").mkdir()
+        for name in names:
+            (path.parent / name).write_text(json.dumps(entries if name == "modules.json" else config))
+        encoder = loads_or_is_refused(lambda: SentenceEncoder(path.parent, device="cpu"))
+        if encoder is not None:
+            loads_or_is_refused(lambda: encoder.encode(["the cat"]))
+
+    run()
