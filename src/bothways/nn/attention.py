@@ -21,6 +21,7 @@ Bias = Callable[[Tensor, Tensor], Tensor]
 # Scores held at a time by the products path: 2 to 4 MB, which stays in cache and inside the allocator's arenas.
 SCORES_AT_A_TIME = 1 << 20
 # Where scaled_dot_product_attention overtakes plain products on a CPU (docs/decisions/0002-cpu-attention.md).
+FP32_UP_TO = 64
 PRODUCTS_UP_TO = {torch.float32: 384, torch.bfloat16: 1024}
 
 
@@ -104,12 +105,16 @@ def _attend_groups(
             continue
         q_BHLD, k_BHLD, v_BHLD = _rectangles(q, k, v, group)
         mask = _mask(group.query_length, group.key_length, window, causal, q.device)
+        dtype = _working_dtype(q, group.key_length)
         at_a_time = _products_at_a_time(q_BHLD, group, dropout)
         some = at_a_time or group.count
         for q_some, k_some, v_some in zip(q_BHLD.split(some), k_BHLD.split(some), v_BHLD.split(some)):
-            term = None if bias is None else bias(q_some, k_some).to(q.dtype)
-            aligned = (_aligned(q_some), _aligned(k_some), _aligned(v_some), term, mask, scale)
-            out = _products(*aligned, dropout) if at_a_time else _fused(*aligned)
+            term = None if bias is None else bias(q_some, k_some).to(dtype)
+            aligned = (_aligned(x.to(dtype)) for x in (q_some, k_some, v_some))
+            if at_a_time:
+                out = _products(*aligned, term, mask, scale, dropout)
+            else:
+                out = _fused(*aligned, term, mask, scale)
             parts.append(out[..., : v.shape[-1]].transpose(1, 2))
     return _laid_end_to_end(parts, grouping, v.new_empty(len(q), *v.shape[1:]))
 
@@ -119,7 +124,7 @@ def _laid_end_to_end(parts: list[Tensor], grouping: Grouping, out: Tensor) -> Te
     if not parts:
         return out.zero_()
     if torch.is_grad_enabled() or len(parts) == 1:
-        return grouping.merge([part.flatten(0, 1) for part in parts])
+        return grouping.merge([part.flatten(0, 1).to(out.dtype) for part in parts])
     for rows, part in zip(out.split([part.shape[0] * part.shape[1] for part in parts]), parts):
         rows.view(part.shape).copy_(part)
     return grouping.merge([out])
@@ -136,6 +141,16 @@ def _rectangles(q: Tensor, k: Tensor, v: Tensor, group: Group) -> tuple[Tensor, 
         rectangle(k, group.key_rows, group.key_length),
         rectangle(v, group.key_rows, group.key_length),
     )
+
+
+def _working_dtype(q: Tensor, key_length: int) -> torch.dtype:
+    """On a CPU short bf16 sequences are attended to in fp32.
+
+    Converting is part of a copy that is made anyway, the softmax is faster, and oneDNN, which would do the products in
+    bf16, compiles and keeps a kernel for every number of sequences.
+    """
+    short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and key_length <= FP32_UP_TO
+    return torch.float32 if short else q.dtype
 
 
 def _products_at_a_time(q: Tensor, group: Group, dropout: float) -> int:

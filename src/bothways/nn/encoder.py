@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bothways.errors import InputError
 from bothways.nn.config import EncoderConfig
-from bothways.nn.layers import EncoderLayer, Linear
+from bothways.nn.layers import Embedding, EncoderLayer, Linear
 from bothways.ragged import Ragged
 
 __all__ = ["EncoderNetwork", "EncoderOutput", "Pooler"]
@@ -34,9 +34,9 @@ class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.words = nn.Embedding(config.vocab, config.width)
-        self.positions = nn.Embedding(config.positions.count, config.width)
-        self.types = nn.Embedding(config.types, config.width) if config.types else None
+        self.words = Embedding(config.vocab, config.width)
+        self.positions = Embedding(config.positions.count, config.width)
+        self.types = Embedding(config.types, config.width) if config.types else None
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
 
     def forward(self, tokens: Ragged, types: Tensor | None) -> Tensor:
@@ -65,7 +65,7 @@ class Pooler(nn.Module):
 
 
 class EncoderNetwork(nn.Module):
-    """A bidirectional encoder, as its config says.
+    """A bidirectional encoder, as its config says; its weights have no values until `initialise` or a checkpoint.
 
     pooler: None where the checkpoint has none.
     dtype: of the hidden states, if other than that of the embeddings (set by a backend, never by a family).
