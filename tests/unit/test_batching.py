@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bothways.data.batch import batch, by_token_budget
+from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.scheduler import progress, schedule
 from bothways.text.formats import wordpiece
-from bothways.text.tokenizer import Encoded, Tokenizer
+from bothways.text.tokenizer import Tokenizer
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=60)
 
@@ -63,55 +64,74 @@ def test_a_batch_of_pairs_holds_their_types(tokenizer: Tokenizer) -> None:
     assert set(one.types.tolist()) == {0, 1}
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("budget", [1, 7, 1000, None])
-def test_a_schedule_brings_every_text_once(tokenizer: Tokenizer, budget: int | None) -> None:
+def test_a_schedule_brings_every_text_once(tokenizer: Tokenizer, budget: int | None, threads: int) -> None:
     encoded = tokenizer.encode(TEXTS)
-    seen: dict[int, list[int]] = {}
-    for one in schedule(encoded, device=torch.device("cpu"), batch_tokens=budget):
-        seen |= {i: ids.tolist() for i, ids in zip(one.origin, one.tokens.unbind(), strict=True)}
-    assert seen == {i: text.ids for i, text in enumerate(encoded)}
+    seen: list[tuple[int, list[int]]] = []
+
+    def work(one: Batch) -> None:
+        seen.extend((i, ids.tolist()) for i, ids in zip(one.origin, one.tokens.unbind(), strict=True))
+
+    schedule(encoded, work, device=torch.device("cpu"), batch_tokens=budget)
+    assert sorted(seen) == [(i, text.ids) for i, text in enumerate(encoded)]
 
 
-def test_a_schedule_of_nothing_is_empty() -> None:
-    nothing: list[Encoded] = []
-    assert list(schedule(nothing, device=torch.device("cpu"))) == []
+def test_streams_share_out_the_cores_and_give_them_back(tokenizer: Tokenizer, threads: int) -> None:
+    used: set[tuple[str, int]] = set()
+
+    def work(one: Batch) -> None:
+        used.add((threading.current_thread().name, torch.get_num_threads()))
+
+    schedule(tokenizer.encode(TEXTS), work, device=torch.device("cpu"), batch_tokens=1)
+    assert {count for _, count in used} == {1}
+    assert torch.get_num_threads() == threads
+    seen_by_a_new_thread: list[int] = []
+    thread = threading.Thread(target=lambda: seen_by_a_new_thread.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen_by_a_new_thread == [threads]
+
+
+def test_an_error_in_a_stream_reaches_the_caller(tokenizer: Tokenizer, threads: int) -> None:
+    def work(one: Batch) -> None:
+        raise RuntimeError("as it must")
+
+    with pytest.raises(RuntimeError, match="as it must"):
+        schedule(tokenizer.encode(TEXTS), work, device=torch.device("cpu"), batch_tokens=1)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_schedule_of_nothing_does_nothing() -> None:
+    called: list[Batch] = []
+    schedule([], called.append, device=torch.device("cpu"))
+    assert called == []
 
 
 @pytest.mark.parametrize("show", [True, False, None])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_passes_the_items_on_and_writes_only_to_stderr(
+def test_progress_passes_the_steps_on_and_writes_only_to_stderr(
     show: bool | None, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    items = ["ab", "c", "def"]
-    assert list(progress(items, len, 6, "letters", show)) == items
+    assert list(progress([2, 1, 3], 6, "letters", show)) == [2, 1, 3]
     assert capsys.readouterr().out == ""
 
 
-def test_progress_takes_an_item_only_when_it_is_asked_for_one() -> None:
+def test_progress_takes_a_step_only_when_it_is_asked_for_one() -> None:
     taken: list[int] = []
 
-    def items() -> Iterator[int]:
+    def steps() -> Iterator[int]:
         for i in range(3):
             taken.append(i)
             yield i
 
-    shown = progress(items(), lambda i: 1, 3, "items", False)
+    shown = progress(steps(), 3, "items", False)
     assert (next(shown), taken) == (0, [0])
-    assert (next(shown), taken) == (1, [0, 1])
-
-
-def test_no_bar_is_drawn_where_it_is_not_wanted(capsys: pytest.CaptureFixture[str]) -> None:
-    list(progress([1, 2], lambda i: i, 3, "items", False))
-    assert capsys.readouterr().err == ""
-
-
-def test_a_bar_stops_when_the_work_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    def broken() -> Iterator[int]:
-        yield 1
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="disk"):
-        list(progress(broken(), lambda i: i, 2, "items", True))
-    with pytest.raises(OSError, match="disk"):  # a bar that was left running would make the next one fail
-        list(progress(broken(), lambda i: i, 2, "items", True))

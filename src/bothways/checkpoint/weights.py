@@ -26,9 +26,9 @@ class WeightFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = safe_open(path, framework="pt")
-            self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in list(self._file.keys())}
-            self.dtypes = {name: self._file.get_slice(name).get_dtype() for name in self.shapes}
+            file = safe_open(path, framework="pt")
+            self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+            self.dtypes = {name: file.get_slice(name).get_dtype() for name in self.shapes}
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file") from None
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
@@ -38,15 +38,18 @@ class WeightFile:
         """One tensor as fp32, mapped from the file where it is stored so. Raises CheckpointError on NaN or infinity."""
         if self.dtypes[name] not in FLOATS:
             raise CheckpointError(f"{self.path}: {name} holds {self.dtypes[name]}, not floating-point weights")
-        try:
-            tensor = self._file.get_tensor(name)
-        except (SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"{self.path}: {name} cannot be read ({error}); fetch the file again") from None
-        tensor = tensor.to(torch.float32)
-        # A sum is finite unless a member is not, and takes no memory; the exact test follows only where it is not.
-        if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+        # A sum is finite unless a member is not, and takes no memory; the exact test follows only where it is not. It
+        # reads through a mapping of its own, so that pages nobody uses later do not stay in memory.
+        checked = self._mapped(name)
+        if not torch.isfinite(checked.sum()) and not torch.isfinite(checked).all():
             raise CheckpointError(f"{self.path}: {name} holds NaN, or weights too large for fp32")
-        return tensor
+        return self._mapped(name)
+
+    def _mapped(self, name: str) -> Tensor:
+        try:
+            return safe_open(self.path, framework="pt").get_tensor(name).to(torch.float32)
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise CheckpointError(f"{self.path}: {name} cannot be read ({error}); fetch the file again") from None
 
 
 def read_weights(folder: Path) -> WeightFile:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bothways.checkpoint.encoder import Encoder
+from bothways.data.batch import Batch
 from bothways.engine.backends import BACKENDS, place
 from bothways.engine.scheduler import schedule
 from bothways.errors import CheckpointError, InputError
@@ -31,7 +32,7 @@ class Pipeline:
         self.task = TASKS[task]
         if self.task.head is not None and self.task.head not in encoder.heads:
             raise CheckpointError(f"the model has no {self.task.head} head, which {task} needs")
-        self.encoder = encoder
+        self._limit = encoder.config.positions.count
         self.tokenizer = encoder.tokenizer
         self._placement = place(device, precision)
         prepare = BACKENDS["eager"]
@@ -41,17 +42,20 @@ class Pipeline:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Answer. Arguments are those of the task's `request`; see `bothways.tasks`."""
         request = self.task.request(*inputs, **options)
-        limit = self.encoder.config.positions.count
+        limit = self._limit
         encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=limit)
         self.task.check(request, encoded, self.tokenizer)
         warn_of_truncation(encoded, limit)
         results: list[Any] = [None] * len(encoded)
-        for batch in schedule(encoded, device=self._placement.device):
-            with torch.inference_mode():
-                output = self._network(batch.tokens, batch.types, keep=self.task.keep)
+
+        @torch.inference_mode()
+        def work(batch: Batch) -> None:
+            output = self._network(batch.tokens, batch.types, keep=self.task.keep)
             predicted = self.task.predict(output, self._head, batch, self.tokenizer, request.options)
             for i, one in zip(batch.origin, predicted):
                 results[i] = self.task.decode(one, encoded[i], self.tokenizer, request.options)
+
+        schedule(encoded, work, device=self._placement.device)
         return results[0] if request.single else results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bothways.checkpoint.sentence import load_sentence_model
+from bothways.data.batch import Batch
 from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.scheduler import schedule
 from bothways.errors import InputError
@@ -160,7 +162,6 @@ class SentenceEncoder:
             raise InputError(f"unknown prompt {name!r}; this model has: {', '.join(self.prompts) or 'none'}")
         return self.prompts[name]
 
-    @torch.inference_mode()
     def _fill(
         self, vectors: Tensor, texts: list[str], prompt: str, batch_tokens: int | None, show_progress: bool | None
     ) -> None:
@@ -168,10 +169,13 @@ class SentenceEncoder:
         prompt_tokens = self._prompt_tokens(prompt)
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
             encoded = self._tokenize(texts[start : start + TEXTS_AT_A_TIME], prompt)
-            rows = vectors[start:]
-            for batch in schedule(encoded, device=self.device, batch_tokens=batch_tokens, show_progress=show_progress):
-                hidden = self._network(batch.tokens, batch.types).last
-                rows[list(batch.origin)] = self._head(hidden, prompt_tokens)
+            work = partial(self._embed, rows=vectors[start:], prompt_tokens=prompt_tokens)
+            schedule(encoded, work, device=self.device, batch_tokens=batch_tokens, show_progress=show_progress)
+
+    @torch.inference_mode()
+    def _embed(self, batch: Batch, rows: Tensor, prompt_tokens: int) -> None:
+        hidden = self._network(batch.tokens, batch.types).last
+        rows[list(batch.origin)] = self._head(hidden, prompt_tokens)
 
     def _tokenize(self, texts: list[str], prompt: str) -> list[Encoded]:
         texts = [prompt + text if isinstance(text, str) else text for text in texts] if prompt else texts

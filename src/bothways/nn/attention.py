@@ -6,6 +6,7 @@ Shapes in names: T rows of all sequences, H heads, D head width; in a group of e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -110,11 +111,9 @@ def _attend_groups(
         some = at_a_time or group.count
         for q_some, k_some, v_some in zip(q_BHLD.split(some), k_BHLD.split(some), v_BHLD.split(some)):
             term = None if bias is None else bias(q_some, k_some).to(dtype)
-            aligned = (_aligned(x.to(dtype)) for x in (q_some, k_some, v_some))
-            if at_a_time:
-                out = _products(*aligned, term, mask, scale, dropout)
-            else:
-                out = _fused(*aligned, term, mask, scale)
+            third = _aligned(q_some.to(dtype)), _aligned(k_some.to(dtype)), _aligned(v_some.to(dtype))
+            kernel = partial(_products, dropout=dropout) if at_a_time else _fused
+            out = kernel(*third, term=term, mask=mask, scale=scale)
             parts.append(out[..., : v.shape[-1]].transpose(1, 2))
     return _laid_end_to_end(parts, grouping, v.new_empty(len(q), *v.shape[1:]))
 

@@ -25,7 +25,7 @@ _EPILOGUES = {
 _FEWEST_ROWS = 8
 # What works row by row is done for so many rows at a time on a CPU: the wide middle of the feed-forward part stays in
 # cache, and buffers of one size are used again instead of growing the heap.
-ROWS_AT_A_TIME = 1024
+ROWS_AT_A_TIME = 512
 
 
 class Embedding(nn.Embedding):

@@ -41,7 +41,6 @@ class FeatureExtraction:
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Every text has features."""
 
-    @torch.inference_mode()
     def predict(
         self, output: EncoderOutput, head: nn.Module | None, batch: Batch, tokenizer: Tokenizer, options: Options
     ) -> list[Tensor]:

@@ -46,7 +46,6 @@ class FillMask:
                 lost = " after it was cut to the model's length" if tokens.dropped else ""
                 raise InputError(f"no {tokenizer.special['mask']} in the text{lost}: {_short(text)!r}")
 
-    @torch.inference_mode()
     def predict(
         self, output: EncoderOutput, head: nn.Module | None, batch: Batch, tokenizer: Tokenizer, options: Options
     ) -> list[tuple[Tensor, Tensor]]:
