@@ -15,6 +15,7 @@ from bothways.errors import (
     InputError,
     MissingExtraError,
     TruncationWarning,
+    UnusedWeightsWarning,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "Ragged",
     "SentenceEncoder",
     "TruncationWarning",
+    "UnusedWeightsWarning",
     "__version__",
     "attend",
     "pipeline",

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["BothwaysError", "CheckpointError", "ConfigError", "InputError", "MissingExtraError", "TruncationWarning"]
+__all__ = [
+    "BothwaysError",
+    "CheckpointError",
+    "ConfigError",
+    "InputError",
+    "MissingExtraError",
+    "TruncationWarning",
+    "UnusedWeightsWarning",
+]
 
 
 class BothwaysError(Exception):
@@ -29,6 +37,10 @@ class CheckpointError(BothwaysError, ValueError):
 
 class MissingExtraError(BothwaysError, ImportError):
     """An optional dependency is not installed; the message gives the `pip install` line."""
+
+
+class UnusedWeightsWarning(UserWarning):
+    """A checkpoint is saved without some weights it was loaded with, since nothing here uses them."""
 
 
 class TruncationWarning(UserWarning):

@@ -65,10 +65,14 @@ def read_lines(path: Path) -> list[str]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` when all went well, and is gone when not."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path}: not a regular file, so it is not written to")
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        aside.touch()
         yield aside
-        os.replace(aside, path)
+        os.replace(aside, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -85,5 +89,6 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_bytes(text.encode("utf-8", errors="backslashreplace"))  # half a surrogate pair becomes its escape

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bothways.errors import InputError
@@ -41,8 +43,7 @@ class Layout:
         lengths = tuple(int(length) for length in lengths)
         if any(length < 0 for length in lengths):
             raise InputError(f"a sequence cannot have a negative length, got {min(lengths)}")
-        offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return cls(offsets.to(device, non_blocking=True), lengths)
+        return cls(_indices(np.array([0, *accumulate(lengths)], dtype=np.int32), device), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -68,13 +69,12 @@ class Layout:
     @cached_property
     def positions(self) -> Tensor:
         """int64 [T]: 0, 1, … within each sequence."""
-        parts = [np.arange(length) for length in self.lengths]
-        return torch.from_numpy(np.concatenate(parts or [np.arange(0)])).to(self.device, non_blocking=True)
+        return _indices(np.concatenate([np.arange(0), *(np.arange(length) for length in self.lengths)]), self.device)
 
     @cached_property
     def segments(self) -> Tensor:
         """int64 [T]: the index of the sequence each row belongs to."""
-        return torch.from_numpy(np.repeat(np.arange(len(self)), self.lengths)).to(self.device, non_blocking=True)
+        return _indices(np.repeat(np.arange(len(self)), self.lengths), self.device)
 
     @cached_property
     def grouping(self) -> Grouping:
@@ -83,13 +83,16 @@ class Layout:
 
     def rows(self, sequences: Iterable[int]) -> Tensor:
         """int64 row numbers of the given sequences, in their order."""
-        parts = [np.arange(self.starts[i], self.starts[i] + self.lengths[i]) for i in sequences]
-        return torch.from_numpy(np.concatenate(parts or [np.arange(0)])).to(self.device, non_blocking=True)
+        return _indices(self._rows(sequences), self.device)
+
+    def _rows(self, sequences: Iterable[int]) -> NDArray[np.int64]:
+        parts = (np.arange(self.starts[i], self.starts[i] + self.lengths[i]) for i in sequences)
+        return np.concatenate([np.arange(0), *parts])
 
     def to(self, device: torch.device | str) -> Layout:
         """This layout on another device (itself, if it is there already)."""
         device = torch.device(device)
-        return self if device == self.device else Layout(self.offsets.to(device, non_blocking=True), self.lengths)
+        return self if device == self.device else Layout(self.offsets.to(device), self.lengths)
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,14 @@ def group_by_lengths(query: Layout, key: Layout) -> Grouping:
     if order == list(range(len(query))):
         return Grouping(groups, None)
     restore = np.empty(query.total, dtype=np.int64)
-    restore[query.rows(order).cpu().numpy()] = np.arange(query.total)
-    return Grouping(groups, torch.from_numpy(restore).to(query.device, non_blocking=True))
+    restore[query._rows(order)] = np.arange(query.total)
+    return Grouping(groups, _indices(restore, query.device))
+
+
+def _indices(numbers: NDArray[Any], device: torch.device | str) -> Tensor:
+    """Host numbers as a tensor there, fit for autograd even if they are first asked for in inference mode."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(numbers).to(device, non_blocking=True)
 
 
 def _rows(layout: Layout, sequences: list[int]) -> slice | Tensor:
@@ -168,13 +177,13 @@ class Ragged:
         """Sequences (tensors `[length, …]`, or lists of ids) laid end to end."""
         tensors = [torch.as_tensor(s, dtype=torch.int64 if not len(s) else None) for s in sequences]
         data = torch.cat(tensors) if tensors else torch.empty(0, dtype=torch.int64)
-        return cls(data.to(device, non_blocking=True), Layout.of(map(len, tensors), device))
+        return cls(data.to(device), Layout.of(map(len, tensors), device))
 
     def __len__(self) -> int:
         return len(self.layout)
 
     def to(self, device: torch.device | str) -> Ragged:
-        return Ragged(self.data.to(device, non_blocking=True), self.layout.to(device))
+        return Ragged(self.data.to(device), self.layout.to(device))
 
     def unbind(self) -> list[Tensor]:
         """One view `[length, …]` for each sequence."""
@@ -189,7 +198,7 @@ class Ragged:
         """Each sequence without its first `count` rows (empty where it has no more)."""
         starts, lengths = self.layout.starts, self.layout.lengths
         rows = [np.arange(start + min(count, n), start + n) for start, n in zip(starts, lengths)]
-        index = torch.from_numpy(np.concatenate(rows or [np.arange(0)])).to(self.data.device)
+        index = _indices(np.concatenate([np.arange(0), *rows]), self.data.device)
         return Ragged(self.data.index_select(0, index), Layout.of((max(0, n - count) for n in lengths), index.device))
 
     # Reductions: [T, …] → [N, …]. A sequence without rows gives zeros.
@@ -222,5 +231,8 @@ class Ragged:
                 order += group.sequences
         if order == list(range(len(self))) and parts:
             return torch.cat(parts)
-        out = self.data.new_zeros((len(self), *self.data.shape[1:]))
-        return out.index_copy(0, torch.tensor(order, device=out.device), torch.cat(parts)) if parts else out
+        if not parts:
+            return self.data.new_zeros((len(self), *self.data.shape[1:]))
+        reduced = torch.cat(parts)
+        out = reduced.new_zeros((len(self), *reduced.shape[1:]))
+        return out.index_copy(0, _indices(np.array(order), out.device), reduced)

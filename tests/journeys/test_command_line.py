@@ -224,3 +224,45 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing(minilm: Path, tmp_path: Path) 
     assert process.returncode == 130
     assert error.strip().splitlines()[-1] == "bothways: interrupted"
     assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
+
+
+def test_converting_imports_nothing_from_the_current_folder(
+    tiny_masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    (tmp_path / "old" / "1_Pooling").mkdir(parents=True)
+    (tmp_path / "old" / "1_Pooling" / "config.json").write_text("{}")
+    (tmp_path / "old" / "config.json").write_text("{}")
+    (tmp_path / "old" / "code.py").write_text("")
+    torch.save(load_file(tiny_masked / "model.safetensors"), tmp_path / "old" / "pytorch_model.bin")
+    (tmp_path / "old" / "random.py").write_text(f"import os; os.mkdir({str(tmp_path / 'boom')!r})")
+    monkeypatch.chdir(tmp_path / "old")
+    assert run("convert", ".", "--output", "../new") == 0
+    assert not (tmp_path / "boom").exists()
+    copied = sorted(str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file())
+    assert copied == ["1_Pooling/config.json", "config.json", "model.safetensors"]
+
+
+def test_a_local_folder_never_leads_to_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    modules = [{"idx": 0, "name": "0", "path": "evil", "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    error = fails_with_one_line(capsys, "embed", tmp_path, "text", "--json")
+    assert "config.json: no such file" in error
+
+
+def test_only_regular_files_are_written_to(minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    fails_with_one_line(capsys, "embed", minilm, "text", "--output", tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "real.npy").write_bytes(b"")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "real.npy")
+    assert run("embed", minilm, "text", "--output", tmp_path / "link.npy") == 0
+    assert (tmp_path / "link.npy").is_symlink()
+    assert np.load(tmp_path / "real.npy").shape == (1, 384)
+
+
+@pytest.mark.parametrize("model", ["x" * 5000, "~no-such-user/model", "a/b/c"])
+def test_what_cannot_be_a_folder_is_refused_in_one_line(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fails_with_one_line(capsys, "embed", model, "text", "--json")

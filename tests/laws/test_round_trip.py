@@ -19,6 +19,8 @@ from bothways.families import FAMILIES
 from bothways.families.family import config_from_hf, config_to_hf, expand
 from bothways.nn.encoder import EncoderNetwork
 
+pytestmark = pytest.mark.filterwarnings("ignore::bothways.UnusedWeightsWarning")  # BERT's second head
+
 Save = Callable[..., Path]
 
 # (transformers' class, its options) of what a family's checkpoints may hold.

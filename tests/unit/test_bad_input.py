@@ -30,6 +30,8 @@ from bothways.families import FAMILIES
 from bothways.nn.config import MOST
 from bothways.tasks import TASKS
 
+pytestmark = pytest.mark.filterwarnings("ignore::bothways.UnusedWeightsWarning")  # BERT's second head
+
 WEIGHTS = "model.safetensors"
 
 

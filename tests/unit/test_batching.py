@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.scheduler import progress, schedule
+from bothways.engine.streams import Streams
 from bothways.text.formats import wordpiece
 from bothways.text.tokenizer import Tokenizer
 
+CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(0, 60), max_size=60)
 
 
@@ -80,7 +82,8 @@ def test_a_schedule_brings_every_text_once(tokenizer: Tokenizer, budget: int | N
     def work(one: Batch) -> None:
         seen.extend((i, ids.tolist()) for i, ids in zip(one.origin, one.tokens.unbind(), strict=True))
 
-    schedule(encoded, work, device=torch.device("cpu"), batch_tokens=budget)
+    done = list(schedule(encoded, work, Streams(CPU), device=CPU, batch_tokens=budget))
+    assert sum(done) == len(encoded)
     assert sorted(seen) == [(i, text.ids) for i, text in enumerate(encoded)]
 
 
@@ -90,7 +93,7 @@ def test_streams_share_out_the_cores_and_give_them_back(tokenizer: Tokenizer, th
     def work(one: Batch) -> None:
         used.add((threading.current_thread().name, torch.get_num_threads()))
 
-    schedule(tokenizer.encode(TEXTS), work, device=torch.device("cpu"), batch_tokens=1)
+    list(schedule(tokenizer.encode(TEXTS), work, Streams(CPU), device=CPU, batch_tokens=1))
     assert {count for _, count in used} == {1}
     assert torch.get_num_threads() == threads
     seen_by_a_new_thread: list[int] = []
@@ -105,14 +108,43 @@ def test_an_error_in_a_stream_reaches_the_caller(tokenizer: Tokenizer, threads: 
         raise RuntimeError("as it must")
 
     with pytest.raises(RuntimeError, match="as it must"):
-        schedule(tokenizer.encode(TEXTS), work, device=torch.device("cpu"), batch_tokens=1)
+        list(schedule(tokenizer.encode(TEXTS), work, Streams(CPU), device=CPU, batch_tokens=1))
     assert torch.get_num_threads() == threads
 
 
 def test_a_schedule_of_nothing_does_nothing() -> None:
     called: list[Batch] = []
-    schedule([], called.append, device=torch.device("cpu"))
+    assert list(schedule([], called.append, Streams(CPU), device=CPU)) == []
     assert called == []
+
+
+def test_leaving_a_loop_over_streams_cancels_what_has_not_begun(threads: int) -> None:
+    begun: list[int] = []
+    gate = threading.Event()
+
+    def wait_at_the_gate(i: int) -> int:
+        begun.append(i)
+        if i:
+            gate.wait()
+        return i
+
+    results = Streams(CPU).map(wait_at_the_gate, range(20_000))
+    assert next(results) == 0
+    gate.set()
+    results.close()
+    assert len(begun) < 20_000
+
+
+def test_two_callers_share_the_streams(tokenizer: Tokenizer, threads: int) -> None:
+    streams = Streams(CPU)
+    results: list[list[int]] = []
+    callers = [threading.Thread(target=lambda: results.append(list(streams.map(abs, range(-50, 0))))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert results == [list(range(50, 0, -1))] * 4
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("show", [True, False, None])

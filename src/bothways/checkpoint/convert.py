@@ -13,7 +13,10 @@ from bothways.files import make_folder, replacing
 
 __all__ = ["convert_folder"]
 
-# Runs apart, so that whatever the pickle does to the process is done to none that matters.
+# What is copied along: never code, never another pickle.
+DESCRIPTIONS = {".json", ".txt", ".model"}
+# Runs apart (and with -I: no file of the current folder is imported), so that whatever the pickle does to the process
+# is done to none that matters.
 SCRIPT = """
 import sys, torch
 from safetensors.torch import save_file
@@ -26,7 +29,7 @@ print(len(tensors))
 
 
 def convert_folder(folder: Path, output: Path) -> int:
-    """Write `output` with model.safetensors and the folder's other files; the number of tensors.
+    """Write `output` with model.safetensors and the folder's descriptions (config, tokenizer); the number of tensors.
 
     Raises CheckpointError if there is no pickle, or it holds anything but weights.
     """
@@ -36,12 +39,20 @@ def convert_folder(folder: Path, output: Path) -> int:
     if output.exists() and output.samefile(folder):
         raise InputError(f"{output}: name another folder; this one is kept as it is")
     make_folder(output)
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in DESCRIPTIONS and file.is_file():
+            _copy(file, output / file.relative_to(folder))
     with replacing(output / WEIGHTS) as aside:
-        run = subprocess.run([sys.executable, "-c", SCRIPT, source, aside], capture_output=True, text=True)
+        run = subprocess.run(
+            [sys.executable, "-I", "-c", SCRIPT, source, aside], capture_output=True, text=True, check=False
+        )
         if run.returncode:
             reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise CheckpointError(f"{source}: not a checkpoint of weights alone: {reason}")
-    for file in folder.iterdir():
-        if file.is_file() and file.name not in (PICKLE, WEIGHTS):
-            shutil.copy2(file, output / file.name)
     return int(run.stdout)
+
+
+def _copy(file: Path, place: Path) -> None:
+    make_folder(place.parent)
+    with replacing(place) as aside:
+        shutil.copyfile(file, aside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.load import load_parts
 from bothways.checkpoint.save import save_parts
+from bothways.errors import UnusedWeightsWarning
 from bothways.families import Family
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
@@ -50,5 +52,12 @@ class Encoder:
         return cls(**load_parts(resolve(model, revision)))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that this class and transformers load. Raises InputError if it cannot be written."""
+        """Write a folder that this class and transformers load. Raises InputError if it cannot be written.
+
+        Warns, naming them, of weights the checkpoint had and nothing here uses: they are not written.
+        """
+        lost = [name for name in self.unused if not name.endswith("position_ids")]
+        if lost:
+            names = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+            warnings.warn(f"{folder}: saved without {names}", UnusedWeightsWarning, stacklevel=2)
         save_parts(Path(folder), self.network, self.family, self.heads, self.extras, self.tokenizer)

@@ -18,11 +18,16 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
 
     Raises CheckpointError if neither is to be had.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise InputError(f"{model}: a file; the folder of a model was expected")
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise InputError(f"{model}: a file; the folder of a model was expected")
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(model)[:80]}: cannot be a folder: {error}") from None
     if not _HUB_ID.fullmatch(str(model)) or str(model).startswith("."):
         raise CheckpointError(f"{model}: no such folder")
     return _snapshot(str(model), revision)

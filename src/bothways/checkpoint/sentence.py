@@ -12,6 +12,7 @@ from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.hub import resolve
+from bothways.checkpoint.load import load_parts
 from bothways.checkpoint.weights import read_weights
 from bothways.errors import CheckpointError, ConfigError
 from bothways.files import read_json, read_object
@@ -68,7 +69,7 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
     folder = resolve(model, revision)
     modules = _modules(folder)
     transformer = folder / modules[0][1]
-    encoder = Encoder.from_pretrained(transformer)
+    encoder = Encoder(**load_parts(transformer))
     if encoder.tokenizer is None:
         raise CheckpointError(f"{transformer}: no tokenizer.json and no vocab.txt in this folder")
     settings = _optional(transformer / "sentence_bert_config.json")

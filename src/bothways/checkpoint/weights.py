@@ -26,6 +26,7 @@ class WeightFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            self._stamp = _stamp(path)
             file = safe_open(path, framework="pt")
             self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
             self.dtypes = {name: file.get_slice(name).get_dtype() for name in self.shapes}
@@ -47,9 +48,17 @@ class WeightFile:
 
     def _mapped(self, name: str) -> Tensor:
         try:
+            if _stamp(self.path) != self._stamp:
+                raise CheckpointError(f"{self.path}: changed while it was read; load it again")
             return safe_open(self.path, framework="pt").get_tensor(name).to(torch.float32)
         except (SafetensorError, RuntimeError, OSError) as error:
             raise CheckpointError(f"{self.path}: {name} cannot be read ({error}); fetch the file again") from None
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What tells a file from another one put in its place."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_weights(folder: Path) -> WeightFile:

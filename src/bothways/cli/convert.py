@@ -18,7 +18,7 @@ def convert(model: Path, /, *, output: Path) -> None:
     model
         The folder with pytorch_model.bin.
     output
-        The folder to write; its other files are copied over.
+        The folder to write; config and tokenizer files are copied over.
     """
     from bothways.checkpoint.convert import convert_folder
 

@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(" ".join(str(error).split()), 2)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+            raise
+        _fail("out of memory; give fewer --batch-tokens, or --precision bf16", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:

@@ -42,12 +42,13 @@ def place(device: str = "auto", precision: str = "auto") -> Placement:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         where = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise InputError(f"unknown device {device!r}; try auto, cpu or cuda") from None
     if where.type not in ("cpu", "cuda"):
         raise InputError(f"device {device!r} is not supported; use cpu or cuda")
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} asked for, but torch finds no CUDA GPU here")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count() or "no"
+        raise InputError(f"device {device!r} asked for, but torch finds {count} CUDA GPU here")
     return Placement(where, _dtype(where, precision))
 
 
@@ -67,19 +68,21 @@ def _dtype(device: torch.device, precision: str) -> torch.dtype:
     return DTYPES[precision]
 
 
-def eager(module: ModuleT, placement: Placement) -> ModuleT:
-    """A copy of the module, ready for inference there; weights that need no change are shared with the original.
+def eager(module: ModuleT, placement: Placement, *, share: bool = False) -> ModuleT:
+    """A copy of the module, ready for inference there, which later changes of the original do not reach.
 
+    share: weights that need no change are the original's own (the caller has no other use for it).
     On a CPU the linear layers are packed, and all other weights stay in fp32 (they are read, not multiplied).
     """
     device, dtype = placement.device, placement.dtype
     twin = copy.deepcopy(module, {id(p): p for p in module.parameters()}).eval()
     if device.type == "cpu":
         _pack(twin, dtype)
+        _convert(twin, lambda p: p.to(device, copy=not share))
         if isinstance(twin, EncoderNetwork):
             twin.dtype = dtype
     else:
-        _convert(twin, lambda p: p.to(device, dtype))
+        _convert(twin, lambda p: p.to(device, dtype, copy=not share))
     return twin
 
 
@@ -90,7 +93,7 @@ def _pack(module: nn.Module, dtype: torch.dtype) -> None:
         elif packs(dtype):
             setattr(module, name, PackedLinear(child, dtype))
         else:
-            _convert(child, lambda p: p.to(dtype))
+            _convert(child, lambda p: p.to("cpu", dtype))
 
 
 def _convert(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> None:
@@ -106,7 +109,7 @@ def _convert(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> None:
 class Backend(Protocol):
     """Prepares a module for inference at a placement."""
 
-    def __call__(self, module: ModuleT, placement: Placement) -> ModuleT: ...
+    def __call__(self, module: ModuleT, placement: Placement, *, share: bool = False) -> ModuleT: ...
 
 
 BACKENDS: dict[str, Backend] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.batch import Batch
 from bothways.engine.backends import BACKENDS, place
-from bothways.engine.scheduler import schedule
+from bothways.engine.scheduler import progress, schedule
+from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
 from bothways.tasks import TASKS
-from bothways.text.tokenizer import warn_of_truncation
+from bothways.text.tokenizer import cut_lengths, warn_of_truncation
 
 __all__ = ["Pipeline", "pipeline"]
 
@@ -21,10 +23,13 @@ __all__ = ["Pipeline", "pipeline"]
 class Pipeline:
     """A task on a loaded model. Call it with one text or a list; the result has the same form.
 
+    share: whether it may keep weights of the encoder instead of copies (nothing else uses the encoder).
     Results do not depend on what else is in the list.
     """
 
-    def __init__(self, task: str, encoder: Encoder, *, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, task: str, encoder: Encoder, *, device: str = "auto", precision: str = "auto", share: bool = False
+    ) -> None:
         if task not in TASKS:
             raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
         if encoder.tokenizer is None:
@@ -36,8 +41,11 @@ class Pipeline:
         self.tokenizer = encoder.tokenizer
         self._placement = place(device, precision)
         prepare = BACKENDS["eager"]
-        self._network = prepare(encoder.network, self._placement)
-        self._head = None if self.task.head is None else prepare(encoder.heads[self.task.head], self._placement)
+        self._streams = Streams(self._placement.device)
+        self._network = prepare(encoder.network, self._placement, share=share)
+        self._head = (
+            None if self.task.head is None else prepare(encoder.heads[self.task.head], self._placement, share=share)
+        )
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Answer. Arguments are those of the task's `request`; see `bothways.tasks`."""
@@ -45,17 +53,18 @@ class Pipeline:
         limit = self._limit
         encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=limit)
         self.task.check(request, encoded, self.tokenizer)
-        warn_of_truncation(encoded, limit)
+        warn_of_truncation(cut_lengths(encoded), len(encoded), limit)
         results: list[Any] = [None] * len(encoded)
 
         @torch.inference_mode()
         def work(batch: Batch) -> None:
-            output = self._network(batch.tokens, batch.types, keep=self.task.keep)
+            output = self._network(batch.tokens, batch.types, keep=self.task.keeps(request.options))
             predicted = self.task.predict(output, self._head, batch, self.tokenizer, request.options)
             for i, one in zip(batch.origin, predicted):
                 results[i] = self.task.decode(one, encoded[i], self.tokenizer, request.options)
 
-        schedule(encoded, work, device=self._placement.device)
+        steps = schedule(encoded, work, self._streams, device=self._placement.device)
+        deque(progress(steps, len(encoded), "texts"), maxlen=0)
         return results[0] if request.single else results
 
 
@@ -80,4 +89,5 @@ def pipeline(
         raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     if model is None:
         raise InputError("no model is bundled yet: name a folder or a hub id")
-    return Pipeline(task, Encoder.from_pretrained(model, revision=revision), device=device, precision=precision)
+    encoder = Encoder.from_pretrained(model, revision=revision)
+    return Pipeline(task, encoder, device=device, precision=precision, share=True)

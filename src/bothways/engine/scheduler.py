@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from bothways.data.batch import Batch, batch, by_token_budget
+from bothways.engine.streams import Streams
 from bothways.text.tokenizer import Encoded
 
 if TYPE_CHECKING:
@@ -18,27 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_TOKENS", "progress", "schedule"]
 
-T = TypeVar("T")
-
 # Tokens of one forward. On a CPU activations should stay in cache; a GPU wants to be filled.
 BATCH_TOKENS = {"cpu": 1536, "cuda": 65536}
-MOST_STREAMS = 4
 SECONDS_BEFORE_A_BAR = 2.0
 
 
 def schedule(
     encoded: Sequence[Encoded],
     work: Callable[[Batch], None],
+    streams: Streams,
     *,
     device: torch.device,
     batch_tokens: int | None = None,
-    show_progress: bool | None = None,
-) -> None:
-    """Call `work` with every text, in batches of nearly equal lengths, longest first.
+) -> Iterator[int]:
+    """Call `work` with every text, in batches of nearly equal lengths, longest first; yields how many each had.
 
     work: puts its results where `Batch.origin` says; on a CPU it is called from several threads at once.
     batch_tokens: the budget of a batch; BATCH_TOKENS if None.
-    show_progress: True, False, or None for a bar only when it takes over two seconds.
     """
     batches = by_token_budget([len(e) for e in encoded], batch_tokens or BATCH_TOKENS[device.type])
 
@@ -46,27 +42,7 @@ def schedule(
         work(batch(encoded, origin, device))
         return len(origin)
 
-    for _ in progress(_in_streams(run, batches, device), len(encoded), "texts", show_progress):
-        pass
-
-
-def _in_streams(run: Callable[[T], int], items: Sequence[T], device: torch.device) -> Iterator[int]:
-    """`run` each item; on a CPU in up to MOST_STREAMS threads, which share out the cores.
-
-    Two batches on a core each are faster than one after the other on two cores: nothing waits at a barrier after every
-    operation, least of all when another program takes a core for a moment.
-    """
-    cores = torch.get_num_threads()
-    streams = min(MOST_STREAMS, cores, len(items)) if device.type == "cpu" else 1
-    if streams < 2:
-        yield from map(run, items)
-        return
-    pool = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(cores // streams,))
-    try:
-        yield from pool.map(run, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # the setting is also a process-wide default, which the streams changed
+    yield from streams.map(run, batches)
 
 
 def progress(steps: Iterable[int], total: int, unit: str, show: bool | None = None) -> Iterator[int]:

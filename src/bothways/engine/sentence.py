@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import Tensor
 from bothways.checkpoint.sentence import load_sentence_model
 from bothways.data.batch import Batch
 from bothways.engine.backends import BACKENDS, Placement, place
-from bothways.engine.scheduler import schedule
+from bothways.engine.scheduler import progress, schedule
+from bothways.engine.streams import Streams
 from bothways.errors import InputError
-from bothways.text.tokenizer import Encoded, as_texts, warn_of_truncation
+from bothways.text.tokenizer import Encoded, as_texts, cut_lengths, warn_of_truncation
 
 __all__ = ["SIMILARITIES", "SentenceEncoder"]
 
@@ -66,8 +68,9 @@ class SentenceEncoder:
         self.similarity_fn_name = loaded.similarity
         self._positions = loaded.encoder.config.positions.count
         self._lower_case = loaded.lower_case
-        self._network = BACKENDS[backend](loaded.encoder.network, self._placement)
-        self._head = BACKENDS[backend](loaded.head, Placement(self._placement.device, torch.float32))
+        self._network = BACKENDS[backend](loaded.encoder.network, self._placement, share=True)
+        self._head = BACKENDS[backend](loaded.head, Placement(self.device, torch.float32), share=True)
+        self._streams = Streams(self.device)
         self.max_seq_length = loaded.max_seq_length
 
     @property
@@ -118,7 +121,10 @@ class SentenceEncoder:
         texts = as_texts(sentences)
         vectors = torch.empty(len(texts), self._head.width, device=self.device)
         prompt = self._prompt(prompt_name, prompt)
-        self._fill(vectors, texts, prompt, batch_tokens, show_progress_bar)
+        cut: list[int] = []
+        steps = self._fill(vectors, texts, prompt, batch_tokens, cut)
+        deque(progress(steps, len(texts), "texts", show_progress_bar), maxlen=0)
+        warn_of_truncation(cut, len(texts), self.max_seq_length)
         vectors = vectors[:, :truncate_dim]
         if normalize_embeddings:
             vectors = F.normalize(vectors, dim=-1)
@@ -141,7 +147,8 @@ class SentenceEncoder:
         measure = SIMILARITIES.get(self.similarity_fn_name)
         if measure is None:
             raise InputError(f"unknown similarity {self.similarity_fn_name!r}; known: {', '.join(SIMILARITIES)}")
-        rows = [torch.as_tensor(x, dtype=torch.float32) for x in (a, b)]
+        rows = [torch.tensor(x) if isinstance(x, np.ndarray) else torch.as_tensor(x) for x in (a, b)]
+        rows = [x.float() for x in rows]
         rows = [x[None] if x.ndim == 1 else x for x in rows]
         matrix = measure(rows[0], rows[1].to(rows[0].device))
         return matrix if isinstance(a, Tensor) else matrix.numpy()
@@ -163,14 +170,15 @@ class SentenceEncoder:
         return self.prompts[name]
 
     def _fill(
-        self, vectors: Tensor, texts: list[str], prompt: str, batch_tokens: int | None, show_progress: bool | None
-    ) -> None:
-        """Write each text's vector into its row."""
+        self, vectors: Tensor, texts: list[str], prompt: str, batch_tokens: int | None, cut: list[int]
+    ) -> Iterator[int]:
+        """Write each text's vector into its row, yielding how many are done at a time; `cut` gathers cut lengths."""
         prompt_tokens = self._prompt_tokens(prompt)
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
             encoded = self._tokenize(texts[start : start + TEXTS_AT_A_TIME], prompt)
+            cut += cut_lengths(encoded)
             work = partial(self._embed, rows=vectors[start:], prompt_tokens=prompt_tokens)
-            schedule(encoded, work, device=self.device, batch_tokens=batch_tokens, show_progress=show_progress)
+            yield from schedule(encoded, work, self._streams, device=self.device, batch_tokens=batch_tokens)
 
     @torch.inference_mode()
     def _embed(self, batch: Batch, rows: Tensor, prompt_tokens: int) -> None:
@@ -180,14 +188,13 @@ class SentenceEncoder:
     def _tokenize(self, texts: list[str], prompt: str) -> list[Encoded]:
         texts = [prompt + text if isinstance(text, str) else text for text in texts] if prompt else texts
         texts = [text.lower() if isinstance(text, str) else text for text in texts] if self._lower_case else texts
-        encoded = self.tokenizer.encode(texts, max_length=self.max_seq_length, offsets=False)
-        warn_of_truncation(encoded, self.max_seq_length)
-        return encoded
+        return self.tokenizer.encode(texts, max_length=self.max_seq_length, offsets=False)
 
     def _prompt_tokens(self, prompt: str) -> int:
         """How many first tokens of a text are its prompt: all of the prompt's own but the closing special one."""
         if not prompt or self._head.include_prompt:
             return 0
+        prompt = prompt.lower() if self._lower_case else prompt
         (encoded,) = self.tokenizer.encode([prompt], max_length=self.max_seq_length)
         closing = len(encoded) > 0 and encoded.special[-1]
         return len(encoded) - closing

@@ -6,12 +6,12 @@ Shapes in names: T rows of all sequences, H heads, D head width; in a group of e
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bothways.errors import InputError
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
 __all__ = ["Bias", "attend"]
@@ -50,18 +50,36 @@ def attend(
 
     A row that sees nothing gives zeros. Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
     """
+    _check(q, k, v, layout_q, layout_k, window, dropout)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if bias is None and dropout == 0.0 and _varlen_runs(q):
+    if bias is None and dropout == 0.0 and len(k) and _varlen_runs(q, v):
         return _attend_varlen(q, k, v, layout_q, layout_k, window, causal, scale)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
     return _attend_groups(q, k, v, grouping, bias, window, causal, scale, dropout)
 
 
-def _varlen_runs(q: Tensor) -> bool:
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, window: int | None, dropout: float
+) -> None:
+    if (len(q), len(k), len(v)) != (layout_q.total, layout_k.total, layout_k.total):
+        rows, layouts = f"{len(q)}, {len(k)}, {len(v)}", f"{layout_q.total}, {layout_k.total}, {layout_k.total}"
+        raise InputError(f"q, k, v have {rows} rows, but their layouts {layouts}")
+    if len(layout_q) != len(layout_k):
+        raise InputError(f"cannot attend from {len(layout_q)} sequences to {len(layout_k)}: one for one is needed")
+    if window is not None and window < 0:
+        raise InputError(f"a window of {window} rows to either side cannot be")
+    if not 0.0 <= dropout < 1.0:
+        raise InputError(f"dropout must be at least 0 and below 1, got {dropout}")
+
+
+def _varlen_runs(q: Tensor, v: Tensor) -> bool:
     """The flash kernels take half precisions and head widths up to 256 that are multiples of 8, from Ampere on."""
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
         return False
-    return q.shape[-1] % 8 == 0 and q.shape[-1] <= 256 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    if not len(q) or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 256 and v.shape[-1] == q.shape[-1]
+    return fits and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _attend_varlen(
@@ -112,8 +130,8 @@ def _attend_groups(
         for q_some, k_some, v_some in zip(q_BHLD.split(some), k_BHLD.split(some), v_BHLD.split(some)):
             term = None if bias is None else bias(q_some, k_some).to(dtype)
             third = _aligned(q_some.to(dtype)), _aligned(k_some.to(dtype)), _aligned(v_some.to(dtype))
-            kernel = partial(_products, dropout=dropout) if at_a_time else _fused
-            out = kernel(*third, term=term, mask=mask, scale=scale)
+            kernel = _products if at_a_time else _fused
+            out = kernel(*third, term, mask, scale, dropout)
             parts.append(out[..., : v.shape[-1]].transpose(1, 2))
     return _laid_end_to_end(parts, grouping, v.new_empty(len(q), *v.shape[1:]))
 
@@ -155,8 +173,8 @@ def _working_dtype(q: Tensor, key_length: int) -> torch.dtype:
 def _products_at_a_time(q: Tensor, group: Group, dropout: float) -> int:
     """How many sequences the products path takes at once; 0 where the fused kernel is the better one."""
     scores = q.shape[1] * group.query_length * group.key_length
-    on_cpu_and_short = q.device.type == "cpu" and group.key_length <= PRODUCTS_UP_TO.get(q.dtype, 0)
-    if dropout > 0.0 or on_cpu_and_short:
+    short = group.key_length <= PRODUCTS_UP_TO.get(q.dtype, 0)
+    if q.device.type == "cpu" and (short or dropout > 0.0):
         return max(1, SCORES_AT_A_TIME // scores)
     return 0
 
@@ -181,14 +199,17 @@ def _aligned(x: Tensor) -> Tensor:
     return F.pad(x, (0, idle)) if idle else x
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, term: Tensor | None, mask: Tensor | None, scale: float) -> Tensor:
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, term: Tensor | None, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
     """[B, H, L, D] by scaled_dot_product_attention; a mask only where there is something to mask."""
     if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=term, scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=term, dropout_p=dropout, scale=scale)
     blind = mask.all(-1, keepdim=True)  # such a row would give NaN: let it look, then zero it
     hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(mask & ~blind, -torch.inf)
     term = hidden if term is None else term + hidden
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=term, scale=scale).masked_fill(blind, 0.0)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=term, dropout_p=dropout, scale=scale)
+    return out.masked_fill(blind, 0.0)
 
 
 def _products(

@@ -99,15 +99,3 @@ class EncoderNetwork(nn.Module):
         for x in self.steps(tokens, types):
             last = x
         return EncoderOutput(Ragged(last, tokens.layout))
-
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None) -> EncoderNetwork:
-        """Fresh weights: normal with `init_std`, norms 1, biases 0."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                module.weight.normal_(0.0, self.config.init_std, generator=generator)
-            if isinstance(module, nn.LayerNorm):
-                module.weight.fill_(1.0)
-            if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
-                module.bias.zero_()
-        return self

@@ -1,4 +1,4 @@
-"""Heads: what turns hidden states into an answer."""
+"""Heads: what turns hidden states into an answer. Their weights come from a checkpoint or `nn.layers.initialise`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from bothways.nn.attention import attend
 from bothways.nn.config import EncoderConfig
 from bothways.ragged import Layout
 
-__all__ = ["Embedding", "EncoderLayer", "Linear", "PackedLinear", "packs"]
+__all__ = ["Embedding", "EncoderLayer", "Linear", "PackedLinear", "initialise", "packs"]
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
@@ -51,6 +51,18 @@ class Linear(nn.Linear):
         return y if residual is None else y + residual
 
 
+@torch.no_grad()
+def initialise(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
+    """Fresh weights for a network or a head, as BERT has them: normal with `std`, norms 1, biases 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            part.weight.normal_(0.0, std, generator=generator)
+        if isinstance(part, nn.LayerNorm):
+            part.weight.fill_(1.0)
+        if isinstance(part, (nn.Linear, nn.LayerNorm)) and part.bias is not None:
+            part.bias.zero_()
+
+
 def packs(dtype: torch.dtype) -> bool:
     """Whether this CPU and this torch can run `PackedLinear` in that precision."""
     ops = torch.ops.mkldnn
@@ -69,9 +81,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features = linear.out_features
         with torch.no_grad():
-            weight = linear.weight.detach().to(dtype).contiguous()
+            weight = linear.weight.detach().to("cpu", dtype).contiguous()
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)
-            self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+            self.bias = None if linear.bias is None else linear.bias.detach().to("cpu", dtype, copy=True)
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
         rows = len(x)

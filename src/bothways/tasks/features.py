@@ -30,13 +30,15 @@ class FeatureExtraction:
     """A text gives numpy `[1, tokens, width]`; with `layers="all"` `[layers + 1, tokens, width]`, embeddings first."""
 
     head: str | None = None
-    keep: bool = True
 
     def request(self, texts: str | Sequence[str], *, layers: Literal["last", "all"] = "last") -> Request:
         """layers: "last", or "all" for the embeddings and every layer."""
         if layers not in ("last", "all"):
             raise InputError(f'layers must be "last" or "all", got {layers!r}')
         return Request(as_texts(texts), isinstance(texts, str), options=Options(layers))
+
+    def keeps(self, options: Options) -> bool:
+        return options.layers == "all"
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Every text has features."""

@@ -29,13 +29,15 @@ class FillMask:
     """One text with one mask gives `[{score, token, token_str, sequence}, …]`; with several masks, a list of those."""
 
     head: str | None = "mlm"
-    keep: bool = False
 
     def request(self, texts: str | Sequence[str], *, top_k: int = 5) -> Request:
         """texts: each with at least one mask token.    top_k: how many candidates for each mask."""
         if type(top_k) is not int or top_k < 1:
             raise InputError(f"top_k must be a whole number of at least 1, got {top_k!r}")
         return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k))
+
+    def keeps(self, options: Options) -> bool:
+        return False
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         mask = tokenizer.id_of("mask")

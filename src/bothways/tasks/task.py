@@ -35,18 +35,17 @@ class Task(Protocol[OptionsT]):
     """One kind of question to a model. Tasks hold no state; the same value serves every model.
 
     head: the name of the head it needs among a checkpoint's heads; None for none.
-    keep: whether it reads the hidden states of every layer.
     """
 
     @property
     def head(self) -> str | None: ...
 
     @property
-    def keep(self) -> bool: ...
-
-    @property
     def request(self) -> Callable[..., Request]:
         """Checks what the user gave; its signature is that of the pipeline's call."""
+
+    def keeps(self, options: OptionsT) -> bool:
+        """Whether it reads the hidden states of every layer."""
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Raise InputError on a text the task cannot answer, before anything is computed."""

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from bothways.errors import InputError, TruncationWarning
 
-__all__ = ["Encoded", "Strategy", "Tokenizer", "as_texts", "warn_of_truncation"]
+__all__ = ["Encoded", "Strategy", "Tokenizer", "as_texts", "cut_lengths", "warn_of_truncation"]
 
 Strategy = Literal["longest_first", "only_first", "only_second"]
 
@@ -119,7 +119,9 @@ class Tokenizer:
                 encodings = run(inputs)
             except Exception as error:  # the Rust side raises plain Exception, as where only_first cannot cut enough
                 raise InputError(f"cannot cut to {max_length} tokens with {strategy}: {error}") from None
-            return [Encoded(e, self._dropped(e, x), pairs is not None) for e, x in zip(encodings, inputs)]
+            encoded = [Encoded(e, self._dropped(e, x), pairs is not None) for e, x in zip(encodings, inputs)]
+            self.backend.no_truncation()  # the backend is saved as it stands
+        return encoded
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Ids to text, joined as the tokenizer's own decoder joins them."""
@@ -174,13 +176,16 @@ def _checked(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def warn_of_truncation(encoded: Sequence[Encoded], max_length: int) -> None:
-    """Warn, once for all of them, that texts were cut."""
-    cut = [e for e in encoded if e.dropped]
+def cut_lengths(encoded: Iterable[Encoded]) -> list[int]:
+    """The lengths, in tokens, that cut texts had before."""
+    return [len(e) + e.dropped for e in encoded if e.dropped]
+
+
+def warn_of_truncation(cut: Sequence[int], count: int, max_length: int) -> None:
+    """Warn, once for all of them, that of `count` texts some were cut; `cut` as from `cut_lengths`.
+
+    The warning names the line that called the function which calls this one.
+    """
     if cut:
-        longest = max(len(e) + e.dropped for e in cut)
-        warnings.warn(
-            f"{len(cut):,} of {len(encoded):,} texts were cut to {max_length} tokens (the longest had {longest:,})",
-            TruncationWarning,
-            stacklevel=3,
-        )
+        message = f"{len(cut):,} of {count:,} texts were cut to {max_length} tokens (the longest had {max(cut):,})"
+        warnings.warn(message, TruncationWarning, stacklevel=3)

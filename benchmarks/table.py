@@ -1,0 +1,170 @@
+"""The report as markdown, for the terminal and the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rounds import Result, speedup
+from systems.registry import REFERENCE
+from workloads import Workload
+
+QUIET_CORES = 0.1
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+
+# What the figures are read for: (what, workload, system, the system it is compared with).
+COMPARISONS = (
+    ("mixed", "bothways fp32", REFERENCE),
+    ("mixed", "bothways bf16", REFERENCE),
+    ("mixed", "bothways bf16", "sentence-transformers bf16"),
+    ("mixed", "bothways fp32", "OpenVINO by hand fp32"),
+    ("mixed", "bothways bf16", "OpenVINO by hand bf16"),
+    ("mixed", "bothways bf16", "OpenVINO by hand int8"),
+    ("mixed", "bothways fp32", "bare products fp32"),
+    ("mixed", "bothways bf16", "bare products bf16"),
+    ("wide", "bothways fp32", REFERENCE),
+    ("wide", "bothways bf16", REFERENCE),
+    ("wide", "bothways bf16", "OpenVINO by hand bf16"),
+    ("wide", "bothways fp32", "bare products fp32"),
+    ("wide", "bothways bf16", "bare products bf16"),
+    ("query", "bothways fp32", REFERENCE),
+    ("query", "bothways bf16", REFERENCE),
+    ("query", "bothways bf16", "OpenVINO by hand bf16"),
+)
+
+
+def figure(value: float | None, digits: int, unit: str = "") -> str:
+    """A number with its unit, or a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+def tokens_per_second(result: Result, name: str, workload: Workload) -> float | None:
+    """Real tokens a second at the median time."""
+    seconds = result.seconds.get(name)
+    return workload.tokens / median(seconds) if seconds else None
+
+
+def query_milliseconds(result: Result) -> float | None:
+    """The median of all calls, in milliseconds."""
+    calls = result.calls.get("query")
+    return 1000 * median(calls) if calls else None
+
+
+def system_cells(result: Result, reference: Result, workloads: dict[str, Workload]) -> list[str]:
+    """One system's row."""
+    cells = [result.name]
+    for name in ("mixed", "wide"):
+        cells.append(figure(tokens_per_second(result, name, workloads[name]), 0))
+        cells.append(figure(speedup(result, reference, name), 2, "×"))
+    cells.append(figure(query_milliseconds(result), 2))
+    cells.append(figure(speedup(result, reference, "query"), 2, "×"))
+    cells += [figure(result.min_cosine, 5), figure(result.mean_cosine, 5), figure(result.megabytes, 0)]
+    return cells
+
+
+def systems_table(results: Sequence[Result], workloads: dict[str, Workload]) -> str:
+    """All systems; a system that failed has its reason underneath."""
+    head = ["system", "mixed, tokens/s", "×", "wide, tokens/s", "×", "query p50, ms", "×"]
+    head += ["min cosine", "mean cosine", "peak MB"]
+    reference = next(result for result in results if result.name == REFERENCE)
+    rows = [system_cells(result, reference, workloads) for result in results]
+    failures = [f"- {result.name} failed: {result.failure}" for result in results if result.failure]
+    return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
+
+
+def comparisons(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The ratios that the figures are read for; those without measurements are left out."""
+    by_name = {result.name: result for result in results}
+    found = []
+    for workload, system, other in COMPARISONS:
+        if system in by_name and other in by_name:
+            ratio = speedup(by_name[system], by_name[other], workload)
+            if ratio is not None:
+                found.append({"what": f"{workload} speed", "system": system, "than": other, "ratio": ratio})
+    return found + memory_comparisons(by_name)
+
+
+def memory_comparisons(by_name: dict[str, Result]) -> list[dict[str, Any]]:
+    """Our peak memory as a part of the reference's."""
+    theirs = by_name[REFERENCE].megabytes
+    ours = [by_name[name] for name in ("bothways fp32", "bothways bf16") if name in by_name]
+    return [
+        {"what": "peak memory", "system": one.name, "than": REFERENCE, "ratio": one.megabytes / theirs}
+        for one in ours
+        if one.megabytes and theirs
+    ]
+
+
+def comparisons_table(found: Sequence[dict[str, Any]]) -> str:
+    """The ratios, one a line."""
+    rows = [[f"{one['what']}: {one['system']} / {one['than']}", figure(one["ratio"], 2, "×")] for one in found]
+    return markdown_table(["ratio", "×"], rows)
+
+
+def cold_table(cold: dict[str, float | str]) -> str:
+    """Seconds of fresh processes."""
+    rows = [[name, f"{value:.3f}" if isinstance(value, float) else f"failed: {value}"] for name, value in cold.items()]
+    return markdown_table(["fresh process", "seconds"], rows)
+
+
+def versions_line(results: Sequence[Result]) -> str:
+    """Every package version in use, each once."""
+    pairs = {(name, version): None for result in results for name, version in result.versions.items()}
+    return ", ".join(f"{name} {version}" for name, version in sorted(pairs))
+
+
+def size(name: str, workload: Workload) -> str:
+    """A workload's texts and lengths, in words."""
+    count = len(workload.texts)
+    return f"{name}: {count:,} {'text' if count == 1 else 'texts'}, mean {workload.tokens / count:.1f} tokens"
+
+
+def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
+    """Where, when and on what the figures were measured."""
+    machine = report["machine"]
+    sizes = "; ".join(size(name, workloads[name]) for name in ("mixed", "wide", "query"))
+    return (
+        f"{report['date']}, {machine['cpu']}, {machine['cores']} cores ({machine['instructions']}), "
+        f"{report['threads']} threads, Python {machine['python']}; {report['rounds']} interleaved rounds, medians. "
+        f"{sizes}. × is the speed relative to {REFERENCE}. {report['versions']}."
+    )
+
+
+def disturbance(results: Sequence[Result]) -> float:
+    """Cores that processes other than the one measured kept busy, on average over all runs."""
+    runs = [cores for result in results for cores in result.disturbance]
+    return sum(runs) / len(runs) if runs else 0.0
+
+
+def warning(cores: float) -> list[str]:
+    """A line that disqualifies the figures where other processes took part of the machine."""
+    if cores <= QUIET_CORES:
+        return []
+    return [f"**Not to be relied on: other processes kept {cores:.2f} cores busy during the runs.**"]
+
+
+def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[str, Workload]) -> str:
+    """The whole report."""
+    parts = [conditions(report, workloads), *warning(report["disturbance"]), systems_table(results, workloads)]
+    if report["comparisons"]:
+        parts.append(comparisons_table(report["comparisons"]))
+    if report["cold"]:
+        parts.append(cold_table(report["cold"]))
+    return "\n\n".join(parts)
+
+
+def write_between_markers(file: Path, text: str) -> None:
+    """Replaces what stands between the two markers of a markdown file; raises `ValueError` where they are missing."""
+    before, start, rest = file.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"{file.name} has no {START} … {END} to write the table between")
+    file.write_text(f"{before}{start}\n{text}\n{end}{after}")

@@ -1,0 +1,69 @@
+"""Batches computed at the same time, each on its share of the cores."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+__all__ = ["Streams"]
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+MOST_STREAMS = 4
+
+
+class Streams:
+    """Threads that share out the cores of a CPU; on a GPU, none.
+
+    Two batches on a core each are faster than one after the other on two cores: nothing waits at a barrier after every
+    operation, least of all when another program takes a core for a moment.
+
+    The threads start at the first use with several items and serve every caller from then on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cores = torch.get_num_threads()
+        self._streams = min(MOST_STREAMS, self._cores) if device.type == "cpu" else 1
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def map(self, run: Callable[[T], Result], items: Sequence[T]) -> Iterator[Result]:
+        """`run` of each item, in their order. A single item is run by the caller, on all cores.
+
+        Leaving the loop early cancels the items not begun, and waits for the others.
+        """
+        if self._streams < 2 or len(items) < 2:
+            yield from map(run, items)
+            return
+        pool = self._started()
+        futures = [pool.submit(run, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            wait([future for future in futures if not future.cancel()])
+
+    def _started(self) -> ThreadPoolExecutor:
+        """The pool, with all its threads running and the process's own number of threads as it was."""
+        with self._lock:
+            if self._pool is None:
+                shares = [
+                    self._cores // self._streams + (i < self._cores % self._streams) for i in range(self._streams)
+                ]
+                ready = threading.Barrier(self._streams)
+
+                def start(share: int) -> None:
+                    torch.get_num_threads()  # at its first question torch sets a thread up from the process's default
+                    torch.set_num_threads(share)
+                    ready.wait()
+
+                pool = ThreadPoolExecutor(self._streams, thread_name_prefix="bothways")
+                wait([pool.submit(start, share) for share in shares])
+                torch.set_num_threads(self._cores)  # each thread also set the process-wide default
+                self._pool = pool
+            return self._pool
