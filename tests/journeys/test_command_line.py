@@ -266,3 +266,38 @@ def test_only_regular_files_are_written_to(minilm: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize("model", ["x" * 5000, "~no-such-user/model", "a/b/c"])
 def test_what_cannot_be_a_folder_is_refused_in_one_line(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     fails_with_one_line(capsys, "embed", model, "text", "--json")
+
+
+def test_python_m_bothways_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "bothways", "--version"], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == bothways.__version__
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_standard_output_gives_one_line(minilm: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "bothways", "embed", minilm, "text", "--json"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("bothways: standard output cannot be written")
+    assert result.stderr.count("\n") == 1
+
+
+def test_texts_cannot_steer_the_terminal(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("similarity", minilm, "a\x1b[31mred\ttext", "b\nc") == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "b c" in out
+
+
+def test_numbers_in_a_table_are_never_broken(
+    minilm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run("similarity", minilm, *(f"text number {i}" for i in range(9))) == 0
+    assert capsys.readouterr().out.count("1.000") == 9
+
+
+def test_a_text_that_starts_with_a_dash_comes_after_two(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "put -- before" in fails_with_one_line(capsys, "similarity", minilm, "-5 degrees", "cold")
+    assert run("similarity", minilm, "--", "-5 degrees", "- cold") == 0

@@ -40,5 +40,6 @@ def _snapshot(model: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{model}: no such folder, and not to be had from the hub: {reason}") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        advice = "give a folder, or fetch it where the hub can be reached"
+        raise CheckpointError(f"{model}: no such folder, and the hub does not give it ({reason}); {advice}") from None

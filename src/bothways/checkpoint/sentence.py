@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from bothways.nn.pooling import POOLINGS
 from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["SentenceModel", "load_sentence_model"]
+
+logger = logging.getLogger(__name__)
 
 # The older spelling of `pooling_mode`: a boolean for each.
 POOLING_KEYS = {
@@ -101,6 +104,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module, the transformer first."""
     path = folder / "modules.json"
     if not path.exists():
+        logger.warning("%s: no modules.json in this folder, so mean pooling is assumed", folder)
         return [("Transformer", "")]
     entries = read_json(path)
     if not isinstance(entries, list) or not all(

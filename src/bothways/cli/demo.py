@@ -6,6 +6,7 @@ import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from bothways.cli.output import print_table
@@ -22,7 +23,7 @@ __all__ = ["demo"]
 QUESTIONS = (
     "How do I run code when an exception happens?",
     "What is the difference between a list and a tuple?",
-    "make objects of my class usable in a with statement",
+    "How can a function take any number of arguments?",
 )
 SENTENCES = [
     "What is the capital of France?",
@@ -47,7 +48,8 @@ def demo(*, model: str | None = None, precision: str = "auto", device: str = "au
     from bothways.engine.sentence import SentenceEncoder
 
     started = time.perf_counter()
-    encoder = SentenceEncoder(model or installed_model(), precision=precision, device=device)
+    model = model or installed_model()
+    encoder = SentenceEncoder(model, precision=precision, device=device)
     print(f"Loaded an encoder of {encoder.get_embedding_dimension()} dimensions in {_since(started)}.\n")
     passages = python_reference()
     vectors = _embed(encoder, [text for _, text in passages])
@@ -56,6 +58,7 @@ def demo(*, model: str | None = None, precision: str = "auto", device: str = "au
     print("How alike are these?")
     sentences = encoder.encode(SENTENCES)
     show_matrix(SENTENCES, encoder.similarity(sentences, sentences).tolist())
+    print(f'Try your own:\n  bothways similarity {model} "one text" "another"\n  bothways embed --help')
 
 
 def installed_model() -> str:
@@ -76,7 +79,7 @@ def python_reference() -> list[tuple[str, str]]:
     for topic, text in topics.items():
         for paragraph in re.split(r"\n\s*\n", text):
             prose = " ".join(paragraph.split())
-            if len(prose) >= 60 and prose[-1] in ".)" and not prose.startswith(">>>"):
+            if len(prose) >= 60 and prose[-1] in ".)" and not prose.startswith((">>>", "#")):
                 passages.setdefault(prose, topic)
     return [(topic, prose) for prose, topic in passages.items()]
 
@@ -103,7 +106,7 @@ def _search(encoder: SentenceEncoder, question: str, passages: list[tuple[str, s
 
 
 def _row(score: float, topic: str, passage: str) -> list[str]:
-    return [f"{score:.3f}", topic, passage if len(passage) <= 200 else passage[:199] + "…"]
+    return [f"{score:.3f}", topic, shorten(passage, 200, placeholder=" …")]
 
 
 def _since(started: float) -> str:

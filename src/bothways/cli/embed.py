@@ -41,7 +41,7 @@ def embed(
     texts
         The texts, if they are not in a file.
     input
-        A UTF-8 file with a text on each line.
+        A UTF-8 file with a text on each line, empty ones too; /dev/stdin for standard input.
     output
         Where to write the vectors: float32 [texts, width], in numpy's .npy format.
     normalize

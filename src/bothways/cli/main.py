@@ -6,8 +6,9 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownOptionError
 
 from bothways import __version__
 from bothways.errors import BothwaysError, TruncationWarning
@@ -33,23 +34,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong usage or bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", TruncationWarning)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except (BothwaysError, CycloptsError) as error:
         if debug:
             raise
-        _fail(" ".join(str(error).split()), 2)
+        _fail(_one_line(error), 2)
     except (MemoryError, RuntimeError) as error:
         if debug or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
             raise
         _fail("out of memory; give fewer --batch-tokens, or --precision bf16", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if debug:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"standard output cannot be written: {error.strerror}", 2)
+
+
+def _one_line(error: Exception) -> str:
+    hint = " (put -- before texts that start with a dash)" if isinstance(error, UnknownOptionError) else ""
+    return " ".join(str(error).split()) + hint
 
 
 def _fail(message: str, code: int) -> None:

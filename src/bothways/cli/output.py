@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-__all__ = ["print_json", "print_table"]
+__all__ = ["print_json", "print_table", "printable"]
+
+LEAST_TEXT = 24  # columns that the last column of a table gets at least
 
 
 def print_json(value: object) -> None:
@@ -13,16 +15,26 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """A table that fits the terminal; all columns but the last to the right."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """A table that fits the terminal if numbers and a little text do; all columns but the last to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == len(columns) - 1 else "right", overflow="fold")
+        last = i == len(columns) - 1
+        table.add_column(column, justify="left" if last else "right", overflow="fold", no_wrap=not last)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console()
+    widest = sum(max(len(cell) for cell in cells) + 2 for cells in zip(columns[:-1], *(row[:-1] for row in rows)))
+    if widest + LEAST_TEXT > console.width:
+        console.width = widest + LEAST_TEXT  # numbers are not broken: such lines are left to the terminal to wrap
+    console.print(table)
+
+
+def printable(text: str) -> str:
+    """The text on one line and without characters that would steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)

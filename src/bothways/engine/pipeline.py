@@ -36,7 +36,9 @@ class Pipeline:
             raise CheckpointError("the model's folder has no tokenizer.json and no vocab.txt: texts cannot be read")
         self.task = TASKS[task]
         if self.task.head is not None and self.task.head not in encoder.heads:
-            raise CheckpointError(f"the model has no {self.task.head} head, which {task} needs")
+            raise CheckpointError(
+                f"the model has no {self.task.head} head (weights for {task}); load one trained for it"
+            )
         self._limit = encoder.config.positions.count
         self.tokenizer = encoder.tokenizer
         self._placement = place(device, precision)

@@ -117,6 +117,8 @@ class SentenceEncoder:
         """
         _check_positive("batch_tokens", batch_tokens)
         _check_positive("truncate_dim", truncate_dim)
+        if truncate_dim is not None and truncate_dim > self._head.width:
+            raise InputError(f"truncate_dim {truncate_dim} is more than the {self._head.width} numbers of a vector")
         single = isinstance(sentences, str)
         texts = as_texts(sentences)
         vectors = torch.empty(len(texts), self._head.width, device=self.device)
@@ -150,6 +152,8 @@ class SentenceEncoder:
         rows = [torch.tensor(x) if isinstance(x, np.ndarray) else torch.as_tensor(x) for x in (a, b)]
         rows = [x.float() for x in rows]
         rows = [x[None] if x.ndim == 1 else x for x in rows]
+        if rows[0].shape[-1] != rows[1].shape[-1]:
+            raise InputError(f"vectors of {rows[0].shape[-1]} and of {rows[1].shape[-1]} numbers cannot be compared")
         matrix = measure(rows[0], rows[1].to(rows[0].device))
         return matrix if isinstance(a, Tensor) else matrix.numpy()
 
