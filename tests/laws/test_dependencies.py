@@ -15,7 +15,7 @@ import bothways
 
 PACKAGE = Path(bothways.__file__).parent
 ORDER = (
-    *("cli", "serve", "search", "train", "engine", "tasks", "objectives", "checkpoint", "families", "nn"),
+    *("__main__", "cli", "serve", "search", "train", "engine", "tasks", "objectives", "checkpoint", "families", "nn"),
     *("data", "text", "ragged", "files", "errors"),
 )
 FORBIDDEN = [("nn", "data"), ("nn", "text")]
