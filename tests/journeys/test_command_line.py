@@ -213,7 +213,8 @@ assert "torch" not in sys.modules
 def test_ctrl_c_exits_with_130_and_leaves_nothing(minilm: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("some words to embed, again and again\n" * 200_000, encoding="utf-8")
     command = ["embed", minilm, "--input", tmp_path / "lines.txt", "--output", tmp_path / "v.npy"]
-    script = "from bothways.cli.main import main; main()"
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job may not
+    script = f"{heeds}; from bothways.__main__ import run; run()"
     process = subprocess.Popen([sys.executable, "-c", script, *command], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".v.npy.*")) and time.monotonic() < deadline:
