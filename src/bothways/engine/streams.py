@@ -21,7 +21,7 @@ class Streams:
     """Threads that share out the cores of a CPU; on a GPU, none.
 
     Two batches on a core each are faster than one after the other on two cores: nothing waits at a barrier after every
-    operation, least of all when another program takes a core for a moment.
+    operation (docs/decisions/0004-streams.md).
 
     The threads start at the first use with several items and serve every caller from then on.
     """
