@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from bothways.checkpoint.names import normalised, plan
 from bothways.checkpoint.weights import WeightFile, read_weights
 from bothways.errors import CheckpointError, ConfigError
 from bothways.families import FAMILIES, Family
-from bothways.families.family import Rule, config_from_hf, expand
+from bothways.families.family import Head, Rule, config_from_hf, expand
 from bothways.files import read_object
+from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
@@ -30,11 +32,12 @@ def load_parts(folder: Path) -> dict[str, Any]:
     config, extras = config_from_hf(family, raw, str(folder / "config.json"))
     weights = read_weights(folder)
     names = normalised(family, weights.shapes, weights.path)
-    _check_layers(family, config.depth, names, weights.path)
+    _check_layers(family, config, names, weights.path)
+    present = _heads_in(family, names, raw)
+    pools = any(family.heads[name].pools for name in present)
     with torch.device("meta"):
-        network = EncoderNetwork(config, pooler=_any_in(names, family.pooler))
-        present = {name: head for name, head in family.heads.items() if _any_in(names, head.rules[:1])}
-        heads = {name: head.build(network, extras) for name, head in present.items()}
+        network = EncoderNetwork(config, pooler=pools or _any_in(names, family.pooler))
+        heads = {name: _built(family.heads[name], network, extras, names, folder) for name in present}
     steps = plan(family, network, heads)
     _use_repeats(names, steps)
     unused = _unused(family, names, steps)
@@ -62,13 +65,39 @@ def _family(raw: Mapping[str, Any], where: Path) -> Family:
     return FAMILIES[model_type]
 
 
-def _check_layers(family: Family, depth: int, names: Mapping[str, str], path: Path) -> None:
+def _check_layers(family: Family, config: EncoderConfig, names: Mapping[str, str], path: Path) -> None:
     """Refuse a depth the file has no weights for, before a network of that depth is built."""
-    layered = tuple(rule for rule in family.rules if "{i}" in rule.ours)
-    _refuse(path, "missing", [s for rule in expand(layered, depth) for s in rule.sources if s not in names])
+    every = next(rule for rule in family.rules if "{i}" in rule.ours)  # the first one is of a part that all layers have
+    _refuse(path, "missing", [s for rule in expand((every,), config) for s in rule.sources if s not in names])
 
 
-def _any_in(names: Mapping[str, str], rules: Iterable[Rule]) -> bool:
+def _heads_in(family: Family, names: Collection[str], raw: Mapping[str, Any]) -> list[str]:
+    """The heads that the file has: those its config declares, and others that are whole and cannot be mistaken."""
+    classes = raw.get("architectures") or ()
+    classes = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+    declared = {head for name in classes for head in family.architectures.get(name, ())}
+    sources = {name: {s for rule in head.rules for s in rule.sources} for name, head in family.heads.items()}
+    counts = Counter(source for one in sources.values() for source in one)
+
+    def has(name: str) -> bool:
+        head = family.heads[name]
+        marked = any(mark in names for mark in head.marks)
+        if name in declared:
+            return marked or head.rules[0].sources[0] in names
+        alone = all(counts[source] == 1 for source in sources[name])
+        return marked and alone and (not head.pools or _any_in(names, family.pooler))
+
+    return [name for name in family.heads if has(name)]
+
+
+def _built(head: Head, network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str], folder: Path) -> Any:
+    try:
+        return head.build(network, extras, names)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from None
+
+
+def _any_in(names: Collection[str], rules: Iterable[Rule]) -> bool:
     return any(source in names for rule in rules for source in rule.sources)
 
 

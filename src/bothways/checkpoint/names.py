@@ -16,12 +16,12 @@ __all__ = ["normalised", "plan"]
 
 def plan(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> list[tuple[nn.Module, Rule]]:
     """Each parameter's module and rule; one that a head shares with the network appears once, in the network."""
-    depth = network.config.depth
+    config = network.config
     rules = family.rules + (family.pooler if network.pooler is not None else ())
     shared = {id(parameter) for parameter in network.parameters()}
-    steps: list[tuple[nn.Module, Rule]] = [(network, rule) for rule in _existing(network, expand(rules, depth))]
+    steps: list[tuple[nn.Module, Rule]] = [(network, rule) for rule in _existing(network, expand(rules, config))]
     for name, head in heads.items():
-        own = _existing(head, expand(family.heads[name].rules, depth))
+        own = _existing(head, expand(family.heads[name].rules, config))
         steps += [(head, rule) for rule in own if id(head.get_parameter(rule.ours)) not in shared]
     return steps
 

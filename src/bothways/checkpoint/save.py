@@ -33,9 +33,10 @@ def save_parts(
     write_weights(folder / WEIGHTS, _tensors(family, network, heads))
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
-    architecture = family.heads[next(iter(heads))].architecture if heads else family.architecture
+    said = {key: value for name, head in heads.items() for key, value in family.heads[name].says(head).items()}
+    said["architectures"] = [family.architecture(heads)]
     stored = {key: "float32" for key in ("dtype", "torch_dtype") if key in extras}
-    config = config_to_hf(family, network.config, {**extras, **stored, "architectures": [architecture]})
+    config = config_to_hf(family, network.config, {**extras, **stored, **said})
     write_json(folder / "config.json", {**config, "model_type": family.model_type})
 
 
@@ -43,7 +44,7 @@ def _tensors(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Mod
     """All parameters under the names of transformers; a shared one only once."""
     tensors: dict[str, Tensor] = {}
     for module, rule in plan(family, network, heads):
-        prefix = family.prefix if heads and module is network else ""
+        prefix = family.prefix if heads and (module is network or rule.within) else ""
         parameter = module.get_parameter(rule.ours).detach()
         tensors |= {prefix + source: part for source, part in zip(rule.sources, parameter.chunk(len(rule.sources)))}
         tensors |= {prefix + name: parameter.clone() for name in rule.also}

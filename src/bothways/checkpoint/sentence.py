@@ -122,7 +122,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
 
 def _max_seq_length(setting: Any, encoder: Encoder) -> int:
     """What the folder says, else the tokenizer's limit; never more than the model has positions for."""
-    positions = encoder.config.positions.count
+    positions = encoder.config.longest
     limit = encoder.tokenizer.max_length if encoder.tokenizer else None
     if setting is not None and (type(setting) is not int or setting < 1):
         raise ConfigError(f"sentence_bert_config.json: max_seq_length must be a positive number, got {setting!r}")

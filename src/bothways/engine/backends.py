@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.heads import MaskDecoder
 from bothways.nn.layers import Linear, PackedLinear, packs
 
 __all__ = ["BACKENDS", "Backend", "Placement", "eager", "place"]
@@ -79,10 +80,11 @@ def eager(module: ModuleT, placement: Placement, *, share: bool = False) -> Modu
     if device.type == "cpu":
         _pack(twin, dtype)
         _convert(twin, lambda p: p.to(device, copy=not share))
-        if isinstance(twin, EncoderNetwork):
-            twin.dtype = dtype
     else:
         _convert(twin, lambda p: p.to(device, dtype, copy=not share))
+    if isinstance(twin, (EncoderNetwork, MaskDecoder)):
+        twin.dtype = dtype if device.type == "cpu" else None
+        twin.freeze()
     return twin
 
 

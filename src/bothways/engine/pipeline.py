@@ -39,7 +39,7 @@ class Pipeline:
             raise CheckpointError(
                 f"the model has no {self.task.head} head (weights for {task}); load one trained for it"
             )
-        self._limit = encoder.config.positions.count
+        self._limit = encoder.config.longest
         self.tokenizer = encoder.tokenizer
         self._placement = place(device, precision)
         prepare = BACKENDS["eager"]

@@ -66,7 +66,7 @@ class SentenceEncoder:
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name = loaded.default_prompt_name
         self.similarity_fn_name = loaded.similarity
-        self._positions = loaded.encoder.config.positions.count
+        self._positions = loaded.encoder.config.longest
         self._lower_case = loaded.lower_case
         self._network = BACKENDS[backend](loaded.encoder.network, self._placement, share=True)
         self._head = BACKENDS[backend](loaded.head, Placement(self.device, torch.float32), share=True)

@@ -1,10 +1,26 @@
 """Every family of encoders, by the `model_type` of its `config.json`."""
 
+from bothways.families.albert import ALBERT
 from bothways.families.bert import BERT
+from bothways.families.deberta_v2 import DEBERTA_V2
+from bothways.families.distilbert import DISTILBERT
+from bothways.families.electra import ELECTRA
 from bothways.families.family import Family
+from bothways.families.modernbert import MODERNBERT
+from bothways.families.mpnet import MPNET
+from bothways.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "Family"]
 
 FAMILIES: dict[str, Family] = {
+    "albert": ALBERT,
     "bert": BERT,
+    "camembert": CAMEMBERT,
+    "deberta-v2": DEBERTA_V2,
+    "distilbert": DISTILBERT,
+    "electra": ELECTRA,
+    "modernbert": MODERNBERT,
+    "mpnet": MPNET,
+    "roberta": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
 }

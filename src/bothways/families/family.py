@@ -8,8 +8,8 @@ Rule("layers.{i}.attention.qkv.weight", ("…query.weight", "…key.weight", "�
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -18,56 +18,119 @@ from bothways.errors import ConfigError
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
 
-__all__ = ["REQUIRED", "Family", "Head", "Key", "Rule", "config_from_hf", "config_to_hf", "expand"]
+__all__ = [
+    "AS_IT_IS",
+    "LIST",
+    "REQUIRED",
+    "Build",
+    "Family",
+    "Form",
+    "Head",
+    "Key",
+    "Rule",
+    "config_from_hf",
+    "config_to_hf",
+    "expand",
+    "linear",
+    "stacked",
+]
 
 REQUIRED: Any = object()
 
 
 @dataclass(frozen=True)
-class Key:
-    """One key of `config.json` (`theirs`) and the field of EncoderConfig it sets (`ours`, dotted into sum types).
+class Form:
+    """How a value in `config.json` becomes the field's value, and back: write(read(x)) == x."""
 
-    default: the value an absent key stands for; REQUIRED where a missing key is an error.
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+AS_IT_IS = Form(lambda value: value, lambda value: value)
+LIST = Form(_tuple, list)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of `config.json` (`theirs`) and the field of EncoderConfig it sets (`ours`, dotted into its parts).
+
+    default: the value an absent key (or null) stands for; REQUIRED where a missing key is an error.
+    form: how the value changes on its way.
     """
 
     theirs: str
     ours: str
     default: Any = REQUIRED
+    form: Form = AS_IT_IS
 
 
 @dataclass(frozen=True)
 class Rule:
     """One parameter (`ours`) and the tensor or tensors it is made of (`theirs`, stacked along the rows).
 
-    `{i}` runs over the layers.    also: names under which files repeat the tensor, or have it instead.
+    `{i}` runs over the layers with weights of their own, `{group}` and `{inner}` over ALBERT's names for them.
+    also: names under which files repeat the tensor, or have it instead.
+    within: whether a head's tensor is named as one of the encoder's, with the family's prefix.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
     also: tuple[str, ...] = ()
+    within: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
-    def at(self, layer: int) -> Rule:
-        """The rule of one layer."""
-        i = str(layer)
-        return Rule(self.ours.replace("{i}", i), tuple(name.replace("{i}", i) for name in self.sources), self.also)
+    def at(self, layer: int, inner: int = 1) -> Rule:
+        """The rule of one layer, where each group has `inner` layers."""
+        numbers = {"{i}": str(layer), "{group}": str(layer // inner), "{inner}": str(layer % inner)}
+
+        def numbered(name: str) -> str:
+            for place, number in numbers.items():
+                name = name.replace(place, number)
+            return name
+
+        return Rule(numbered(self.ours), tuple(map(numbered, self.sources)), self.also, self.within)
+
+
+def linear(ours: str, theirs: str) -> tuple[Rule, Rule]:
+    """The rules of a part with a weight and a bias."""
+    return Rule(f"{ours}.weight", f"{theirs}.weight"), Rule(f"{ours}.bias", f"{theirs}.bias")
+
+
+def stacked(ours: str, *theirs: str) -> tuple[Rule, Rule]:
+    """The rules of a linear map that files keep as several, such as q, k and v."""
+    weights, biases = (tuple(f"{name}.{kind}" for name in theirs) for kind in ("weight", "bias"))
+    return Rule(f"{ours}.weight", weights), Rule(f"{ours}.bias", biases)
+
+
+Build = Callable[[EncoderNetwork, Mapping[str, Any], Collection[str]], nn.Module]
+"""(network, extras, names of the tensors in the file; none for a fresh head) → the head, on the network's device."""
 
 
 @dataclass(frozen=True)
 class Head:
     """A head that checkpoints of the family may carry.
 
-    build: (network, extras) → a module, on the network's device.
-    architecture: the class name that `config.json` gives a checkpoint with this head.
-    rules: of its parameters; a checkpoint has the head if it has the first tensor of the first rule.
+    rules: of its parameters.    pools: whether it needs the network's pooler.
+    marks: tensors of which a file with this head has one; by default the first of the rules.
+    says: keys that `config.json` must have for a certain head of this kind.
     """
 
-    build: Callable[[EncoderNetwork, Mapping[str, Any]], nn.Module]
-    architecture: str
+    build: Build
     rules: tuple[Rule, ...]
+    pools: bool = False
+    marks: tuple[str, ...] = ()
+    says: Callable[[nn.Module], Mapping[str, Any]] = lambda head: {}
+
+    def __post_init__(self) -> None:
+        if not self.marks:
+            object.__setattr__(self, "marks", self.rules[0].sources[:1])
 
 
 @dataclass(frozen=True)
@@ -78,9 +141,11 @@ class Family:
     keys: the config keys that shape the network.
     only: config keys that may have just these values, since the network knows no other.
     prefix: of the encoder's weights in checkpoints that have a head.
-    architecture: the class name of a checkpoint without a head.
-    rules, pooler: of the parameters; heads: by name.    renames: old endings of names → today's.
-    unused: beginnings of names of weights that are known and not needed.
+    architectures: the class names in `config.json`, and the heads that each has.
+    rules, pooler: of the parameters; heads: by name.
+    tokenizer: the class of the tokenizer, where its files do not say (a name in `text.formats`).
+    renames: old endings of names → today's.    unused: beginnings of names of weights that are known and not needed.
+    current: a config of an older generation in today's keys.
     """
 
     model_type: str
@@ -88,19 +153,32 @@ class Family:
     keys: tuple[Key, ...]
     only: Mapping[str, tuple[Any, ...]]
     prefix: str
-    architecture: str
+    architectures: Mapping[str, tuple[str, ...]]
     rules: tuple[Rule, ...]
     pooler: tuple[Rule, ...]
     heads: Mapping[str, Head]
-    renames: Mapping[str, str]
-    unused: tuple[str, ...]
+    tokenizer: str
+    renames: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+
+    def architecture(self, heads: Collection[str]) -> str:
+        """The class name of a checkpoint with these heads: the one that has the most of them, and the fewest others."""
+        wanted = set(heads)
+
+        def fit(name: str) -> tuple[int, int]:
+            has = set(self.architectures[name])
+            return len(has & wanted), -len(has - wanted)
+
+        return max(self.architectures, key=fit)
 
 
-def expand(rules: tuple[Rule, ...], depth: int) -> Iterator[Rule]:
-    """The rules with `{i}` filled in for every layer."""
+def expand(rules: tuple[Rule, ...], config: EncoderConfig) -> Iterator[Rule]:
+    """The rules with the layers' numbers filled in."""
+    inner = 1 if config.sharing is None else config.sharing.inner
     for rule in rules:
-        for layer in range(depth if "{i}" in rule.ours else 1):
-            yield rule.at(layer)
+        for layer in range(config.distinct_layers if "{i}" in rule.ours else 1):
+            yield rule.at(layer, inner)
 
 
 def config_from_hf(
@@ -110,17 +188,13 @@ def config_from_hf(
 
     Raises ConfigError, naming the key, on a missing key or a value that the network cannot have.
     """
-    for name, allowed in family.only.items():
-        if name in raw and raw[name] not in allowed:
-            known = " or ".join(repr(value) for value in allowed)
-            raise ConfigError(f"{where}: {name} is {raw[name]!r}; {family.model_type} models here have {known}")
-    values: dict[str, Any] = {}
-    for key in family.keys:
-        value = raw.get(key.theirs, key.default)
-        if value is REQUIRED:
-            raise ConfigError(f"{where}: the key {key.theirs} is missing")
-        values[key.ours] = value
     try:
+        raw = family.current(raw)
+        values = {key.ours: _read(key, raw) for key in family.keys}
+        for name, allowed in family.only.items():
+            if name in raw and raw[name] not in allowed:
+                known = " or ".join(repr(value) for value in allowed)
+                raise ConfigError(f"{name} is {raw[name]!r}; {family.model_type} models here have {known}")
         config = _replace(family.template, values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {_in_their_words(family, str(error))}") from None
@@ -128,9 +202,20 @@ def config_from_hf(
     return config, {name: value for name, value in raw.items() if name not in shaping}
 
 
+def _read(key: Key, raw: Mapping[str, Any]) -> Any:
+    value = raw.get(key.theirs)
+    if value is not None:
+        return key.form.read(value)
+    if key.default is REQUIRED:
+        raise ConfigError(f"the key {key.theirs} is missing")
+    return key.default
+
+
 def config_to_hf(family: Family, config: EncoderConfig, extras: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `config_from_hf`."""
-    return {**extras, **{key.theirs: _get(config, key.ours) for key in family.keys}}
+    values = {key.theirs: (key, _get(config, key.ours)) for key in family.keys}
+    shaping = {name: key.form.write(value) for name, (key, value) in values.items() if value is not None}
+    return {**extras, **shaping}
 
 
 def _replace(config: Any, values: Mapping[str, Any]) -> Any:

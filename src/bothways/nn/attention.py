@@ -6,6 +6,7 @@ Shapes in names: T rows of all sequences, H heads, D head width; in a group of e
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,15 @@ __all__ = ["Bias", "attend"]
 Bias = Callable[[Tensor, Tensor], Tensor]
 """The additive term of a group's scores: (q [B, H, Lq, D], k [B, H, Lk, D]) → broadcastable to [B, H, Lq, Lk]."""
 
+Span = tuple[int, int, int, int]
+"""Rows of a rectangle that are done together: queries from, to; keys from, to."""
+
 # Scores held at a time by the products path: 2 to 4 MB, which stays in cache and inside the allocator's arenas.
 SCORES_AT_A_TIME = 1 << 20
 # Where scaled_dot_product_attention overtakes plain products on a CPU (docs/decisions/0002-cpu-attention.md).
 FP32_UP_TO = 64
+# Queries of a sequence done at a time, where a window makes that less work than all at once.
+BLOCK = 256
 PRODUCTS_UP_TO = {torch.float32: 384, torch.bfloat16: 1024}
 
 
@@ -55,7 +61,7 @@ def attend(
     if bias is None and dropout == 0.0 and len(k) and _varlen_runs(q, v):
         return _attend_varlen(q, k, v, layout_q, layout_k, window, causal, scale)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
-    return _attend_groups(q, k, v, grouping, bias, window, causal, scale, dropout)
+    return _attend_groups(q, k, v, grouping, _Choices(bias, window, causal, scale, dropout))
 
 
 def _check(
@@ -103,17 +109,18 @@ def _attend_varlen(
     return out
 
 
-def _attend_groups(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grouping: Grouping,
-    bias: Bias | None,
-    window: int | None,
-    causal: bool,
-    scale: float,
-    dropout: float,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Choices:
+    """What a caller of `attend` chose."""
+
+    bias: Bias | None
+    window: int | None
+    causal: bool
+    scale: float
+    dropout: float
+
+
+def _attend_groups(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping, choices: _Choices) -> Tensor:
     """One rectangle for each group of equal lengths, then back into one tensor."""
     parts: list[Tensor] = []
     for group in grouping.groups:
@@ -122,18 +129,39 @@ def _attend_groups(
         if group.key_length == 0:
             parts.append(q.new_zeros(group.count, group.query_length, *q.shape[1:-1], v.shape[-1]))
             continue
-        q_BHLD, k_BHLD, v_BHLD = _rectangles(q, k, v, group)
-        mask = _mask(group.query_length, group.key_length, window, causal, q.device)
-        dtype = _working_dtype(q, group.key_length)
-        at_a_time = _products_at_a_time(q_BHLD, group, dropout)
-        some = at_a_time or group.count
-        for q_some, k_some, v_some in zip(q_BHLD.split(some), k_BHLD.split(some), v_BHLD.split(some)):
-            term = None if bias is None else bias(q_some, k_some).to(dtype)
-            third = _aligned(q_some.to(dtype)), _aligned(k_some.to(dtype)), _aligned(v_some.to(dtype))
-            kernel = _products if at_a_time else _fused
-            out = kernel(*third, term, mask, scale, dropout)
-            parts.append(out[..., : v.shape[-1]].transpose(1, 2))
+        rectangles = _rectangles(q, k, v, group)
+        blocks = [_attend_span(*rectangles, group, span, choices) for span in _spans(group, choices)]
+        parts += blocks[0] if len(blocks) == 1 else [torch.cat([torch.cat(block) for block in blocks], dim=1)]
     return _laid_end_to_end(parts, grouping, v.new_empty(len(q), *v.shape[1:]))
+
+
+def _attend_span(q: Tensor, k: Tensor, v: Tensor, group: Group, span: Span, choices: _Choices) -> list[Tensor]:
+    """q, k, v [B, H, L, D] of a group → the queries of a span [B', Lq, H, D], some sequences at a time."""
+    first, last, key_first, key_last = span
+    q, k, v = q[:, :, first:last], k[:, :, key_first:key_last], v[:, :, key_first:key_last]
+    mask = _mask(group, span, choices, q.device)
+    dtype = _working_dtype(k)
+    at_a_time = _products_at_a_time(q, k, choices.dropout)
+    some = at_a_time or group.count
+    kernel = _products if at_a_time else _fused
+    parts = []
+    for q_some, k_some, v_some in zip(q.split(some), k.split(some), v.split(some)):
+        q_some, k_some, v_some = q_some.to(dtype), k_some.to(dtype), v_some.to(dtype)
+        term = None if choices.bias is None else choices.bias(q_some, k_some).to(dtype)
+        third = _aligned(q_some), _aligned(k_some), _aligned(v_some)
+        out = kernel(*third, term, mask, choices.scale, choices.dropout)
+        parts.append(out[..., : v.shape[-1]].transpose(1, 2))
+    return parts
+
+
+def _spans(group: Group, choices: _Choices) -> list[Span]:
+    """A long sequence with a narrow window is done in blocks of queries, each with only the keys it can see."""
+    length, window = group.query_length, choices.window
+    if window is None or choices.bias is not None or length != group.key_length or length <= BLOCK + 2 * window:
+        return [(0, length, 0, group.key_length)]
+    ahead = 0 if choices.causal else window
+    blocks = [(first, min(first + BLOCK, length)) for first in range(0, length, BLOCK)]
+    return [(first, last, max(0, first - window), min(length, last + ahead)) for first, last in blocks]
 
 
 def _laid_end_to_end(parts: list[Tensor], grouping: Grouping, out: Tensor) -> Tensor:
@@ -160,31 +188,32 @@ def _rectangles(q: Tensor, k: Tensor, v: Tensor, group: Group) -> tuple[Tensor, 
     )
 
 
-def _working_dtype(q: Tensor, key_length: int) -> torch.dtype:
+def _working_dtype(k: Tensor) -> torch.dtype:
     """On a CPU short bf16 sequences are attended to in fp32.
 
     Converting is part of a copy that is made anyway, the softmax is faster, and oneDNN, which would do the products in
     bf16, compiles and keeps a kernel for every number of sequences.
     """
-    short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and key_length <= FP32_UP_TO
-    return torch.float32 if short else q.dtype
+    short = k.device.type == "cpu" and k.dtype == torch.bfloat16 and k.shape[2] <= FP32_UP_TO
+    return torch.float32 if short else k.dtype
 
 
-def _products_at_a_time(q: Tensor, group: Group, dropout: float) -> int:
+def _products_at_a_time(q: Tensor, k: Tensor, dropout: float) -> int:
     """How many sequences the products path takes at once; 0 where the fused kernel is the better one."""
-    scores = q.shape[1] * group.query_length * group.key_length
-    short = group.key_length <= PRODUCTS_UP_TO.get(q.dtype, 0)
+    short = k.shape[2] <= PRODUCTS_UP_TO.get(q.dtype, 0)
     if q.device.type == "cpu" and (short or dropout > 0.0):
-        return max(1, SCORES_AT_A_TIME // scores)
+        return max(1, SCORES_AT_A_TIME // (q.shape[1] * q.shape[2] * k.shape[2]))
     return 0
 
 
-def _mask(query_length: int, key_length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
-    """True where a row may not look, [Lq, Lk]; None where it may look everywhere."""
-    if window is None and not causal:
+def _mask(group: Group, span: Span, choices: _Choices, device: torch.device) -> Tensor | None:
+    """True where a row may not look, [Lq, Lk] of the span; None where every row may look everywhere."""
+    window, causal = choices.window, choices.causal
+    if not causal and (window is None or max(group.query_length, group.key_length) <= window + 1):
         return None
-    rows = torch.arange(query_length, device=device)[:, None] + (key_length - query_length)
-    distance = torch.arange(key_length, device=device)[None, :] - rows
+    first, last, key_first, key_last = span
+    rows = torch.arange(first, last, device=device)[:, None] + (group.key_length - group.query_length)
+    distance = torch.arange(key_first, key_last, device=device)[None, :] - rows
     mask = torch.zeros_like(distance, dtype=torch.bool)
     if causal:
         mask |= distance > 0
@@ -220,13 +249,12 @@ def _products(
     keys = k.shape[2]
     lanes = keys + _idle_lanes(keys, q)
     k_flat, v_flat = _widen(k, lanes), _widen(v, lanes)
-    if term is None:
-        beta, term = 0.0, q.new_zeros(1, 1, 1)
-    else:
-        beta, term = 1.0, F.pad(term.expand(count, heads, queries, keys), (0, lanes - keys)).flatten(0, 1)
     if scale == 0.0:
         q, scale = torch.zeros_like(q), 1.0  # alpha = 0 gives NaN in bf16
-    scores = torch.baddbmm(term, q.flatten(0, 1), k_flat.transpose(1, 2), beta=beta, alpha=scale)
+    nothing = q.new_zeros(1, 1, 1)
+    scores = torch.baddbmm(nothing, q.flatten(0, 1), k_flat.transpose(1, 2), beta=0.0, alpha=scale)
+    if term is not None:
+        scores.view(count, heads, queries, lanes)[..., :keys] += term
     if lanes > keys:
         scores[..., keys:] = -torch.inf
     if mask is not None:

@@ -10,46 +10,71 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bothways.errors import InputError
-from bothways.nn.config import EncoderConfig
-from bothways.nn.layers import Embedding, EncoderLayer, Linear
-from bothways.ragged import Ragged
+from bothways.nn.blocks import Convolution, EncoderLayer, Positions
+from bothways.nn.config import (
+    DisentangledPositions,
+    DistanceBuckets,
+    EncoderConfig,
+    LearnedPositions,
+    RotaryPositions,
+)
+from bothways.nn.layers import Embedding, Linear, norm
+from bothways.nn.positions import DistanceBias, RelativeVectors, turns
+from bothways.ragged import Layout, Ragged
 
-__all__ = ["EncoderNetwork", "EncoderOutput", "Pooler"]
+__all__ = ["EncoderNetwork", "EncoderOutput", "Pooler", "RelativePositions"]
 
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """last: the last layer's hidden states [T, width].
+    """last: the last layer's hidden states [T, width].    before: what that layer read [T, width].
 
-    hidden_states: the embeddings' and each layer's [T, width] (depth + 1 of them), if they were asked for.
+    hidden_states: the embeddings' and each layer's [T, width] (one more than there are layers), if asked for.
     """
 
     last: Ragged
+    before: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
 
 
 class Embeddings(nn.Module):
-    """Word + position + type vectors, normalised."""
+    """Word + position + type vectors (those there are), normalised, and mapped where their width is another."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.dropout = config.dropout
-        self.words = Embedding(config.vocab, config.width)
-        self.positions = Embedding(config.positions.count, config.width)
-        self.types = Embedding(config.types, config.width) if config.types else None
-        self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        self.dropout = config.dropout if config.embedding_dropout is None else config.embedding_dropout
+        self.longest, self.offset = config.longest, config.offset
+        width = config.embed_width
+        self.words = Embedding(config.vocab, width)
+        added = isinstance(config.positions, LearnedPositions) and config.positions.added
+        self.positions = Embedding(config.positions.count, width) if added else None
+        self.types = Embedding(config.types, width) if config.types else None
+        self.map_first = config.embedding.before_norm
+        self.norm = norm(config, config.width if self.map_first else width)
+        self.map = Linear(width, config.width, bias=config.embedding.bias) if config.embed_mapped else None
 
-    def forward(self, tokens: Ragged, types: Tensor | None) -> Tensor:
-        """ids int [T], types int [T] (None: all 0) → [T, width]. Raises InputError on a sequence that is too long."""
-        if tokens.layout.longest > self.positions.num_embeddings:
+    def forward(self, tokens: Ragged, types: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+        """ids int [T], types int [T] (None: all 0) → [T, width], in `dtype` if that is given.
+
+        Raises InputError on a sequence that is too long.
+        """
+        if tokens.layout.longest > self.longest:
             raise InputError(
                 f"a sequence of {tokens.layout.longest} tokens is longer than the "
-                f"{self.positions.num_embeddings} this model has positions for"
+                f"{self.longest} this model has positions for"
             )
-        x = self.words(tokens.data) + self.positions(tokens.layout.positions)
+        x = self.words(tokens.data)
+        if self.positions is not None:
+            x = x + self.positions(tokens.layout.positions + self.offset)
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
-        return F.dropout(self.norm(x), self.dropout, self.training)
+        if self.map_first:
+            return F.dropout(self.norm(self._mapped(x, dtype)), self.dropout, self.training)
+        return self._mapped(F.dropout(self.norm(x), self.dropout, self.training), dtype)
+
+    def _mapped(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+        x = x if dtype is None else x.to(dtype)
+        return x if self.map is None else self.map(x)
 
 
 class Pooler(nn.Module):
@@ -64,6 +89,29 @@ class Pooler(nn.Module):
         return self.dense(hidden.first(), act="tanh")
 
 
+class RelativePositions(nn.Module):
+    """Where rows stand towards each other, for the attention of all layers; it has weights where the family has."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.head_width = config.head_width
+        self.thetas: tuple[float, ...] = ()
+        if isinstance(config.positions, RotaryPositions):
+            self.thetas = (config.positions.theta, config.positions.local_theta)
+        relative = config.relative
+        self.bias = DistanceBias(config, relative) if isinstance(relative, DistanceBuckets) else None
+        self.vectors: RelativeVectors | None = None
+        if isinstance(relative, DisentangledPositions) and relative.active:
+            self.vectors = RelativeVectors(config, relative)
+
+    def forward(self, layout: Layout, dtype: torch.dtype | None = None) -> Positions:
+        """What the layers of one forward share; computed in `dtype` if that is given."""
+        angles = {theta: turns(layout, self.head_width, theta) for theta in self.thetas}
+        vectors = None if self.vectors is None else self.vectors()
+        vectors = vectors if vectors is None or dtype is None else vectors.to(dtype)
+        return Positions(angles, None if self.bias is None else self.bias(), vectors)
+
+
 class EncoderNetwork(nn.Module):
     """A bidirectional encoder, as its config says; its weights have no values until `initialise` or a checkpoint.
 
@@ -76,26 +124,42 @@ class EncoderNetwork(nn.Module):
         self.config = config
         self.dtype: torch.dtype | None = None
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.depth))
+        self.relative = RelativePositions(config)
+        self.layers = nn.ModuleList(EncoderLayer(config, i) for i in range(config.distinct_layers))
+        self.convolution = Convolution(config) if config.convolution.kernel else None
+        self.norm = norm(config) if config.norm_first else None
         self.pooler = Pooler(config) if pooler else None
 
     def steps(self, tokens: Ragged, types: Tensor | None = None) -> Iterator[Tensor]:
         """The hidden states [T, width] of the embeddings, then of each layer, as they are computed."""
-        x = self.embeddings(tokens, types)
-        x = x if self.dtype is None else x.to(self.dtype)
+        x = embedded = self.embeddings(tokens, types, self.dtype)
         yield x
-        for layer in self.layers:
-            x = layer(x, tokens.layout)
+        positions = self.relative(tokens.layout, self.dtype)
+        for step, layer in enumerate(order := self.config.order):
+            x = self.layers[layer](x, tokens.layout, positions)
+            if step == 0 and self.convolution is not None:
+                x = self.convolution(embedded, x, tokens.layout)
+            if self.norm is not None and step == len(order) - 1:
+                x = self.norm(x)
             yield x
 
     def forward(self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False) -> EncoderOutput:
-        """Encode token ids int [T] with token types int [T] (None: all 0).
+        """Encode token ids int [T] with token types int [T] (None: all 0; without meaning for a model without types).
 
         keep: also return the hidden states of every layer.
         """
         if keep:
             states = tuple(self.steps(tokens, types))
-            return EncoderOutput(Ragged(states[-1], tokens.layout), states)
+            return EncoderOutput(Ragged(states[-1], tokens.layout), states[-2], states)
+        before = last = torch.empty(0)
         for x in self.steps(tokens, types):
-            last = x
-        return EncoderOutput(Ragged(last, tokens.layout))
+            before, last = last, x
+        return EncoderOutput(Ragged(last, tokens.layout), before)
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Compute once what does not depend on tokens: for inference, where weights no longer change."""
+        positions = self.relative(Layout.of([], self.embeddings.words.weight.device), self.dtype)
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.freeze(positions)

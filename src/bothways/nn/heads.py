@@ -8,33 +8,131 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig
-from bothways.nn.layers import Linear
+from bothways.nn.encoder import EncoderNetwork, EncoderOutput
+from bothways.nn.layers import Embedding, Linear, norm
 from bothways.nn.pooling import pool
-from bothways.ragged import Ragged
+from bothways.ragged import Layout, Ragged
 
-__all__ = ["Dense", "MaskedLanguageHead", "Normalize", "SentenceHead"]
+__all__ = [
+    "Classifier",
+    "Dense",
+    "MaskDecoder",
+    "MaskedLanguageHead",
+    "Normalize",
+    "SentenceHead",
+]
 
 
 class MaskedLanguageHead(nn.Module):
     """Scores of every vocabulary entry: transform, activation, norm, then a product with the word embeddings.
 
-    words: the weight [vocab, width] that the last product shares with the embeddings, or None for one of its own.
+    words: the weight [vocab, embed_width] that the last product shares with the embeddings, or None for one of its own.
+    act: of the transform, if other than the config's.    bias: of the transform.    decoder_bias: of the last product.
     """
 
-    def __init__(self, config: EncoderConfig, words: nn.Parameter | None = None) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        words: nn.Parameter | None = None,
+        *,
+        act: str | None = None,
+        bias: bool = True,
+        decoder_bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.act = config.activation
-        self.transform = Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.decoder = Linear(config.width, config.vocab, device="meta" if words is not None else None)
+        self.act = act or config.activation
+        width = config.embed_width
+        self.transform = Linear(config.width, width, bias=bias)
+        self.norm = norm(config, width)
+        self.decoder = Linear(width, config.vocab, bias=decoder_bias, device="meta" if words is not None else None)
         if words is not None:
             self.decoder.weight = words
-            self.decoder.bias = nn.Parameter(torch.zeros(config.vocab, device=words.device))
+            if decoder_bias:
+                self.decoder.bias = nn.Parameter(torch.zeros(config.vocab, device=words.device))
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows [M, width] → logits [M, vocab]. Give it only the rows to be predicted."""
         return self.decoder(self.norm(self.transform(rows, act=self.act)))
+
+    def states(self, output: EncoderOutput) -> Tensor:
+        """The rows [T, width] that words are predicted from."""
+        return output.last.data
+
+
+class MaskDecoder(nn.Module):
+    """DeBERTa's enhanced mask decoder (He et al. 2020, section 4.2): absolute positions come in just before prediction.
+
+    The last layer runs twice more, asking with position vectors what it read before; then a masked-language head. With
+    `positions=False` (a checkpoint without such vectors) it is that head alone.
+
+    network: whose last layer and relative positions it shares.
+    """
+
+    def __init__(self, network: EncoderNetwork, lm: MaskedLanguageHead, positions: bool = True) -> None:
+        super().__init__()
+        config = network.config
+        self.dtype: torch.dtype | None = None
+        self.lm = lm
+        self.positions = Embedding(config.positions.count, config.width) if positions else None
+        self.layer: EncoderLayer | None = None
+        last = network.layers[-1]
+        if positions and isinstance(last, EncoderLayer):
+            self.layer = last
+        self.relative = network.relative if positions else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows [M, width] of `states` → logits [M, vocab]."""
+        return self.lm(rows)
+
+    def states(self, output: EncoderOutput) -> Tensor:
+        """The rows [T, width] that words are predicted from."""
+        if self.positions is None or self.layer is None or self.relative is None:
+            return output.last.data
+        layout, x = output.last.layout, output.before
+        positions = self.relative(layout, x.dtype)
+        asking = self.positions(layout.positions).to(x.dtype) + x
+        for _ in range(2):
+            asking = self.layer(x, layout, positions, asking)
+        return asking
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Compute once what does not depend on tokens: for inference, where weights no longer change."""
+        if self.layer is not None and self.relative is not None and self.positions is not None:
+            self.layer.freeze(self.relative(Layout.of([], self.positions.weight.device), self.dtype))
+
+
+class Classifier(nn.Module):
+    """Scores of labels for each row, or for each sequence: a linear layer, behind a dense one with activation and norm
+    where the family has that.
+
+    dense: the head's own, or the one it shares with the network's pooler; None for none.
+    pooling: a name in `nn.pooling.POOLINGS` for one row a sequence; None for every row.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        labels: int,
+        *,
+        pooling: str | None = None,
+        dense: nn.Module | None = None,
+        act: str | None = None,
+        norm: nn.LayerNorm | None = None,
+    ) -> None:
+        super().__init__()
+        self.pooling, self.act = pooling, act
+        self.dense = dense
+        self.norm = norm
+        self.out = Linear(width, labels)
+
+    def forward(self, hidden: Ragged) -> Tensor:
+        """hidden states of N sequences [T, width] → logits [N, labels], or [T, labels] without pooling."""
+        x = hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
+        x = x if self.dense is None else self.dense(x, act=self.act)
+        return self.out(x if self.norm is None else self.norm(x))
 
 
 class Dense(nn.Module):

@@ -1,4 +1,4 @@
-"""The parts of a layer: linear maps with fused epilogues, activations, attention and feed-forward blocks."""
+"""What every network is made of: tables, linear maps with fused epilogues, norms. And how fresh ones get values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bothways.nn.activations import ACTIVATIONS
-from bothways.nn.attention import attend
 from bothways.nn.config import EncoderConfig
-from bothways.ragged import Layout
 
-__all__ = ["Embedding", "EncoderLayer", "Linear", "PackedLinear", "initialise", "packs"]
+__all__ = ["FEWEST_ROWS", "Embedding", "Linear", "PackedLinear", "add", "initialise", "norm", "packs"]
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
@@ -22,10 +20,7 @@ _EPILOGUES = {
     "tanh": ("tanh", ""),
 }
 # Below this many rows oneDNN may take another kernel, whose sums differ in the last bit: small inputs are filled up.
-_FEWEST_ROWS = 8
-# What works row by row is done for so many rows at a time on a CPU: the wide middle of the feed-forward part stays in
-# cache, and buffers of one size are used again instead of growing the heap.
-ROWS_AT_A_TIME = 512
+FEWEST_ROWS = 8
 
 
 class Embedding(nn.Embedding):
@@ -87,8 +82,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
         rows = len(x)
-        if rows < _FEWEST_ROWS:
-            fill = (0, 0, 0, _FEWEST_ROWS - rows)
+        if rows < FEWEST_ROWS:
+            fill = (0, 0, 0, FEWEST_ROWS - rows)
             return self._run(F.pad(x, fill), act, None if residual is None else F.pad(residual, fill))[:rows]
         return self._run(x, act, residual)
 
@@ -110,52 +105,6 @@ def add(linear: nn.Module, x: Tensor, residual: Tensor, dropout: float) -> Tenso
     return linear(x, residual=residual)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention of each sequence over itself; q, k and v come from one product."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.heads, self.head_width = config.heads, config.head_width
-        self.dropout = config.attention_dropout
-        self.qkv = Linear(config.width, 3 * config.width)
-        self.out = Linear(config.width, config.width)
-
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x [T, width] → the heads' outputs side by side [T, width], before `out`."""
-        q, k, v = self.qkv(x).view(len(x), 3, self.heads, self.head_width).unbind(1)
-        return attend(q, k, v, layout, layout, dropout=self.dropout if self.training else 0.0).flatten(1)
-
-
-class FeedForward(nn.Module):
-    """act(x Wup) Wdown."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.act = config.activation
-        self.up = Linear(config.width, config.ffn)
-        self.down = Linear(config.ffn, config.width)
-
-
-class EncoderLayer(nn.Module):
-    """Attention, then feed-forward, each added to its input and normalised after (Devlin et al. 2018)."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.dropout = config.dropout
-        self.attention = SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.ffn = FeedForward(config)
-        self.ffn_norm = nn.LayerNorm(config.width, config.norm_eps)
-
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x [T, width] → [T, width]."""
-        context = self.attention(x, layout)
-        if torch.is_grad_enabled() or x.device.type != "cpu" or len(x) <= ROWS_AT_A_TIME:
-            return self._rest(context, x)
-        return torch.cat([self._rest(*rows) for rows in zip(context.split(ROWS_AT_A_TIME), x.split(ROWS_AT_A_TIME))])
-
-    def _rest(self, context: Tensor, x: Tensor) -> Tensor:
-        """Everything after attention; each row by itself."""
-        dropout = self.dropout if self.training else 0.0
-        x = self.attention_norm(add(self.attention.out, context, x, dropout))
-        return self.ffn_norm(add(self.ffn.down, self.ffn.up(x, act=self.ffn.act), x, dropout))
+def norm(config: EncoderConfig, width: int | None = None) -> nn.LayerNorm:
+    """The layer norm of hidden states, or of rows of another width."""
+    return nn.LayerNorm(width or config.width, config.norm_eps, bias=config.biases.norms)

@@ -1,0 +1,74 @@
+"""How families build the heads their checkpoints carry."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, cast
+
+from torch import nn
+
+from bothways.errors import ConfigError
+from bothways.families.family import Build, Head, Rule, linear
+from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.heads import Classifier, MaskedLanguageHead
+from bothways.nn.layers import Linear
+
+__all__ = ["MOST_LABELS", "classifier", "label_count", "masked_language", "output_only", "tied_words"]
+
+MOST_LABELS = 1 << 20
+
+
+def label_count(extras: Mapping[str, Any]) -> int:
+    """How many labels a checkpoint's config names; 2 if it says nothing, as in transformers.
+
+    Raises ConfigError where that is no number of labels.
+    """
+    named = extras.get("id2label")
+    count = len(named) if isinstance(named, dict) and named else extras.get("num_labels", 2)
+    if type(count) is not int or not 1 <= count <= MOST_LABELS:
+        raise ConfigError(f"num_labels must be a whole number of at least 1, got {count!r}")
+    return count
+
+
+def tied_words(network: EncoderNetwork, extras: Mapping[str, Any]) -> nn.Parameter | None:
+    """The word embeddings, where the head's last product shares them."""
+    if not extras.get("tie_word_embeddings", True):
+        return None
+    return cast(nn.Parameter, network.embeddings.words.weight)
+
+
+def masked_language(act: str | None = None) -> Build:
+    """A masked-language head; act: of its transform, if the family does not take the config's."""
+
+    def build(network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str]) -> MaskedLanguageHead:
+        return MaskedLanguageHead(network.config, tied_words(network, extras), act=act)
+
+    return build
+
+
+def classifier(
+    labels: int | None = None,
+    *,
+    pooling: str | None = None,
+    dense: Literal["pooler", "own"] | None = None,
+    act: str | None = None,
+) -> Build:
+    """A classifier. labels: how many; None: as the config says.    dense: the pooler's layer, one of its own, none."""
+
+    def build(network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str]) -> Classifier:
+        width = network.config.width
+        layer: nn.Module | None = None
+        if dense == "pooler":
+            assert network.pooler is not None
+            layer = network.pooler.dense
+        elif dense == "own":
+            layer = Linear(width, width)
+        return Classifier(width, labels or label_count(extras), pooling=pooling, dense=layer, act=act)
+
+    return build
+
+
+def output_only(build: Build, theirs: str, *, pools: bool = False) -> Head:
+    """A head of which files have the last layer alone, under the name `theirs`."""
+    rules: tuple[Rule, ...] = linear("out", theirs)
+    return Head(build, rules, pools=pools)
