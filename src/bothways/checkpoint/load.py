@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bothways.checkpoint.names import normalised, plan
+from bothways.checkpoint.names import normalised, plan, repeated
 from bothways.checkpoint.weights import WeightFile, read_weights
 from bothways.errors import CheckpointError, ConfigError
 from bothways.families import FAMILIES, Family
@@ -40,8 +40,9 @@ def load_parts(folder: Path) -> dict[str, Any]:
         heads = {name: _built(family.heads[name], network, extras, names, folder) for name in present}
     steps = plan(family, network, heads)
     _use_repeats(names, steps)
-    unused = _unused(family, names, steps)
-    _check(weights, names, steps, unused)
+    again = {names[name] for name in repeated(family, network, heads) if name in names}
+    unused = _unused(family, names, steps, again)
+    _check(weights, names, steps, again | set(unused))
     for module, rule in steps:
         _set(module, rule.ours, _read(weights, names, rule))
     for head in heads.values():
@@ -109,21 +110,22 @@ def _use_repeats(names: dict[str, str], steps: list[tuple[nn.Module, Rule]]) -> 
                 names[source] = names[other]
 
 
-def _unused(family: Family, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]]) -> tuple[str, ...]:
-    """The tensors that are known but not needed here, by their names in the file."""
+def _unused(
+    family: Family, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]], again: Collection[str]
+) -> tuple[str, ...]:
+    """The tensors that are known but not needed here, by their names in the file; without repetitions."""
     used = {names[name] for _, rule in steps for name in (*rule.sources, *rule.also) if name in names}
     head_names = [name for head in family.heads.values() for rule in head.rules for name in (*rule.sources, *rule.also)]
     known = (*family.unused, *head_names)
+    used |= set(again)
     return tuple(stored for name, stored in names.items() if stored not in used and name.startswith(known))
 
 
-def _check(
-    weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]], unused: Iterable[str]
-) -> None:
+def _check(weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]], known: set[str]) -> None:
     """Raise CheckpointError on missing, unexpected or misshapen tensors, naming them."""
     sources = [(source, rule) for _, rule in steps for source in rule.sources]
     _refuse(weights.path, "missing", [" or ".join((s, *rule.also)) for s, rule in sources if s not in names])
-    expected = {names[name] for s, rule in sources for name in (s, *rule.also) if name in names} | set(unused)
+    expected = {names[name] for s, rule in sources for name in (s, *rule.also) if name in names} | known
     _refuse(weights.path, "unexpected", [stored for stored in weights.shapes if stored not in expected])
     for module, rule in steps:
         rows, *rest = module.get_parameter(rule.ours).shape

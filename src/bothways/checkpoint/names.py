@@ -11,7 +11,7 @@ from bothways.errors import CheckpointError
 from bothways.families.family import Family, Rule, expand
 from bothways.nn.encoder import EncoderNetwork
 
-__all__ = ["normalised", "plan"]
+__all__ = ["normalised", "plan", "repeated"]
 
 
 def plan(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> list[tuple[nn.Module, Rule]]:
@@ -24,6 +24,13 @@ def plan(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]
         own = _existing(head, expand(family.heads[name].rules, config))
         steps += [(head, rule) for rule in own if id(head.get_parameter(rule.ours)) not in shared]
     return steps
+
+
+def repeated(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> set[str]:
+    """Names under which a file may repeat tensors that heads share with the network; those are not read."""
+    planned = {(id(module), rule.ours) for module, rule in plan(family, network, heads)}
+    own = [(head, rule) for name, head in heads.items() for rule in _existing(head, family.heads[name].rules)]
+    return {source for head, rule in own if (id(head), rule.ours) not in planned for source in rule.sources}
 
 
 def _existing(module: nn.Module, rules: Iterable[Rule]) -> list[Rule]:
