@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bothways import (
@@ -672,9 +673,13 @@ def test_a_disk_that_fills_up_leaves_the_old_files_whole(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    def full_to_safetensors(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
     encoder = Encoder.from_pretrained(whole)
     monkeypatch.setattr(Path, "write_bytes", full)
     monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("bothways.checkpoint.weights.save_file", full_to_safetensors)
     with refused("No space left on device", kind=InputError):
         encoder.save_pretrained(folder)
     monkeypatch.undo()
