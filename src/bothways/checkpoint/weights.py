@@ -35,7 +35,7 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 FLOATS = {"F64", "F32", "F16", "BF16"}
 # As in transformers: the largest file that the hub takes.
 MOST_SHARD_BYTES = 50 * 10**9
-_FILE_NAME = re.compile(r"[\w.-]+")
+_FILE_NAME = re.compile(r"[\w.-]{1,240}")
 _OLD_SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 
 
