@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bothways.errors import ConfigError
 from bothways.files import read_json
@@ -10,6 +10,8 @@ from bothways.files import read_json
 __all__ = ["MODULES", "read_modules"]
 
 MODULES = "modules.json"
+# A name longer than 255 bytes is none to most file systems.
+MOST_PATH_BYTES = 240
 
 
 def read_modules(folder: Path) -> list[tuple[str, str]]:
@@ -25,8 +27,10 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
         isinstance(e, dict) and isinstance(e.get("type"), str) for e in entries
     ):
         raise ConfigError(f"{path}: a list of modules, each with a type and a path, was expected")
-    modules = [(entry["type"].rpartition(".")[2], str(entry.get("path", ""))) for entry in entries]
+    modules = [(entry["type"].rpartition(".")[2], entry.get("path", "")) for entry in entries]
     for _, place in modules:
-        if Path(place).is_absolute() or ".." in Path(place).parts:
+        if not isinstance(place, str) or not place.isprintable() or len(place.encode()) > MOST_PATH_BYTES:
+            raise ConfigError(f"{path}: the path {repr(place)[:80]} is no folder's")
+        if PurePath(place).is_absolute() or ".." in PurePath(place).parts:
             raise ConfigError(f"{path}: the path {place!r} leads out of the model's folder")
     return modules
