@@ -216,6 +216,8 @@ def sharded(save_bert: Callable[..., Path], new_folder: Callable[[], Path]) -> P
 def hub(sentences: list[Path], sharded: Path) -> Iterator[Hub]:
     main, old = ({**files_of(folder), **CLUTTER} for folder in sentences)
     pickled = {name: data for name, data in main.items() if not name.endswith(".safetensors")}
+    half = {name: data for name, data in main.items() if name != "2_Dense/model.safetensors"}
+    half["2_Dense/pytorch_model.bin"] = b"a pickle"
     hub = Hub(
         {
             "org/sentences": Repository({"main": main, "v1": old, "refs/pr/1": old}),
@@ -224,6 +226,7 @@ def hub(sentences: list[Path], sharded: Path) -> Iterator[Hub]:
             "org/gated": Repository({"main": main}, "gated"),
             "org/forbidden": Repository({"main": main}, "forbidden"),
             "org/pickled": Repository({"main": pickled}),
+            "org/half-pickled": Repository({"main": half}),
             "org/empty": Repository({"main": {"README.md": b"", "config.json": b"{}"}}),
             "org/cut-once": Repository({"main": main}),
             "org/cut-always": Repository({"main": main}),
@@ -377,10 +380,11 @@ REFUSED = {
     ("sentences", "org/sentences", "{0}"): ["no revision {0}"],
     ("sentences", "org/sentences", "0" * 40): ["no revision 000"],
     ("encoder", "org/pickled", None): [
-        "only pickles",
+        "pytorch_model.bin",
         "hf download org/pickled --local-dir DIR",
-        "bothways convert DIR",
+        "bothways convert",
     ],
+    ("sentences", "org/half-pickled", None): ["2_Dense/pytorch_model.bin", "hf download org/half-pickled"],
     ("sentences", "org/empty", None): ["org/empty", "no model.safetensors"],
     ("sentences", "org/cut-always", None): ["broke off", "again"],
     ("sentences", "org/outside", None): ["modules.json", "leads out"],

@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
 from bothways.checkpoint.modules import read_modules
+from bothways.checkpoint.weights import WEIGHTS
 from bothways.errors import BothwaysError, CheckpointError, InputError
 
 __all__ = ["resolve"]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # What is read of a folder: descriptions, vocabularies, weights. Never code, pickles or the formats of other programs.
-_FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors")
-_PICKLES = re.compile(r"(.*/)?pytorch_model.*\.bin")
+_FILES = ("*.json", "*.txt", "*.model", WEIGHTS, "model-*-of-*.safetensors")
+_WITH_WEIGHTS = ("Transformer", "Dense")
 # What is wrong, by the classes of huggingface_hub and of the HTTP library below it (requests, httpx or httpx2, by its
 # version: hence names). The first class that is found, from an error to its causes, tells.
 _REASONS = {
@@ -70,12 +71,14 @@ def _snapshot(model: str, revision: str | None) -> Path:
     """What is read of the repository: its own files, then those of the folders that its modules.json names."""
     try:
         folder = _fetch(model, revision, list(_FILES), ignore=["*/*"])
-        places = {normpath(place) for _, place in read_modules(folder)} - {"."}
+        modules = [(kind, normpath(place)) for kind, place in read_modules(folder)] or [("Transformer", ".")]
+        places = sorted({place for _, place in modules} - {"."})
         if places:
             # By the commit, so that both halves are of one snapshot whatever is pushed in between.
-            _fetch(model, folder.name, [f"{escape(place)}/{name}" for place in sorted(places) for name in _FILES])
-        if not any(file for place in (".", *places) for file in (folder / place).glob("*.safetensors")):
-            raise CheckpointError(f"{model}: {_without_weights(model, folder.name)}")
+            _fetch(model, folder.name, [f"{escape(place)}/{name}" for place in places for name in _FILES])
+        for place in [place for kind, place in modules if kind in _WITH_WEIGHTS]:
+            if not any((folder / place).glob("*.safetensors")):
+                raise CheckpointError(f"{model}: {_without_weights(model, folder.name, place)}")
     except BothwaysError:
         raise
     except Exception as error:
@@ -90,14 +93,15 @@ def _fetch(model: str, revision: str | None, patterns: list[str], ignore: list[s
     return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=ignore))
 
 
-def _without_weights(model: str, commit: str) -> str:
+def _without_weights(model: str, commit: str, place: str) -> str:
     from huggingface_hub import HfApi
 
-    names = HfApi().list_repo_files(model, revision=commit)
-    if not any(_PICKLES.fullmatch(name) for name in names):
-        return "this repository has no model.safetensors"
+    files = [PurePosixPath(name) for name in HfApi().list_repo_files(model, revision=commit)]
+    pickles = [file for file in files if file.parent == PurePosixPath(place) and file.match("pytorch_model*.bin")]
+    if not pickles:
+        return f"this repository has no {normpath(f'{place}/{WEIGHTS}')}"
     fetch = f"hf download {model} --local-dir DIR"
-    return f"only pickles in this repository; convert them once: {fetch} && bothways convert DIR --output NEW"
+    return f"{pickles[0]} of this repository is a pickle; convert it once: {fetch} && bothways convert DIR --output NEW"
 
 
 def _reason(error: Exception) -> str:
