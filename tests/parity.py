@@ -1,7 +1,7 @@
 """`make parity DATA=folder`: real vocabularies under DATA/vocab tokenize real and nasty lines as transformers does.
 
-DATA/vocab/<name>/ holds a vocabulary's files as on the hub; every other text file under DATA gives lines. Prints a table
-and exits with 1 if anything differs. The tests use the same oracle on vocabularies that they train themselves.
+DATA/vocab/<name>/ holds a vocabulary's files as on the hub; every other text file under DATA gives lines. Prints a
+table and exits with 1 if anything differs. The tests use the same oracle on vocabularies that they train themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import transformers
-from transformers import convert_slow_tokenizer
 
 from bothways.text.formats import load_tokenizer, save_tokenizer
 from bothways.text.pieces import read_pieces
@@ -108,8 +107,8 @@ def reading_models() -> Iterator[None]:
         return
     stand_in = lambda *_: SimpleNamespace(ModelProto=_Model)  # noqa: E731
     with (
-        patch.object(convert_slow_tokenizer, "import_protobuf", stand_in),
-        patch.object(convert_slow_tokenizer, "requires_backends", lambda *_: None),
+        patch("transformers.convert_slow_tokenizer.import_protobuf", stand_in),
+        patch("transformers.convert_slow_tokenizer.requires_backends", lambda *_: None),
     ):
         yield
 

@@ -222,9 +222,7 @@ CASE = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": 
 PREFIX_SPACE = {"add_prefix_space": True}
 NO_PREFIX_SPACE = {"add_prefix_space": False}
 
-# Matched in the normalised text, as a word is; the mask takes the blank before it along.
-WORD = {"normalized": True}
-WORD_AFTER_BLANK = {"normalized": True, "lstrip": True}
+# The mask stands for a word, and words take the blank before them along.
 AFTER_BLANK = {"lstrip": True}
 
 BERT_FINISH = _around("cls $A sep", "cls $A sep $B:1 sep:1")
@@ -245,7 +243,7 @@ TOKENIZERS: Mapping[str, TokenizerClass] = {
         _wordpiece,
         _doubled,
         CASE,
-        flags={**dict.fromkeys(EVERY_ROLE, WORD), "mask": WORD_AFTER_BLANK},
+        flags={"mask": AFTER_BLANK},
     ),
     "RobertaTokenizer": TokenizerClass(
         BYTE_PAIRS,
@@ -301,7 +299,7 @@ TOKENIZERS: Mapping[str, TokenizerClass] = {
         _xlnet,
         _around("$A sep cls:2", "$A sep $B:1 sep:1 cls:2"),
         {"do_lower_case": False},
-        flags={"mask": WORD_AFTER_BLANK},
+        flags={"mask": AFTER_BLANK},
         behind=EVERY_ROLE,
     ),
 }

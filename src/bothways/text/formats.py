@@ -56,8 +56,17 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         aside.write_text(tokenizer.backend.to_str(pretty=True), encoding="utf-8")
     names = {f"{role}_token": token for role, token in tokenizer.special.items()}
     limit = {} if tokenizer.max_length is None else {"model_max_length": tokenizer.max_length}
-    written = {"tokenizer_class": AS_WRITTEN}
+    written = {"tokenizer_class": AS_WRITTEN, **_further(tokenizer)}
     write_json(folder / "tokenizer_config.json", {**written, **tokenizer.config, **names, **limit})
+
+
+def _further(tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """Special tokens without a role, which some of transformers' classes make up where nothing says."""
+    if "extra_special_tokens" in tokenizer.config:
+        return {}
+    added = tokenizer.backend.get_added_tokens_decoder().values()
+    roles = tokenizer.special.values()
+    return {"additional_special_tokens": [t.content for t in added if t.special and t.content not in roles]}
 
 
 def _class_name(config: Mapping[str, Any], default: str) -> str:
