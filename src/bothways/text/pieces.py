@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import numpy as np
@@ -129,11 +129,14 @@ def _piece(value: int | bytes, number: int) -> Piece:
         text = _bytes(fields.get(1, b"")).decode("utf-8")
     except UnicodeDecodeError:
         raise _Damaged(f"piece {number} is not UTF-8") from None
-    score = struct.unpack("<f", _bytes(fields.get(2, b"\0\0\0\0"))[:4].ljust(4, b"\0"))[0]
-    kind = fields.get(3, NORMAL)
+    score, kind = _score(_bytes(fields.get(2, bytes(4)))), fields.get(3, NORMAL)
     if not text or not isfinite(score) or not isinstance(kind, int):
         raise _Damaged(f"piece {number} has no text, no finite score or no kind")
     return Piece(text, score, kind)
+
+
+def _score(data: bytes) -> float:
+    return float(struct.unpack("<f", data)[0]) if len(data) == 4 else nan
 
 
 def _bytes(value: int | bytes) -> bytes:
