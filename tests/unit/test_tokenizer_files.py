@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -58,7 +59,7 @@ KINDS = {
     "symbols": trained(control_symbols="<a>,<b>", user_defined_symbols="(,£"),
     "BPE": trained("bpe"),
     "bytes": trained("bpe", byte_fallback=True, vocab_size=400),
-    "no normaliser": trained(normalization_rule_name="identity"),
+    **{rule: trained(normalization_rule_name=rule) for rule in ("nfkc", "nfkc_cf", "nmt_nfkc_cf", "identity")},
 }
 
 
@@ -78,7 +79,7 @@ def test_what_a_file_says_about_itself(tmp_path: Path) -> None:
     assert (symbols.algorithm, symbols.byte_fallback) == (UNIGRAM, False)
     full = read_pieces(saved(tmp_path, KINDS["bytes"]))
     assert (full.algorithm, full.byte_fallback) == (BPE, True)
-    assert read_pieces(saved(tmp_path, KINDS["no normaliser"])).charsmap is None
+    assert read_pieces(saved(tmp_path, KINDS["identity"])).charsmap is None
 
 
 def test_the_character_map_normalises_as_sentencepiece_does(tmp_path: Path) -> None:
@@ -208,6 +209,20 @@ def test_a_character_map_that_is_taken_can_be_followed(units: bytes, text: bytes
         return
     for fragment in FRAGMENTS:
         normalizers.Precompiled(charsmap).normalize_str(fragment)
+
+
+def test_a_character_map_of_a_tokenizer_json_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    whole = saved(tmp_path, KINDS["unigram"])
+    tokenizer = load_tokenizer(whole.parent, default="T5Tokenizer")
+    assert tokenizer is not None
+    description = json.loads(tokenizer.backend.to_str())
+    good = description["normalizer"]
+    map_outside = b64encode((1024).to_bytes(4, "little") + b"\x00\xff\xff\x00" * 256).decode()
+    bad = {"type": "Precompiled", "precompiled_charsmap": map_outside}
+    for normalizer in (bad, {"type": "Sequence", "normalizers": [good, bad]}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({**description, "normalizer": normalizer}))
+        with pytest.raises(ConfigError, match=r"tokenizer\.json: .* its character map points outside"):
+            load_tokenizer(tmp_path)
 
 
 PAIRS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "ab": 6}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from bothways.errors import BothwaysError, CheckpointError, ConfigError
 from bothways.files import read_object, replacing, write_json
 from bothways.text.added import Named, add_tokens, content, read_named
 from bothways.text.classes import TOKENIZERS, TokenizerClass, options_of
+from bothways.text.pieces import checked_charsmap
 from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["load_tokenizer", "save_tokenizer"]
@@ -76,11 +78,23 @@ def _class_name(config: Mapping[str, Any], default: str) -> str:
 
 
 def _from_json(path: Path) -> Backend:
-    read_object(path)  # names the place where it is not JSON, which the parser below does not
+    description = read_object(path)  # names the place where it is not JSON, which the parser below does not
     try:
+        _check_maps(description.get("normalizer"))
         return Backend.from_file(str(path))
     except Exception as error:  # the Rust side raises plain Exception
         raise ConfigError(f"{path}: not a tokenizer of the tokenizers library: {error}") from None
+
+
+def _check_maps(normalizer: Any) -> None:
+    """Refuse character maps that would lead the backend out of its memory; everything else it checks itself."""
+    if isinstance(normalizer, dict):
+        encoded = normalizer.get("precompiled_charsmap")
+        if isinstance(encoded, str) and encoded:
+            checked_charsmap(b64decode(encoded))
+        inner = normalizer.get("normalizers")
+        for part in inner if isinstance(inner, list) else ():
+            _check_maps(part)
 
 
 def _from_files(folder: Path, kind: TokenizerClass, config: Mapping[str, Any], named: Named) -> Backend:

@@ -76,7 +76,7 @@ class Tokenizer:
 
     special: the special tokens by role: "unk", "cls", "sep", "pad", "mask" (those there are).
     max_length: the longest input its model was made for, in tokens; None where nothing says.
-    config: `tokenizer_config.json` as it was read, written back on saving.
+    config: `tokenizer_config.json` as it was read, written back on saving; with its class where it named none.
     """
 
     backend: Backend
