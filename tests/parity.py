@@ -79,7 +79,8 @@ def real_lines(data: Path, count: int, seed: int = 0) -> list[str]:
 
 
 def _lines(path: Path, most: int = 1 << 24) -> list[str]:
-    data = path.open("rb").read(most)
+    with path.open("rb") as file:
+        data = file.read(most)
     if b"\0" in data[:4096] or path.suffix in {".zst", ".gz", ".parquet"}:
         return []
     lines = data.decode("utf-8", errors="replace").split("\n")

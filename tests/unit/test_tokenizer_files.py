@@ -265,6 +265,15 @@ def test_settings_that_mean_nothing_are_refused_by_name(file: str, content: Any,
     assert file in str(info.value)
 
 
+@pytest.mark.parametrize("token", ["[a:b]", "$A", "$B:1", "a b"])
+def test_a_special_token_may_look_like_a_part_of_a_template(token: str, tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text(f"[UNK]\n[SEP]\n{token}\nc\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"cls_token": token}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.encode(["c"], ["c c"])[0].tokens == [token, "c", "[SEP]", "c", "c", "[SEP]"]
+
+
 @pytest.mark.parametrize("count", [-1, 10**9, True, "3", None])
 def test_sentinels_beyond_reason_are_refused(count: Any, tmp_path: Path) -> None:
     saved(tmp_path, KINDS["unigram"])

@@ -52,20 +52,15 @@ class TokenizerClass:
 def _around(single: str, pair: str) -> Finish:
     """A finish from templates in which special tokens stand by role: "cls $A sep", with ":1" for type 1."""
 
+    roles = sorted({part.split(":")[0] for part in pair.split()} - {"$A", "$B"})
+
     def finish(backend: Backend, special: Special, options: Options) -> processors.PostProcessor:
-        used = sorted({part.split(":")[0] for part in pair.split()} - {"$A", "$B"})
-        named = [_numbered(backend, special[role]) for role in used]
-        spell = {role: special[role] for role in used}
-        return processors.TemplateProcessing(
-            single=_spelled(single, spell), pair=_spelled(pair, spell), special_tokens=list(dict.fromkeys(named))
-        )
+        # Under the names of their roles, since templates give ":" and "$" in a token a meaning of their own.
+        tokens = {role: _numbered(backend, special[role]) for role in roles}
+        named = [{"id": role, "ids": [number], "tokens": [token]} for role, (token, number) in tokens.items()]
+        return processors.TemplateProcessing(single=single, pair=pair, special_tokens=named)
 
     return finish
-
-
-def _spelled(template: str, special: Special) -> list[str]:
-    parts = [part.partition(":") for part in template.split()]
-    return [f"{special.get(name, name)}:{kind or 0}" for name, _, kind in parts]
 
 
 def _doubled(backend: Backend, special: Special, options: Options) -> processors.PostProcessor:

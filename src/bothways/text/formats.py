@@ -41,15 +41,15 @@ def load_tokenizer(folder: Path, default: str = "BertTokenizer") -> Tokenizer | 
     if (folder / "tokenizer.json").exists():
         backend, written = _from_json(folder / "tokenizer.json"), AS_WRITTEN
     elif all((folder / file).exists() for file in kind.files):
-        backend, written = _from_files(folder, kind, config, named), name
+        options = options_of(kind, config, folder / "tokenizer_config.json")
+        backend, written = _from_files(folder, kind, options, named, special), name
     else:
         return None
     present = {role: token for role, token in special.items() if backend.token_to_id(token) is not None}
     limit = config.get("model_max_length")
     max_length = int(limit) if isinstance(limit, (int, float)) and 0 < limit < NO_LIMIT else None
-    return Tokenizer(
-        backend, present, max_length, {**config, "tokenizer_class": config.get("tokenizer_class") or written}
-    )
+    classed = {**config, "tokenizer_class": config.get("tokenizer_class") or written}
+    return Tokenizer(backend, present, max_length, classed)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -97,16 +97,16 @@ def _check_maps(normalizer: Any) -> None:
             _check_maps(part)
 
 
-def _from_files(folder: Path, kind: TokenizerClass, config: Mapping[str, Any], named: Named) -> Backend:
-    options = options_of(kind, config, folder / "tokenizer_config.json")
-    special = {**kind.special, **{role: content(token) for role, token in named.roles.items()}}
+def _from_files(
+    folder: Path, kind: TokenizerClass, options: Mapping[str, Any], named: Named, special: Mapping[str, str]
+) -> Backend:
     files = [folder / file for file in kind.files]
     with _refused(files[0]):
         backend, extras = kind.build(files, special, options)
-        # What a file of a whole vocabulary leaves out on its own account has no row in the model either.
-        kept = [
+        # What a file of a whole vocabulary leaves out, and nobody names, has no row in the model either.
+        kept = (
             r for r in special if r in named.roles or r in kind.behind or backend.token_to_id(special[r]) is not None
-        ]
+        )
         roles = [_flagged(named.roles.get(role, special[role]), kind.flags.get(role)) for role in kept]
         further = extras if named.extras is None else named.extras
         add_tokens(backend, [*roles, *further], named.added)

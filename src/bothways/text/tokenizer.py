@@ -127,14 +127,14 @@ class Tokenizer:
         with self._lock:
             if stride is not None:
                 self._check_stride(stride, max_length, inputs, strategy)
-            self._truncate(max_length, strategy, stride or 0)
-            run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
             try:
-                encodings = run(inputs)
+                self._truncate(max_length, strategy, stride or 0)
+                encodings = self._run(inputs, offsets)
+                lost = [0 if stride is not None else self._dropped(e, x) for e, x in zip(encodings, inputs)]
             except Exception as error:  # the Rust side raises plain Exception, as where only_first cannot cut enough
                 raise InputError(f"cannot cut to {max_length} tokens with {strategy}: {error}") from None
-            lost = [0 if stride is not None else self._dropped(e, x) for e, x in zip(encodings, inputs)]
-            self.backend.no_truncation()  # the backend is saved as it stands
+            finally:
+                self.backend.no_truncation()  # the backend is saved as it stands
         return [
             Encoded(window, lost[i], pairs is not None, i)
             for i, encoding in enumerate(encodings)
@@ -144,6 +144,9 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Ids to text, joined as the tokenizer's own decoder joins them."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def _run(self, inputs: list[Any], offsets: bool) -> list[Encoding]:
+        return self.backend.encode_batch(inputs) if offsets else self.backend.encode_batch_fast(inputs)
 
     def _dropped(self, encoding: Encoding, text: Any) -> int:
         """How many tokens truncation took. A pair's overflow comes in overlapping parts, so a pair is encoded again."""
