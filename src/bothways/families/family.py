@@ -143,7 +143,7 @@ class Family:
     prefix: of the encoder's weights in checkpoints that have a head.
     architectures: the class names in `config.json`, and the heads that each has.
     rules, pooler: of the parameters; heads: by name.
-    tokenizer: the class of the tokenizer, where its files do not say (a name in `text.formats`).
+    tokenizer: the class of the tokenizer, where its files do not say (a name in `text.classes.TOKENIZERS`).
     renames: old endings of names → today's.    unused: beginnings of names of weights that are known and not needed.
     current: a config of an older generation in today's keys.
     """

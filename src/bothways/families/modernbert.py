@@ -142,6 +142,6 @@ MODERNBERT = Family(
         "answer": Head(_classifier(), CLASSIFIER),
         "choose": Head(_classifier(1, pooled=True), CLASSIFIER),
     },
-    tokenizer="PreTrainedTokenizerFast",
+    tokenizer="GPT2Tokenizer",
     current=_current,
 )
