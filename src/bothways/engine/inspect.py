@@ -155,7 +155,7 @@ def _tokens(encoded: Encoded, texts: tuple[str, ...], config: EncoderConfig) -> 
     }
 
 
-def _measures(states: Tensor) -> dict[str, Floats]:
+def _measures(states: Tensor) -> dict[str, Any]:
     """Of the hidden states [D + 1, L, width]."""
     norms, directions = states.norm(dim=-1), F.normalize(states, dim=-1)
     kept = (directions[1:] * directions[:-1]).sum(-1)
