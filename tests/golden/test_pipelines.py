@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
 
 from bothways import Encoder, InputError, TruncationWarning, pipeline
 from bothways.engine.pipeline import Pipeline, check_types
@@ -146,12 +149,88 @@ def test_a_target_inside_a_word_is_the_piece_that_goes_on_with_it(ours: Pipeline
 
 @pytest.mark.parametrize(
     ("targets", "says"),
-    [([], "targets is empty"), ([""], "must be a word"), (["cat", 3], "must be a word"), (["☃"], "'☃'"), (7, "int")],
+    [
+        ([], "targets is empty"),
+        ([""], "must be a word"),
+        (["cat", 3], "must be a word"),
+        (["☃"], "'☃'"),
+        (["[MASK]s"], "mask token"),
+        (7, "int"),
+    ],
     ids=str,
 )
 def test_targets_that_are_no_words_are_refused(ours: Pipeline, targets: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         ours(TEXTS[0], targets=targets)
+
+
+@pytest.fixture(scope="module")
+def byte_level(new_folder: Callable[[], Path]) -> Path:
+    """A random small RoBERTa with a byte-level vocabulary, whose mask swallows the space before it."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["Ġc", "Ġca", "Ġcat", "Ġs", "Ġsa", "Ġsat", "do", "Ġdo", "Ġdog"]
+    merges = [("Ġ", "c"), ("Ġc", "a"), ("Ġca", "t"), ("Ġ", "s"), ("Ġs", "a"), ("Ġsa", "t"), ("d", "o"), ("Ġ", "do")]
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, *words]
+    backend = Backend(models.BPE({piece: i for i, piece in enumerate(pieces)}, [*merges, ("Ġdo", "g")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    backend.add_special_tokens([AddedToken("<mask>", lstrip=True), "<s>", "<pad>", "</s>", "<unk>"])
+    folder = new_folder()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token=AddedToken("<mask>", lstrip=True),
+    ).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.RobertaConfig(
+        vocab_size=len(pieces), max_position_embeddings=42, type_vocab_size=1, pad_token_id=1, **sizes
+    )
+    transformers.RobertaForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_byte_level_target_has_the_space_that_its_place_has(byte_level: Path) -> None:
+    ours = pipeline("fill-mask", byte_level, device="cpu")
+    theirs = transformers.pipeline("fill-mask", str(byte_level), device="cpu")
+    text, words = "the <mask> sat", ["cat", "dog", "sat"]
+    same_answers(ours(text, targets=words), theirs(text, targets=[f"Ġ{word}" for word in words]))
+    (answer,) = ours(text, targets=["cats"])
+    assert answer["token_str"] == " cats"
+    assert answer["sequence"] == "the cats sat"
+    assert isinstance(answer["token"], list)
+    words = [a["token_str"] for a in ours(text, pieces=3, top_k=200)]
+    assert all(" " not in word.strip() for word in words[:200] if word.strip())
+
+
+def test_a_deberta_fills_masks_as_by_transformers(new_folder: Callable[[], Path], folder: Path) -> None:
+    other = new_folder()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    distances = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+    config = transformers.DebertaV2Config(
+        vocab_size=transformers.AutoConfig.from_pretrained(folder).vocab_size,
+        max_position_embeddings=40,
+        type_vocab_size=0,
+        position_biased_input=False,
+        **sizes,
+        **distances,
+    )
+    transformers.DebertaV2ForMaskedLM(config).save_pretrained(other)
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        shutil.copy(folder / name, other)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = transformers.pipeline(
+        "fill-mask", transformers.AutoModelForMaskedLM.from_pretrained(other), tokenizer=tokenizer
+    )
+    text = "the [MASK] sat on the mat."
+    ours = pipeline("fill-mask", other, device="cpu")
+    same_answers(ours(text), theirs(text))
+    same_answers(ours(text, targets=["cat", "dog"]), theirs(text, targets=["cat", "dog"]))
 
 
 def test_targets_and_pieces_do_not_go_together(ours: Pipeline) -> None:
@@ -206,6 +285,8 @@ def test_one_piece_is_what_is_answered_without_saying_so(ours: Pipeline) -> None
 def test_pieces_leave_room_in_a_text_that_is_cut(ours: Pipeline) -> None:
     with pytest.warns(TruncationWarning, match="1 of 1 texts were cut to 38 tokens"):
         assert ours("the [MASK] " + "cat " * 100, pieces=3)
+    with pytest.warns(TruncationWarning, match="1 of 1 texts were cut to 39 tokens"):
+        assert len(ours("the [MASK] " + "cat " * 100, targets=["cat", "unable"])) == 2
     with pytest.raises(InputError, match="leaves no room"):
         ours(TEXTS[0], pieces=40)
 

@@ -31,6 +31,7 @@ def inspect(
     *,
     layer: int | None = None,
     head: str = "all",
+    device: str = "auto",
     json: bool = False,
     plot: Path | None = None,
 ) -> None:
@@ -48,6 +49,8 @@ def inspect(
         Whose attention: 0 for the first one, -1 for the last one, which it is by default.
     head
         A number, "mean" or "all" (the table shows the mean of several).
+    device
+        auto, cpu or cuda.
     json
         Print everything as JSON.
     plot
@@ -58,7 +61,7 @@ def inspect(
     def look() -> Inspection:
         from bothways.engine.inspect import inspect as look_at
 
-        return look_at(model, text, text2, layer=layer, head=which)
+        return look_at(model, text, text2, layer=layer, head=which, device=device)
 
     if plot is None:
         seen = look()

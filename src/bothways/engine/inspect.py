@@ -73,7 +73,7 @@ def inspect(
     *,
     layer: int | None = None,
     head: int | Literal["mean"] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     revision: str | None = None,
 ) -> Inspection:
     """Look at one text, or a pair of texts, with a model.

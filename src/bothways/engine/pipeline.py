@@ -53,7 +53,7 @@ class Pipeline:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Answer. Arguments are those of the task's `request`; see `bothways.tasks`."""
         request = self.task.request(*inputs, **options)
-        limit = self._config.longest - request.room
+        limit = self._config.longest - self.task.room(request, self.tokenizer)
         encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=limit)
         check_types(encoded, self._config)
         self.task.check(request, encoded, self.tokenizer)

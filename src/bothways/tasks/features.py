@@ -36,6 +36,9 @@ class FeatureExtraction:
             raise InputError(f'layers must be "last" or "all", got {layers!r}')
         return Request(as_texts(texts), isinstance(texts, str), options=Options(layers))
 
+    def room(self, request: Request, tokenizer: Tokenizer) -> int:
+        return 0
+
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Every text has features."""
 

@@ -76,7 +76,12 @@ class FillMask:
         if words and pieces > 1:
             raise InputError("give targets, which have as many pieces as they need, or pieces, not both")
         top_k = top_k if top_k is not None or words else USUAL_TOP_K
-        return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k, words, pieces), room=pieces - 1)
+        return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k, words, pieces))
+
+    def room(self, request: Request, tokenizer: Tokenizer) -> int:
+        options = request.options
+        lengths = [e.special.count(False) for e in tokenizer.encode(options.targets)]
+        return max([options.pieces, *lengths]) - 1
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         mask = tokenizer.id_of("mask")

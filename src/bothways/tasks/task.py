@@ -23,14 +23,12 @@ class Request:
 
     texts, pairs: the inputs; pairs is None for single texts.
     options: of this call, as the task's own `request` checked them.    single: one input was given, not a list.
-    room: tokens that texts are cut shorter by than the model's longest, for what the task will put into them.
     """
 
     texts: Sequence[str]
     single: bool
     pairs: Sequence[str] | None = None
     options: Any = None
-    room: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,9 @@ class Task(Protocol[AskedT]):
     @property
     def request(self) -> Callable[..., Request]:
         """Checks what the user gave; its signature is that of the pipeline's call."""
+
+    def room(self, request: Request, tokenizer: Tokenizer) -> int:
+        """How many tokens the task may put into a text; one that is cut is cut to leave that room."""
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Raise InputError on a text the task cannot answer, before anything is computed."""

@@ -179,7 +179,7 @@ def pieces_in_place(
     So a word gets the piece that its vocabulary has for it after a space ("Ġcat"), or inside a word ("##s"). Where its
     pieces run on into what is beside it, they are those it has by itself.
 
-    Raises InputError, naming it, on a word that the vocabulary does not know.
+    Raises InputError, naming it, on a word that the vocabulary does not know or that has a mask token in it.
     """
     start, end = mask
     in_place = tokenizer.encode([text[:start] + word + text[end:] for word in words])
@@ -190,6 +190,8 @@ def pieces_in_place(
         ids = _covering(within, whole, start, start + len(word)) or _covering(single, word, 0, len(word))
         if not ids or tokenizer.id_of("unk") in ids:
             raise InputError(f"the target {word!r} has pieces that are not in the model's vocabulary")
+        if tokenizer.id_of("mask") in ids:
+            raise InputError(f"the target {word!r} has a mask token in it")
         found.append(ids)
     return found
 
