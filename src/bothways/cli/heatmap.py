@@ -117,9 +117,12 @@ def _attention(figure: Any, seen: Inspection, grid: tuple[int, int]) -> None:
     edges = (figure.supxlabel, figure.supylabel) if several else (axes[0].set_xlabel, axes[0].set_ylabel)
     for name_edge, name in zip(edges, ("token looked at", "token that looks")):
         name_edge(name, fontsize=9, color="#555555")
-    figure.colorbar(image, ax=figure.axes[: len(seen.heads)], fraction=0.03, pad=0.015, shrink=0.7).ax.tick_params(
-        labelsize=8
+    beside = (
+        {"ax": figure.axes, "fraction": 0.03, "pad": 0.015, "shrink": 0.7}
+        if several
+        else {"cax": axes[0].inset_axes((1.03, 0.15, 0.035, 0.7))}
     )
+    figure.colorbar(image, **beside).ax.tick_params(labelsize=8)
 
 
 def _states(figure: Any, seen: Inspection) -> None:
