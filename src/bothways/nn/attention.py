@@ -15,7 +15,7 @@ from torch import Tensor
 from bothways.errors import InputError
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
-__all__ = ["Bias", "attend"]
+__all__ = ["Bias", "attend", "weights"]
 
 Bias = Callable[[Tensor, Tensor], Tensor]
 """The additive term of a group's scores: (q [B, H, Lq, D], k [B, H, Lk, D]) → broadcastable to [B, H, Lq, Lk]."""
@@ -62,6 +62,37 @@ def attend(
         return _attend_varlen(q, k, v, layout_q, layout_k, window, causal, scale)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
     return _attend_groups(q, k, v, grouping, _Choices(bias, window, causal, scale, dropout))
+
+
+def weights(
+    q: Tensor,
+    k: Tensor,
+    layout: Layout,
+    *,
+    bias: Bias | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> list[Tensor]:
+    """What `attend` weighs the values with, for people to look at: fp32 [H, L, L] for each sequence, rows sum to 1.
+
+    q, k [T, H, D]; the rest as for `attend`, which never makes these weights itself where a kernel spares it that.
+    """
+    _check(q, k, k, layout, layout, window, 0.0)
+    choices = _Choices(bias, window, False, q.shape[-1] ** -0.5 if scale is None else scale, 0.0)
+    found: dict[int, Tensor] = {}
+    for group in layout.grouping.groups:
+        if group.query_length:
+            found |= zip(group.sequences, _group_weights(*_rectangles(q, k, k, group)[:2], group, choices))
+    return [found.get(i, q.new_zeros(q.shape[1], 0, 0).float()) for i in range(len(layout))]
+
+
+def _group_weights(q: Tensor, k: Tensor, group: Group, choices: _Choices) -> Tensor:
+    """q, k [B, H, L, D] of a group → [B, H, L, L]."""
+    scores = (q.float() @ k.float().transpose(-1, -2)) * choices.scale
+    if choices.bias is not None:
+        scores = scores + choices.bias(q, k).float()
+    mask = _mask(group, (0, group.query_length, 0, group.key_length), choices, q.device)
+    return (scores if mask is None else scores.masked_fill(mask, -torch.inf)).softmax(-1)
 
 
 def _check(
