@@ -10,7 +10,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_WAIT_POLICY"] = "passive"  # waiting threads sleep: on a busy machine spinning ones cost a factor of 500
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -105,7 +106,7 @@ def randomise(model: torch.nn.Module, seed: int, std: float = 0.15) -> torch.nn.
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         parameter.normal_(0.0, std, generator=generator)
-        if "LayerNorm.weight" in name:
+        if "norm.weight" in name.lower():
             parameter.add_(1.0)
     return model
 
@@ -116,34 +117,84 @@ def write_bert_tokenizer(folder: Path, max_length: int, **config: Any) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def save_bert_to(
-    folder: Path,
-    *,
-    kind: str = "BertModel",
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    tokenizer: bool = True,
-    std: float = 0.15,
-    **sizes: Any,
-) -> Path:
-    shape = {
-        "vocab_size": len(VOCAB),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 24,
-    }
-    config = transformers.BertConfig(**{**shape, **sizes})
-    model = randomise(getattr(transformers, kind)(config), seed, std)
-    model.tie_weights()
-    model.to(dtype).save_pretrained(folder)
-    if tokenizer:
-        write_bert_tokenizer(folder, config.max_position_embeddings)
-    return folder
+SMALL = {
+    "vocab_size": len(VOCAB),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+}
 
 
-SAVE_FAMILY: dict[str, Callable[..., Path]] = {"bert": save_bert_to}
+@dataclass(frozen=True)
+class Maker:
+    """Makes small random checkpoints of a family.
+
+    name: what the names of transformers' classes begin with.    keys: of its config, beside those of SMALL.
+    words: its own words for BERT's keys.
+    """
+
+    name: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        folder: Path,
+        *,
+        kind: str = "Model",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        tokenizer: bool = True,
+        std: float = 0.15,
+        **sizes: Any,
+    ) -> Path:
+        """kind: what the class' name ends with.    sizes: keys of the config, in BERT's words or the family's."""
+        keys = {self.words.get(key, key): value for key, value in {**SMALL, **self.keys, **sizes}.items()}
+        config = getattr(transformers, f"{self.name}Config")(**keys)
+        model = randomise(getattr(transformers, self.name + kind)(config), seed, std)
+        model.tie_weights()
+        model.to(dtype).save_pretrained(folder)
+        if tokenizer:
+            write_bert_tokenizer(folder, config.max_position_embeddings)
+        return folder
+
+
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+}
+MODERNBERT = {
+    "local_attention": 8,
+    "global_attn_every_n_layers": 2,
+    **{f"{role}_token_id": i for i, role in enumerate(("pad", "bos", "cls", "sep", "eos"))},
+}
+DISTILBERT = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+    "hidden_act": "activation",
+}
+
+SAVE_FAMILY: dict[str, Maker] = {
+    "albert": Maker("Albert", {"embedding_size": 12}),
+    "bert": Maker("Bert"),
+    "camembert": Maker("Camembert", {"type_vocab_size": 1}),
+    "deberta-v2": Maker("DebertaV2", DEBERTA_V3),
+    "distilbert": Maker("DistilBert", words=DISTILBERT),
+    "electra": Maker("Electra", {"embedding_size": 12}),
+    "modernbert": Maker("ModernBert", MODERNBERT, {"hidden_act": "hidden_activation"}),
+    "mpnet": Maker("MPNet"),
+    "roberta": Maker("Roberta", {"type_vocab_size": 1}),
+    "xlm-roberta": Maker("XLMRoberta", {"type_vocab_size": 1}),
+}
 """A small random checkpoint of each family, made by transformers. A new family adds one line here."""
 
 
@@ -151,15 +202,15 @@ SAVE_FAMILY: dict[str, Callable[..., Path]] = {"bert": save_bert_to}
 def save_bert(new_folder: Callable[[], Path]) -> Callable[..., Path]:
     """(kind="BertModel", seed=0, dtype=…, tokenizer=True, **BertConfig keys) → the folder of a random small BERT."""
 
-    def save(**options: Any) -> Path:
-        return save_bert_to(new_folder(), **options)
+    def save(kind: str = "BertModel", **options: Any) -> Path:
+        return SAVE_FAMILY["bert"](new_folder(), kind=kind.removeprefix("Bert"), **options)
 
     return save
 
 
 @pytest.fixture(scope="session")
 def save_family(new_folder: Callable[[], Path]) -> Callable[..., Path]:
-    """(model_type, **options of that family's maker) → the folder of a random small model."""
+    """(model_type, kind="Model", **options of its maker) → the folder of a random small model."""
 
     def save(model_type: str, **options: Any) -> Path:
         return SAVE_FAMILY[model_type](new_folder(), **options)
