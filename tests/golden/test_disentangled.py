@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bothways import Encoder, Layout, Ragged
+from bothways.engine.backends import eager, place
 from bothways.nn.blocks import SelfAttention
 from bothways.nn.config import DisentangledPositions, EncoderConfig, LearnedPositions
 from bothways.nn.encoder import RelativePositions
@@ -186,6 +187,9 @@ def test_a_released_checkpoint_predicts_as_the_paper_says_and_is_saved_whole(rel
         for text, rows in zip(texts, ours.split([len(text) for text in texts])):
             states = encoder.network(Ragged.of([text]), keep=True).hidden_states
             torch.testing.assert_close(rows, decoded(stored, encoder, states), atol=1e-4, rtol=0)
+        place_of = place("cpu", "fp32")
+        prepared, head = eager(encoder.network, place_of), eager(encoder.heads["mlm"], place_of)
+        torch.testing.assert_close(head(head.states(prepared(Ragged.of(texts)))), ours, atol=1e-4, rtol=0)
     encoder.save_pretrained(tmp_path)
     again = Encoder.from_pretrained(tmp_path)
     assert again.unused == ()

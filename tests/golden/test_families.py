@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import SAVE_FAMILY
 from safetensors.torch import load_file, save_file
+from small_models import SAVE_FAMILY
 from torch import Tensor
 
 from bothways import Encoder, Ragged
@@ -155,6 +155,15 @@ def test_the_same_network_is_loaded_with_and_without_the_prefix(
     tensors = load_file(folder / "model.safetensors")
     save_file({prefix + name: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
     agree(Encoder.from_pretrained(folder), reference, most=3)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if FAMILIES[family].renames])
+def test_old_names_of_norms_load_to_the_same_network(save_family: Save, family: str) -> None:
+    folder = save_family(family, kind="ForMaskedLM", tokenizer=False)
+    expected = Encoder.from_pretrained(folder).network.state_dict()
+    save_file(with_old_names(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+    loaded = Encoder.from_pretrained(folder).network.state_dict()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def rewritten(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:

@@ -100,6 +100,48 @@ def test_prepared_networks_give_a_text_the_same_bits_in_every_batch(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_texts_that_local_layers_see_in_blocks_keep_the_law_too(
+    save_family: Save, backend: str, precision: str
+) -> None:
+    encoder = Encoder.from_pretrained(save_family("modernbert", tokenizer=False, max_position_embeddings=700))
+    network = BACKENDS[backend](encoder.network, place("cpu", precision))
+    texts = [torch.randint(0, encoder.config.vocab, (length,)) for length in (263, 264, 265, 513, 640, 700, 1, 265)]
+    expected = alone(network, texts)
+    for numbers in ([*range(8)], [7, 6, 5, 4, 3, 2, 1, 0], [5, 5, 5], [2, 7, 0], [4, 6]):
+        for i, vectors in zip(numbers, together(network, [texts[i] for i in numbers]), strict=True):
+            assert torch.equal(vectors, expected[i]), f"text {i} among {numbers}"
+
+
+HEADS = ["ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_prepared_heads_keep_the_law_too(
+    save_family: Save, family: str, kind: str, backend: str, precision: str
+) -> None:
+    encoder = Encoder.from_pretrained(save_family(family, kind=kind, tokenizer=False, num_labels=3))
+    network = BACKENDS[backend](encoder.network, place("cpu", precision))
+    ((name, head),) = encoder.heads.items()
+    prepared = BACKENDS[backend](head, place("cpu", precision))
+
+    def answers(texts: list[Tensor]) -> tuple[Tensor, ...]:
+        output = network(Ragged.of(texts))
+        rows = prepared(prepared.states(output)) if name == "mlm" else prepared(output.last)
+        return rows.unbind() if len(rows) == len(texts) else Ragged(rows, output.last.layout).unbind()
+
+    texts = texts_of_every_length(encoder.config.vocab, 9)
+    expected = [answers([text])[0] for text in texts]
+    for numbers in compositions(len(texts))[:12]:
+        for i, answer in zip(numbers, answers([texts[i] for i in numbers]), strict=True):
+            assert torch.equal(answer.view(-1), expected[i].view(-1)), f"text of {i + 1} tokens among {numbers}"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_threads_keep_the_law_too(save_family: Save, family: str, backend: str, precision: str) -> None:
     encoder = Encoder.from_pretrained(save_family(family, tokenizer=False, **SHAPES["realistic"]))

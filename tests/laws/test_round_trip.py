@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import SAVE_FAMILY, VARIANTS
 from safetensors.torch import load_file
+from small_models import SAVE_FAMILY, VARIANTS
 from torch import Tensor, nn
 
 from bothways import ConfigError, Encoder, Ragged

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SAVE_FAMILY
 from safetensors.torch import load_file, save_file
+from small_models import SAVE_FAMILY
 
 from bothways import (
     BothwaysError,

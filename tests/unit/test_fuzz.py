@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAVE_FAMILY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_models import SAVE_FAMILY
 
 from bothways import BothwaysError, Encoder, SentenceEncoder
 from bothways.checkpoint.weights import WeightFile
