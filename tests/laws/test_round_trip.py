@@ -179,7 +179,7 @@ def test_keys_that_do_not_shape_the_network_are_carried_verbatim(save_family: Sa
 ODD: dict[str, Any] = {
     **{"vocab": 101, "width": 30, "depth": 3, "heads": 5, "ffn": 77, "types": 3, "activation": "relu"},
     **{"positions.count": 51, "positions.offset": 4, "positions.added": True, "positions.theta": 123.0},
-    **{"positions.local_theta": 45.0, "relative.rows": 40, "relative.active": True, "relative.terms": ["c2p", "p2p"]},
+    **{"positions.local_theta": 45.0, "relative.rows": 40, "relative.active": False, "relative.terms": ["c2p", "p2p"]},
     **{"relative.buckets": 6, "relative.span": 9, "relative.shared": True, "relative.norm": "layer_norm"},
     **{"embedding.words": 11, "sharing.groups": 3, "sharing.inner": 2, "local.window": 10},
     **{"convolution.kernel": 3, "convolution.groups": 2, "convolution.act": "relu"},
