@@ -291,6 +291,7 @@ IMPOSSIBLE = [
     ("deberta-v2", {"conv_act": "softmax"}, "conv_act"),
     ("distilbert", {"n_heads": 5}, "dim"),
     ("modernbert", {"layer_types": ["full_attention"]}, "layer_types"),
+    ("modernbert", {"layer_types": []}, "layer_types"),
     ("modernbert", {"layer_types": ["full_attention", "no_attention"]}, "layer_types"),
     ("modernbert", {"layer_types": None, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers"),
     ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters"),

@@ -230,7 +230,7 @@ class EncoderConfig:
             ),
             (groups > self.depth, f"groups {groups} cannot share {self.depth} layers"),
             (
-                bool(local) and len(local) != self.depth,
+                self.local is not None and len(local) != self.depth,
                 f"kinds of {len(local)} layers given, but there are {self.depth}",
             ),
             (
