@@ -194,7 +194,7 @@ def config_from_hf(
         for name, allowed in family.only.items():
             if name in raw and raw[name] not in allowed:
                 known = " or ".join(repr(value) for value in allowed)
-                raise ConfigError(f"{name} is {raw[name]!r}; {family.model_type} models here have {known}")
+                raise ConfigError(f"{name} is {raw[name]!r:.80}; {family.model_type} models here have {known}")
         config = _replace(family.template, values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {_in_their_words(family, str(error))}") from None

@@ -15,7 +15,7 @@ from torch import Tensor
 from bothways.errors import InputError
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
-__all__ = ["Bias", "attend", "weights"]
+__all__ = ["Bias", "aligned", "attend", "weights"]
 
 Bias = Callable[[Tensor, Tensor], Tensor]
 """The additive term of a group's scores: (q [B, H, Lq, D], k [B, H, Lk, D]) → broadcastable to [B, H, Lq, Lk]."""
@@ -179,7 +179,7 @@ def _attend_span(q: Tensor, k: Tensor, v: Tensor, group: Group, span: Span, choi
     for q_some, k_some, v_some in zip(q.split(some), k.split(some), v.split(some)):
         q_some, k_some, v_some = q_some.to(dtype), k_some.to(dtype), v_some.to(dtype)
         term = None if choices.bias is None else choices.bias(q_some, k_some).to(dtype)
-        third = _aligned(q_some), _aligned(k_some), _aligned(v_some)
+        third = aligned(q_some), aligned(k_some), aligned(v_some)
         out = kernel(*third, term, mask, choices.scale, choices.dropout)
         parts.append(out[..., : v.shape[-1]].transpose(1, 2))
     return parts
@@ -253,7 +253,7 @@ def _mask(group: Group, span: Span, choices: _Choices, device: torch.device) -> 
     return mask
 
 
-def _aligned(x: Tensor) -> Tensor:
+def aligned(x: Tensor) -> Tensor:
     """Columns filled up to 16 bytes: in fp32 on a CPU, products of rows that are not so aligned differ in last bits."""
     idle = -x.shape[-1] % 4 if x.dtype == torch.float32 and x.device.type == "cpu" else 0
     return F.pad(x, (0, idle)) if idle else x

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.attention import Bias, attend, weights
 from bothways.nn.config import DisentangledPositions, EncoderConfig, RotaryPositions
-from bothways.nn.layers import FEWEST_ROWS, Linear, add, norm
+from bothways.nn.layers import FEWEST_ROWS, Linear, activate, add, norm
 from bothways.nn.positions import DisentangledBias, Turns, turn
 from bothways.ragged import Layout
 
@@ -103,7 +102,7 @@ class FeedForward(nn.Module):
         if not self.gated:
             return self.up(x, act=self.act)
         opened, gate = self.up(x).chunk(2, dim=-1)
-        return ACTIVATIONS[self.act](opened) * gate
+        return activate(opened, self.act) * gate
 
 
 class EncoderLayer(nn.Module):
@@ -171,7 +170,7 @@ class Convolution(nn.Module):
         weights = self.weight.to(x.dtype).unflatten(0, (self.groups, -1)).flatten(2)
         convolved = torch.cat([F.linear(c, w) for c, w in zip(columns, weights)], dim=-1)[: len(x)]
         convolved = convolved + self.bias.to(x.dtype)
-        return self.norm(y + ACTIVATIONS[self.act](F.dropout(convolved, self.dropout, self.training)))
+        return self.norm(y + activate(F.dropout(convolved, self.dropout, self.training), self.act))
 
 
 def _neighbours(x: Tensor, layout: Layout, kernel: int) -> Tensor:
