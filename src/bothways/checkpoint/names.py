@@ -50,7 +50,7 @@ def normalised(family: Family, stored_names: Mapping[str, object], where: Path) 
         for old, new in family.renames.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         if name in names and name.startswith(family.unused):
-            continue
+            name = f"{name} as {stored}"  # nobody reads either of them
         if name in names:
             raise CheckpointError(f"{where}: {stored} and {names[name]} are the same weight twice")
         names[name] = stored
