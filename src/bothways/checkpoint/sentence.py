@@ -106,11 +106,14 @@ def load_sentence_model(
     Raises ConfigError or CheckpointError, naming file and key, on whatever does not fit.
     """
     folder = resolve(model, revision)
-    modules = _modules(folder, warn_of_pooling)
+    modules = _modules(folder)
     transformer = folder / modules[0][1]
     refuse_pickles(transformer, folder)
     encoder = Encoder(**load_parts(transformer))
     tokenizer = tokenizer_of(encoder, f"the model at {transformer}")
+    if warn_of_pooling and not (folder / MODULES).exists():
+        message = f"{folder}: no {MODULES} in this folder, so mean pooling is assumed"
+        warnings.warn(message, AssumedPoolingWarning, stacklevel=3)
     settings = _transformer_settings(transformer)
     top = _optional(folder / SETTINGS)
     prompts = top.get("prompts") or {}
@@ -148,12 +151,9 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     return next(filter(None, (_optional(folder / name) for name in TRANSFORMER_SETTINGS)), {})
 
 
-def _modules(folder: Path, warn_of_pooling: bool) -> list[tuple[str, str]]:
+def _modules(folder: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module, the transformer first."""
     if not (folder / MODULES).exists():
-        if warn_of_pooling:
-            message = f"{folder}: no {MODULES} in this folder, so mean pooling is assumed"
-            warnings.warn(message, AssumedPoolingWarning, stacklevel=4)
         return [("Transformer", "")]
     modules = read_modules(folder)
     if not modules or modules[0][0] != "Transformer":

@@ -25,7 +25,7 @@ SIZES = {
     "parameters": "params",
 }
 SHOWN = tuple(name for name in SIZES if name != "ffn")
-TITLE = "longest: tokens of a text; params: with the pooler, without heads (--json has more)"
+TITLE = "longest: tokens of a text; params: with the pooler, without heads"
 BESIDE_SPEEDS = ("preset", "layers", "width", "parameters")
 TEXTS = ("preset", "family")
 

@@ -112,8 +112,8 @@ def _show(seen: Inspection) -> None:
     print_table(columns, [_looks(seen, i) for i in shown], title=f"Attention of layer {seen.layer}, {whose}")
     columns = ["after layer", "mean norm", "least", "most", "cos before", "cos embedded", "cos last"]
     title = (
-        "Hidden states after each layer: their norms over the tokens, and how alike they are (mean cosine)\n"
-        "to those of the layer before, to the embeddings, and to those of the last layer"
+        "Hidden states after each layer: their norms over the tokens, and how alike they\n"
+        "are (mean cosine) to the layer before, the embeddings and the last layer"
     )
     print_table(columns, [_layer(seen, i) for i in range(len(seen.norms))], title=title, text=())
 

@@ -34,7 +34,7 @@ def print_table(
     from rich.text import Text
 
     left = columns[-1:] if text is None else text
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
     for i, column in enumerate(columns):
         broken = i == len(columns) - 1 and column in left
         table.add_column(column, justify="left" if column in left else "right", overflow="fold", no_wrap=not broken)
@@ -44,10 +44,9 @@ def print_table(
     widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows)]
     if columns[-1] in left:
         widths[-1] = min(widths[-1], LEAST_TEXT)
-    if title:
-        console.print(Text("\n" + "\n".join(map(printable, title.splitlines()))))
+    console.print(Text("\n".join(["", *map(printable, (title or "").splitlines())])))
     # Numbers are not broken: lines that are too long are left to the terminal to wrap.
-    console.width = max(console.width, sum(widths) + BETWEEN * len(widths))
+    console.width = max(console.width, sum(widths) + BETWEEN * (len(widths) - 1))
     console.print(table)
 
 

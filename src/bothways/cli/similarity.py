@@ -53,5 +53,6 @@ def show_matrix(texts: tuple[str, ...] | list[str], matrix: list[list[float]]) -
     for start in range(0, len(texts), most):
         part = slice(start, start + most)
         print_table(["", *numbers[part]], [[n, *row[part]] for n, row in zip(numbers, rows)], text=())
+    print()
     for number, text in zip(numbers, texts):
         print(f"{number:>{len(numbers[-1])}}  {printable(text)}")
