@@ -328,6 +328,12 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
+def test_hardly_anything_is_imported_before_ctrl_c_has_its_answer() -> None:
+    script = "import sys; old = set(sys.modules); import bothways.__main__; print(*sorted(set(sys.modules) - old))"
+    result = subprocess.run([sys.executable, "-S", "-c", script], check=True, capture_output=True, text=True)
+    assert result.stdout.split() == ["__future__", "bothways", "bothways.__main__", "bothways.errors"]
+
+
 def test_ctrl_c_exits_with_130_and_leaves_nothing(minilm: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("some words to embed, again and again\n" * 200_000, encoding="utf-8")
     command = ["embed", minilm, "--input", tmp_path / "lines.txt", "--output", tmp_path / "v.npy"]
