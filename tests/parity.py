@@ -33,12 +33,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import sentencepiece
 import transformers
-from tokenizers import AddedToken, pre_tokenizers
+from tokenizers import pre_tokenizers
 
 from bothways.text.backends import mapped
 from bothways.text.backends import sentencepiece as build_sentencepiece
 from bothways.text.formats import load_tokenizer, save_tokenizer
-from bothways.text.pieces import USER_DEFINED, read_pieces
+from bothways.text.pieces import read_pieces
 from bothways.text.tokenizer import Tokenizer
 
 CLASSES = {
@@ -60,10 +60,10 @@ CLASSES = {
 """The class of a vocabulary by the beginning of its name, where no tokenizer_config.json says."""
 
 AGAINST: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer"),
-        {"strip_accents": False, "tokenize_chinese_chars": False},
-    ),
+    "BertTokenizer": {"strip_accents": False, "tokenize_chinese_chars": False},
+    "DistilBertTokenizer": {"do_lower_case": False},
+    "ElectraTokenizer": {"do_lower_case": False},
+    "MPNetTokenizer": {"do_lower_case": False},
     "AlbertTokenizer": {"do_lower_case": False, "keep_accents": True},
     "CamembertTokenizer": {"add_prefix_space": False},
     "DebertaTokenizer": {"add_prefix_space": True},
@@ -294,8 +294,6 @@ def check_pieces(path: Path, lines: list[str]) -> Counts:
     vocab = [(piece.text, piece.score) for piece in pieces.pieces]
     words = pre_tokenizers.WhitespaceSplit()
     ours = build_sentencepiece(pieces, vocab, pieces.unknown, mapped(pieces), split=words)
-    standing = [AddedToken(p.text, normalized=False) for p in pieces.pieces if p.kind == USER_DEFINED]
-    ours.add_tokens(standing)
     counts = Counts(ids=int([theirs.id_to_piece(i) for i in range(len(vocab))] != [text for text, _ in vocab]))
     for line in lines:
         if ours.encode(line).ids != theirs.encode(line):
@@ -318,8 +316,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'vocabulary':<44}{'lines':>8}{'ids':>8}{'offsets':>9}{'types':>8}{'seconds':>9}   (how many differ)")
     checks = [(case.name, lines, partial(check, case, lines)) for case in vocabularies(options.data / "vocab")]
     plain = [line for line in real if line.isascii() and line.isprintable()]
-    for path in sorted(options.data.rglob("*.model")):
-        checks.append((f"{path.parent.name}/{path.name}", plain, partial(check_pieces, path, plain)))
+    models = sorted(options.data.rglob("*.model"))
+    checks += [(f"{path.parent.name}/{path.name}", plain, partial(check_pieces, path, plain)) for path in models]
     differ = False
     for name, tried, run in sorted(checks, key=itemgetter(0)):
         if name.startswith(options.only):

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from parity import FRAGMENTS, nasty_lines
 from tokenizers import models, normalizers
 
+from bothways import Encoder
 from bothways.errors import BothwaysError, CheckpointError, ConfigError, InputError
 from bothways.text.classes import TOKENIZERS
 from bothways.text.formats import load_tokenizer
@@ -348,6 +349,27 @@ def test_a_tokenizer_json_with_a_piece_of_any_length_does_not_end_the_process(ki
     assert ended.returncode == 1
     assert "ConfigError" in ended.stderr
     assert "piece 1 has 300,000 characters, more than 512" in ended.stderr
+
+
+BEYOND = {
+    "around a text": {"type": "BertProcessing", "sep": ["[SEP]", 999_999], "cls": ["[CLS]", 1]},
+    "between two": {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "x", "type_id": 0}}],
+        "special_tokens": {"x": {"id": "x", "ids": [999_999], "tokens": ["x"]}},
+    },
+}
+
+
+@pytest.mark.parametrize("finish", BEYOND.values(), ids=BEYOND)
+def test_ids_that_a_post_processor_makes_up_are_refused(finish: Any, save_bert: Callable[..., Path]) -> None:
+    folder = save_bert()
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    unigram(folder, post_processor=finish)
+    with pytest.raises(CheckpointError, match=r"puts the id 999,999 around texts, but the model has only [0-9,]+ rows"):
+        Encoder.load(folder)
 
 
 def replacing(text: str, by: str, times: int) -> dict[str, Any]:
