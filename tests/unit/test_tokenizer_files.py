@@ -369,7 +369,7 @@ def test_ids_that_a_post_processor_makes_up_are_refused(finish: Any, save_bert: 
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     unigram(folder, post_processor=finish)
     with pytest.raises(CheckpointError, match=r"puts the id 999,999 around texts, but the model has only [0-9,]+ rows"):
-        Encoder.load(folder)
+        Encoder.from_pretrained(folder)
 
 
 def replacing(text: str, by: str, times: int) -> dict[str, Any]:
