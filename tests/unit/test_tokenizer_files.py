@@ -372,6 +372,33 @@ def test_ids_that_a_post_processor_makes_up_are_refused(finish: Any, save_bert: 
         Encoder.from_pretrained(folder)
 
 
+BAD_JSON: dict[str, tuple[Any, str]] = {
+    "no object": ([], "an object was expected under model"),
+    "scores that are none": ({"vocab": [["a", float("nan")]], "unk_id": 0}, "pieces with their scores was expected"),
+    "pieces without scores": ({"vocab": [["a"]], "unk_id": 0}, "pieces with their scores was expected"),
+    "no unknown piece": ({"vocab": [["a", 0.0]]}, "unk_id must be the place of a piece, got None"),
+    "an unknown piece outside": ({"vocab": [["a", 0.0]], "unk_id": 9}, "unk_id must be the place of a piece, got 9"),
+    "nothing": ({"vocab": [], "unk_id": 0}, "unk_id must be the place of a piece"),
+}
+
+
+@pytest.mark.parametrize(("model", "message"), BAD_JSON.values(), ids=BAD_JSON)
+def test_a_damaged_vocabulary_of_a_tokenizer_json_is_refused_by_name(model: Any, message: str, tmp_path: Path) -> None:
+    unigram(tmp_path, model={"type": "Unigram", **model} if model else model)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer"}))
+    with pytest.raises(ConfigError, match=message) as info:
+        load_tokenizer(tmp_path)
+    assert "tokenizer.json" in str(info.value)
+
+
+@pytest.mark.parametrize("merge", ["ab", ["a"], 3, "a b c"])
+def test_a_damaged_merge_of_a_tokenizer_json_is_refused_by_name(merge: Any, tmp_path: Path) -> None:
+    unigram(tmp_path, model={"type": "BPE", "vocab": PAIRS, "merges": [merge]})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: a merge must be of two pieces"):
+        load_tokenizer(tmp_path)
+
+
 def replacing(text: str, by: str, times: int) -> dict[str, Any]:
     one = {"type": "Replace", "pattern": {"String": text}, "content": by}
     return {"type": "Sequence", "normalizers": [one] * times}
@@ -385,6 +412,7 @@ GROWING: dict[str, dict[str, Any]] = {
     "letters for bytes": {
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": False}] * 30}
     },
+    "the way back": {"decoder": {"type": "Sequence", "decoders": replacing("a", "a" * 10, 9)["normalizers"]}},
     "a nest": {"normalizer": {"type": "Sequence", "normalizers": [replacing("a", "a" * 10, 1)] * 5}},
 }
 

@@ -13,7 +13,7 @@ from bothways.text.pieces import MOST_CHARACTERS, checked_charsmap, longest_repl
 
 __all__ = ["check_description", "guarded"]
 
-# How many times as long a text may become before it is cut into tokens: real files stay below 20.
+# How many times as long a text may become on its way to tokens or back: real files stay below 20.
 MOST_GROWTH = 64
 # What a byte becomes, in bytes, where each one is given a visible character.
 BYTE_LEVEL_GROWTH = 2.0
@@ -42,7 +42,8 @@ def check_description(description: Mapping[str, Any]) -> None:
     for number, piece in enumerate(_pieces(model.get("vocab") if isinstance(model, dict) else None)):
         if isinstance(piece, str) and len(piece) > MOST_CHARACTERS:
             raise ValueError(f"piece {number} has {len(piece):,} characters, more than {MOST_CHARACTERS}")
-    growth = _growth(description.get("normalizer")) * _growth(description.get("pre_tokenizer"))
+    before = _growth(description.get("normalizer")) * _growth(description.get("pre_tokenizer"))
+    growth = max(before, _growth(description.get("decoder")))
     if growth > MOST_GROWTH:
         raise ValueError(f"it can make a text {growth:.3g} times as long, more than {MOST_GROWTH} times")
 
@@ -54,11 +55,11 @@ def _pieces(vocab: Any) -> Iterator[Any]:
 
 
 def _growth(step: Any) -> float:
-    """An upper bound on how many times as long a normaliser or a pre-tokenizer makes a text; steps multiply."""
+    """An upper bound on how many times as long a part of the pipeline makes a text; its steps multiply."""
     if not isinstance(step, dict):
         return 1.0
     growth = GROWTHS.get(str(step.get("type")), lambda _: 1.0)(step)
-    for key in ("normalizers", "pretokenizers"):
+    for key in ("normalizers", "pretokenizers", "decoders"):
         inner = step.get(key)
         for part in inner if isinstance(inner, list) else ():
             growth *= _growth(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def _scored(path: Path, model: Mapping[str, Any], charsmap: bytes | None) -> Voc
 
 
 def _is_scored(entry: Any) -> bool:
-    return (
-        isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], (int, float))
-    )
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    piece, score = entry
+    return isinstance(piece, str) and isinstance(score, (int, float)) and isfinite(score)
 
 
 def _merge(path: Path, merge: Any) -> tuple[str, str]:
