@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bothways.errors import CheckpointError, InputError
-from bothways.files import read_object, replacing, write_json
+from bothways.files import MOST_LISTED_BYTES, read_object, replacing, write_json
 
 __all__ = [
     "WEIGHTS",
@@ -120,7 +120,7 @@ def read_index(path: Path) -> dict[str, str]:
 
     Nothing else of an index is believed. Raises ConfigError or CheckpointError on any other content.
     """
-    places = read_object(path).get("weight_map")
+    places = read_object(path, MOST_LISTED_BYTES).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{path}: a weight_map from tensors to files was expected")
     kind = path.name.removesuffix(".index.json").rpartition(".")[2]
