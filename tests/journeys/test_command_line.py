@@ -330,7 +330,9 @@ assert "torch" not in sys.modules
 
 def test_hardly_anything_is_imported_before_ctrl_c_has_its_answer() -> None:
     script = "import sys; old = set(sys.modules); import bothways.__main__; print(*sorted(set(sys.modules) - old))"
-    result = subprocess.run([sys.executable, "-S", "-c", script], check=True, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(bothways.__file__).parents[1])}
+    command = [sys.executable, "-S", "-c", script]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert result.stdout.split() == ["__future__", "bothways", "bothways.__main__", "bothways.errors"]
 
 
