@@ -143,7 +143,8 @@ def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
 
 def families_table(found: dict[str, dict[str, Any] | str]) -> str:
     """Each family beside transformers; one that failed has its reason underneath."""
-    head = ["6 layers of 384, fp32", "bothways, tokens/s", "transformers, tokens/s", "×", "max difference"]
+    sides = [head for order in ("as they come", "by length") for head in (f"transformers, texts {order}", "×")]
+    head = ["6 layers of 384, fp32, tokens/s", "bothways", *sides, "max difference"]
     rows = [family_cells(family, result) for family, result in found.items() if not isinstance(result, str)]
     failures = [f"- {family} failed: {result}" for family, result in found.items() if isinstance(result, str)]
     return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
@@ -151,8 +152,10 @@ def families_table(found: dict[str, dict[str, Any] | str]) -> str:
 
 def family_cells(family: str, result: dict[str, Any]) -> list[str]:
     """One family's row."""
-    speeds = [figure(result["tokens"] / median(result[side]), 0) for side in ("ours", "theirs")]
-    return [family, *speeds, figure(ratio(result), 2, "×"), f"{result['difference']:.0e}"]
+    cells = [family, figure(result["tokens"] / median(result["ours"]), 0)]
+    for order in ("as_they_come", "by_length"):
+        cells += [figure(result["tokens"] / median(result[order]), 0), figure(ratio(result, order), 2, "×")]
+    return [*cells, f"{result['difference']:.0e}"]
 
 
 def disturbance(results: Sequence[Result], families: dict[str, dict[str, Any] | str]) -> float:
