@@ -40,7 +40,9 @@ class Linear(nn.Linear):
         """Leave the memory as it is."""
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        # Trained in half precision, the weights themselves stay in fp32.
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = F.linear(x, self.weight.to(x.dtype), bias)
         if act is not None:
             y = ACTIVATIONS[act](y)
         return y if residual is None else y + residual
