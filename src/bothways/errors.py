@@ -6,6 +6,7 @@ __all__ = [
     "BothwaysError",
     "CheckpointError",
     "ConfigError",
+    "DamagedCheckpointWarning",
     "InputError",
     "MissingExtraError",
     "TruncationWarning",
@@ -45,3 +46,7 @@ class UnusedWeightsWarning(UserWarning):
 
 class TruncationWarning(UserWarning):
     """Some texts were longer than the model takes, and their ends were dropped."""
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A checkpoint of a run could not be used, and the one before it was."""

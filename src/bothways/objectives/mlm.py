@@ -30,8 +30,9 @@ class MaskedLanguageModelling:
     vocab: int
     mask_id: int
     special: frozenset[int]
-    masking: Masking = Masking()
+    masking: Masking = field(default_factory=Masking)
     heads: tuple[str, ...] = ("mlm",)
+    losses: tuple[str, ...] = ("mlm",)
     _special: NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +52,8 @@ class MaskedLanguageModelling:
         return {"mlm": 0 if batch.labels is None else len(batch.labels)}
 
     def loss(self, model: Model, batch: Batch) -> Losses:
-        assert batch.labels is not None and batch.rows is not None
+        assert batch.labels is not None
+        assert batch.rows is not None
         output = model.network(batch.tokens, batch.types)
         head = model.heads["mlm"]
         assert isinstance(head, (MaskedLanguageHead, MaskDecoder))

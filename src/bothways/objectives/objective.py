@@ -51,6 +51,10 @@ class Objective(Protocol):
     def heads(self) -> tuple[str, ...]:
         """The heads it needs, by their names in a family."""
 
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of what is minimised."""
+
     def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
         """What the model gets to see and what it shall say, on the host. Same generator, same batch."""
 
