@@ -28,6 +28,9 @@ app.command("bothways.cli.embed:embed", help="Texts to vectors.")
 app.command("bothways.cli.similarity:similarity", help="How alike texts are.")
 app.command("bothways.cli.fill_mask:fill_mask", name="fill-mask", help="The likeliest words for each [MASK].")
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
+app.command(
+    "bothways.cli.families:families", help="The sizes of encoders known by name; --measure how fast they run here."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
