@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from bothways.objectives.objective import Model
 from bothways.train.feed import Cursor
 from bothways.train.optim import optimizer_state, restore_optimizer
 
-__all__ = ["Progress", "checkpoints", "prune", "restore", "save_checkpoint"]
+__all__ = ["Progress", "Restored", "checkpoints", "prune", "restore", "save_checkpoint"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -48,6 +48,20 @@ class Progress:
     @property
     def cursor(self) -> Cursor:
         return Cursor(self.epoch, self.number)
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """What a checkpoint holds, ready to go on."""
+
+    encoder: Encoder
+    model: Model
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    folder: Path
+
+
+OptimizerOf = Callable[[Model], torch.optim.Optimizer]
 
 
 def save_checkpoint(
@@ -78,7 +92,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
 
 
-def restore(run: Path, optimizer_of: Any) -> tuple[Encoder, torch.optim.Optimizer, Progress, Path] | None:
+def restore(run: Path, optimizer_of: OptimizerOf) -> Restored | None:
     """The newest checkpoint that is whole; None if there is none at all.
 
     optimizer_of: makes the optimizer of a model.    Damaged ones are passed over with a warning.
@@ -86,17 +100,24 @@ def restore(run: Path, optimizer_of: Any) -> tuple[Encoder, torch.optim.Optimize
     """
     found = checkpoints(run)
     for folder in reversed(found):
-        try:
-            return _read(folder, optimizer_of)
-        except (BothwaysError, OSError) as error:
-            reason = " ".join(str(error).split())
-            warnings.warn(f"{folder} cannot be used ({reason})", DamagedCheckpointWarning, stacklevel=2)
+        restored = _whole(folder, optimizer_of)
+        if restored is not None:
+            return restored
     if found:
         raise CheckpointError(f"{run / FOLDER}: none of the {len(found)} checkpoints is whole")
     return None
 
 
-def _read(folder: Path, optimizer_of: Any) -> tuple[Encoder, torch.optim.Optimizer, Progress, Path]:
+def _whole(folder: Path, optimizer_of: OptimizerOf) -> Restored | None:
+    try:
+        return _read(folder, optimizer_of)
+    except (BothwaysError, OSError) as error:
+        reason = " ".join(str(error).split())
+        warnings.warn(f"{folder} cannot be used ({reason})", DamagedCheckpointWarning, stacklevel=3)
+        return None
+
+
+def _read(folder: Path, optimizer_of: OptimizerOf) -> Restored:
     state = read_object(folder / STATE)
     for name, expected in state["sha256"].items():
         if not (folder / name).is_file():
@@ -105,9 +126,9 @@ def _read(folder: Path, optimizer_of: Any) -> tuple[Encoder, torch.optim.Optimiz
             raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
     encoder = Encoder.from_pretrained(folder)
     model = Model(encoder.network, encoder.heads)
-    optimizer: torch.optim.Optimizer = optimizer_of(model)
+    optimizer = optimizer_of(model)
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
-    return encoder, optimizer, Progress(**state["progress"]), folder
+    return Restored(encoder, model, optimizer, Progress(**state["progress"]), folder)
 
 
 def prune(run: Path, keep: int, best_step: int | None) -> None:
