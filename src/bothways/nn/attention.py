@@ -123,21 +123,23 @@ class _Choices:
 def _attend_groups(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping, choices: _Choices) -> Tensor:
     """One rectangle for each group of equal lengths, then back into one tensor."""
     parts: list[Tensor] = []
-    for group in grouping.groups:
+    sides = grouping.split(q), grouping.split(k, keys=True), grouping.split(v, keys=True)
+    for group, q_rows, k_rows, v_rows in zip(grouping.groups, *sides):
         if group.query_length == 0:
             continue
         if group.key_length == 0:
             parts.append(q.new_zeros(group.count, group.query_length, *q.shape[1:-1], v.shape[-1]))
             continue
-        rectangles = _rectangles(q, k, v, group)
-        blocks = [_attend_span(*rectangles, group, span, choices) for span in _spans(group, choices)]
+        rectangles = [rows.view(group.count, -1, *rows.shape[1:]).transpose(1, 2) for rows in (q_rows, k_rows, v_rows)]
+        blocks = [_attend_span(rectangles, group, span, choices) for span in _spans(group, choices)]
         parts += blocks[0] if len(blocks) == 1 else [torch.cat([torch.cat(block) for block in blocks], dim=1)]
     return _laid_end_to_end(parts, grouping, v.new_empty(len(q), *v.shape[1:]))
 
 
-def _attend_span(q: Tensor, k: Tensor, v: Tensor, group: Group, span: Span, choices: _Choices) -> list[Tensor]:
+def _attend_span(rectangles: list[Tensor], group: Group, span: Span, choices: _Choices) -> list[Tensor]:
     """q, k, v [B, H, L, D] of a group → the queries of a span [B', Lq, H, D], some sequences at a time."""
     first, last, key_first, key_last = span
+    q, k, v = rectangles
     q, k, v = q[:, :, first:last], k[:, :, key_first:key_last], v[:, :, key_first:key_last]
     mask = _mask(group, span, choices, q.device)
     dtype = _working_dtype(k)
@@ -173,19 +175,6 @@ def _laid_end_to_end(parts: list[Tensor], grouping: Grouping, out: Tensor) -> Te
     for rows, part in zip(out.split([part.shape[0] * part.shape[1] for part in parts]), parts):
         rows.view(part.shape).copy_(part)
     return grouping.merge([out])
-
-
-def _rectangles(q: Tensor, k: Tensor, v: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
-    """The group's rows as [B, H, L, D] (views, where the rows are neighbours)."""
-
-    def rectangle(x: Tensor, rows: slice | Tensor, length: int) -> Tensor:
-        return x[rows].view(group.count, length, *x.shape[1:]).transpose(1, 2)
-
-    return (
-        rectangle(q, group.query_rows, group.query_length),
-        rectangle(k, group.key_rows, group.key_length),
-        rectangle(v, group.key_rows, group.key_length),
-    )
 
 
 def _working_dtype(k: Tensor) -> torch.dtype:

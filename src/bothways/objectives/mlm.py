@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bothways.data.batch import Batch
@@ -57,8 +56,6 @@ class MaskedLanguageModelling:
         output = model.network(batch.tokens, batch.types)
         head = model.heads["mlm"]
         assert isinstance(head, (MaskedLanguageHead, MaskDecoder))
-        logits = head(head.states(output).index_select(0, batch.rows)).float()
-        total = F.cross_entropy(logits, batch.labels, reduction="sum")
-        correct = (logits.detach().argmax(-1) == batch.labels).sum()
+        total, correct = head.loss(head.states(output).index_select(0, batch.rows), batch.labels)
         count = len(batch.labels)
         return Losses({"mlm": Part(total, count)}, {"accuracy": Part(correct, count)})
