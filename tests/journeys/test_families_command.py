@@ -42,12 +42,17 @@ def test_json_has_the_bare_numbers_of_the_presets_named(capsys: pytest.CaptureFi
     assert (modern["preset"], modern["family"], modern["positions"]) == ("modernbert-base", "modernbert", 8192)
 
 
-def test_measuring_adds_speeds_and_peak_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("families", "bert-tiny", "--measure", "--seconds", "0.05", "--json") == 0
+def test_measuring_adds_speeds_and_peak_memory_and_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "random.py").write_text(f"import os; os.mkdir({str(tmp_path / 'boom')!r})")
+    monkeypatch.chdir(tmp_path)
+    assert run("families", "bert-tiny", "--measure", "--seconds", "0.0001", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert tuple(row["tokens_per_second"]) == measure.precisions()
     assert all(speed > 0 for speed in row["tokens_per_second"].values())
     assert row["peak_bytes"] > 4 * row["parameters"]
+    assert not (tmp_path / "boom").exists()
 
 
 def test_the_table_of_speeds_fits_the_terminal_too(
@@ -88,10 +93,3 @@ def test_wrong_usage_gives_one_line_and_exit_code_2(
     assert error.startswith("bothways: ")
     assert says in error
     assert error.count("\n") == 1
-
-
-def test_measuring_imports_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "random.py").write_text(f"import os; os.mkdir({str(tmp_path / 'boom')!r})")
-    monkeypatch.chdir(tmp_path)
-    measure.measure_apart("bert-tiny", 0.01)
-    assert not (tmp_path / "boom").exists()

@@ -123,9 +123,10 @@ class Packing:
         return len(self._epoch(epoch)[1]) - 1
 
     def __call__(self, epoch: int, number: int) -> Packed:
-        """One batch."""
+        """One batch, its longest sequences first: those of equal length are neighbours, which attention likes."""
         order, bounds = self._epoch(epoch)
-        chosen = order[bounds[number] : bounds[number + 1]].tolist()
+        chosen = order[bounds[number] : bounds[number + 1]]
+        chosen = chosen[np.argsort(self._starts[chosen] - self._ends[chosen], kind="stable")].tolist()
         ids: list[Any] = []
         words: list[Any] = []
         edge = np.zeros(1, bool)

@@ -102,22 +102,22 @@ def random_batches(vocab: int, longest: int) -> list[Ragged]:
 
 
 def _tokens_per_second(network: EncoderNetwork, precision: str, batches: Sequence[Ragged], seconds: float) -> float:
-    """Counts the batches that are done when the time is over: those under way then are finished, but not counted."""
+    """Over all batches that were begun within the time (one at least), until the last of them is done."""
     placement = place("cpu", precision)
     prepared, streams = BACKENDS["eager"](network, placement, share=True), Streams(placement.device)
+    deque(streams.map(prepared, [Ragged.of([[0] * WARM_UP_TOKENS])] * MOST_STREAMS), maxlen=0)
+    done, started = 0, time.perf_counter()
 
     @torch.inference_mode()
     def run(tokens: Ragged) -> int:
+        if time.perf_counter() - started > seconds and tokens is not batches[0]:
+            return 0
         prepared(tokens)
         return tokens.layout.total
 
-    deque(streams.map(run, [Ragged.of([[0] * WARM_UP_TOKENS])] * MOST_STREAMS), maxlen=0)
-    done, started = 0, time.perf_counter()
-    while True:
-        for tokens in streams.map(run, batches):
-            done, took = done + tokens, time.perf_counter() - started
-            if took >= seconds:
-                return done / took
+    while done == 0 or time.perf_counter() - started <= seconds:
+        done += sum(streams.map(run, batches))
+    return done / (time.perf_counter() - started)
 
 
 def free_bytes() -> int | None:

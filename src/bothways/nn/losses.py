@@ -13,7 +13,7 @@ ROWS_AT_A_TIME = 1024
 
 
 class _VocabularyCrossEntropy(torch.autograd.Function):
-    """Scores, loss and gradients of some rows at a time: [M, vocab] is never held as a whole, and is passed over once."""
+    """Scores, loss and gradients of some rows at a time: [M, vocab] is never held as a whole."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
