@@ -1,0 +1,88 @@
+"""Settings of a run from a TOML file and flags: every key is a flag, and every error names the key and the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts.config import Toml
+
+from bothways.errors import ConfigError
+from bothways.objectives.masking import Masking
+from bothways.train.optim import AdamSettings
+from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, RunSettings, StepSettings
+
+__all__ = ["RunFlags", "known_keys", "read_settings"]
+
+PARTS = {
+    "model": ModelSettings,
+    "corpus": CorpusSettings,
+    "masking": Masking,
+    "adam": AdamSettings,
+    "step": StepSettings,
+    "run": RunSettings,
+}
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """What is said of a run beside its settings."""
+
+    output: Path = Path("run")
+    resume: bool = False
+    device: str = "cpu"
+
+
+def known_keys() -> list[str]:
+    """Every key that a file or a flag may have."""
+    return [field.name for part in (*PARTS.values(), RunFlags) for field in fields(part)]
+
+
+def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, RunFlags]:
+    """The file's settings, and over them the flags'. Tables of the file group keys as they like.
+
+    Raises ConfigError on a missing file, unknown keys (with the nearest that is known) and values that cannot be.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    app = App(
+        name="pretrain",
+        config=Toml(path, use_commands_as_keys=False),
+        result_action="return_value",
+        help_flags=[],
+        version_flags=[],
+    )
+    flat = Parameter(name="*")
+
+    @app.default
+    def read(
+        *,
+        model: Annotated[ModelSettings, flat] = ModelSettings(),  # noqa: B008 (frozen values)
+        corpus: Annotated[CorpusSettings, flat] = CorpusSettings(),  # noqa: B008
+        masking: Annotated[Masking, flat] = Masking(),  # noqa: B008
+        adam: Annotated[AdamSettings, flat] = AdamSettings(),  # noqa: B008
+        step: Annotated[StepSettings, flat] = StepSettings(),  # noqa: B008
+        run: Annotated[RunSettings, flat] = RunSettings(),  # noqa: B008
+        where: Annotated[RunFlags, flat] = RunFlags(),  # noqa: B008
+    ) -> tuple[PretrainSettings, RunFlags]:
+        return PretrainSettings(model, corpus, masking, adam, step, run), where
+
+    try:
+        found: tuple[PretrainSettings, RunFlags] = app(list(flags), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise ConfigError(_said(error, path)) from None
+    return found
+
+
+def _said(error: CycloptsError, path: Path) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, UnknownOptionError) and (key := re.search(r"\[(\w+)\]", message)):
+        near = get_close_matches(key[1], known_keys(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; bothways plan --keys lists those that are known"
+        return f"{path}: unknown key {key[1]}{hint}"
+    return message if str(path) in message else f"{message} ({path})"
