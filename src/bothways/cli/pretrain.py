@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
-    from bothways.train.settings import PretrainSettings
+    pass
 
 __all__ = ["plan", "pretrain"]
 

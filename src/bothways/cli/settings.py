@@ -68,7 +68,7 @@ def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, R
         adam: Annotated[AdamSettings, flat] = AdamSettings(),  # noqa: B008
         step: Annotated[StepSettings, flat] = StepSettings(),  # noqa: B008
         run: Annotated[RunSettings, flat] = RunSettings(),  # noqa: B008
-        where: Annotated[RunFlags, flat] = RunFlags(),  # noqa: B008
+        where: Annotated[RunFlags, flat] = RunFlags(),
     ) -> tuple[PretrainSettings, RunFlags]:
         return PretrainSettings(model, corpus, masking, adam, step, run), where
 
