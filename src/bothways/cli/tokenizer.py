@@ -75,7 +75,7 @@ def train(
     """
     from bothways.data.sampling import Sample, measure
     from bothways.text.formats import save_tokenizer
-    from bothways.text.training import KINDS, fit, rare_characters
+    from bothways.text.training import KINDS, fit
     from bothways.text.training import train as train_on
 
     if kind not in KINDS:
@@ -94,11 +94,11 @@ def train(
         sample,
         kind,
         vocab_size,
+        characters=size.characters,
         lowercase=lowercase,
         special=special,
         max_length=max_length,
         min_frequency=min_frequency,
-        rare=rare_characters(size.characters) if kind == "unigram" else frozenset(),
     )
     make_folder(output)
     save_tokenizer(tokenizer, output)

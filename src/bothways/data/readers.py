@@ -233,7 +233,7 @@ def _parquet(file: BinaryIO, name: str, column: str, lines: bool) -> Iterator[st
 
     with tempfile.TemporaryFile() as spool:
         try:
-            table = parquet.ParquetFile(_seekable(file, spool), pre_buffer=False)
+            table = parquet.ParquetFile(_seekable(file, spool), pre_buffer=False, buffer_size=1 << 20)
             if column not in table.schema_arrow.names:
                 columns = _some(table.schema_arrow.names)
                 raise InputError(f"{name} has no column {column!r}; it has {columns}; say which with --column")

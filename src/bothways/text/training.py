@@ -34,18 +34,21 @@ class Kind:
     """A kind of vocabulary: its special tokens by role in the order of their ids, and how it is trained and finished.
 
     backend: (lowercase) → a tokenizer with everything but a vocabulary.
-    trainer: (vocab_size, min_frequency, special tokens) → the trainer.
+    trainer: (backend, vocab_size, min_frequency, special tokens, how often each character occurs) → the trainer.
     finish: (backend, lowercase) → the tokenizer with its template of special tokens.
     config: what transformers wants to read in `tokenizer_config.json`.
+    mask_takes_space: whether the mask takes in the space before it.
+    coverage: the share of all characters that the vocabulary must be able to write.
     """
 
     special: Mapping[str, str]
     lowercase: bool
     backend: Callable[[bool], Backend]
-    trainer: Callable[[int, int, list[AddedToken]], Any]
+    trainer: Callable[[Backend, int, int, list[AddedToken], Mapping[str, int]], Any]
     finish: Callable[[Backend, bool], Backend]
     config: Mapping[str, Any]
     mask_takes_space: bool = False
+    coverage: float = 1.0
 
 
 def train(
@@ -53,19 +56,22 @@ def train(
     kind: str,
     vocab_size: int,
     *,
+    characters: Mapping[str, int],
     lowercase: bool | None = None,
     special: Sequence[str] = (),
     max_length: int = 512,
     min_frequency: int = 2,
-    rare: frozenset[str] = frozenset(),
 ) -> Tokenizer:
     """A tokenizer whose vocabulary fits the documents.
 
     kind: a name in KINDS.    vocab_size: entries, special tokens included.
+    characters: how often each occurs in the documents, as they stand; the rarest get no piece and become unknown
+    (in byte-level BPE none does).
     lowercase: None means as the kind's model has it: WordPiece yes, the others no.
     special: further special tokens, behind those of the kind.    max_length: of the model it is for, in tokens.
     min_frequency: how often a pair of pieces must occur to become one (Unigram has no such number).
-    rare: characters left out of what is trained on, as from `rare_characters`; they become unknown.
+
+    The same documents give the same vocabulary; scores of Unigram may differ in their last digits.
 
     Raises InputError on an unknown kind, on no text, and on a vocab_size that does not hold the alphabet.
     """
@@ -75,7 +81,8 @@ def train(
     lower = chosen.lowercase if lowercase is None else lowercase
     backend = chosen.backend(lower)
     tokens = _special_tokens(chosen, special)
-    _run(backend, _Read(documents, rare), chosen.trainer(vocab_size, min_frequency, tokens), vocab_size, len(tokens))
+    read = _Read(documents, rare_characters(characters, chosen.coverage))
+    _run(backend, read, chosen.trainer(backend, vocab_size, min_frequency, tokens, characters), vocab_size, len(tokens))
     finished = chosen.finish(backend, lower)
     finished.add_special_tokens(tokens)
     finished = Backend.from_str(finished.to_str())  # with scores as rounded as those in the file will be
@@ -132,12 +139,12 @@ def _run(backend: Backend, read: _Read, trainer: Any, vocab_size: int, special: 
 
 
 def _letters(backend: Backend, alphabet: set[str]) -> int:
-    """How many characters are left of an alphabet once it is normalised, the mark of a word's beginning among them."""
+    """The characters that are left of an alphabet once it is normalised, the mark of a word's beginning, one piece."""
     text = " ".join(sorted(alphabet))
-    return len(set(backend.normalizer.normalize_str(text)) - {" "}) + 1
+    return len(set(backend.normalizer.normalize_str(text)) - {" "}) + 2
 
 
-def rare_characters(counts: Mapping[str, int], coverage: float = COVERAGE) -> frozenset[str]:
+def rare_characters(counts: Mapping[str, int], coverage: float) -> frozenset[str]:
     """The rarest characters: those that text can do without and still have `coverage` of its characters written."""
     left = int((1 - coverage) * sum(counts.values()))
     rarest = sorted((count, character) for character, count in counts.items() if not character.isascii())
@@ -151,14 +158,34 @@ def _wordpiece(lowercase: bool) -> Backend:
     return wordpiece({token: i for i, token in enumerate(special.values())}, special, lowercase=lowercase)
 
 
-def _wordpiece_trainer(vocab_size: int, min_frequency: int, special: list[AddedToken]) -> Any:
+def _wordpiece_trainer(
+    backend: Backend, vocab_size: int, min_frequency: int, special: list[AddedToken], characters: Mapping[str, int]
+) -> Any:
+    """The trainer numbers the characters inside words as it meets them, in the order of a random hash, and ties between
+    merges are settled by these numbers. So they are handed in as special tokens: then every run gives the same."""
+    alphabet = _alphabet(backend, characters)
+    inside = [f"##{character}" for character in alphabet if _stands_inside_words(backend, character)]
     return trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=special,
-        limit_alphabet=MOST_CHARACTERS,
+        special_tokens=[*special, *inside],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
+
+
+def _alphabet(backend: Backend, characters: Mapping[str, int]) -> list[str]:
+    """The commonest characters of normalised text, in the order of their numbers."""
+    counts: Counter[str] = Counter()
+    for character, count in characters.items():
+        for normal in backend.normalizer.normalize_str(character).split():
+            counts.update(dict.fromkeys(normal, count))
+    return sorted(sorted(counts, key=lambda character: (-counts[character], character))[:MOST_CHARACTERS])
+
+
+def _stands_inside_words(backend: Backend, character: str) -> bool:
+    return len(backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(f"a{character}a"))) == 1
 
 
 def _finish_wordpiece(backend: Backend, lowercase: bool) -> Backend:
@@ -175,7 +202,9 @@ def _byte_level(lowercase: bool) -> Backend:
     return backend
 
 
-def _bpe_trainer(vocab_size: int, min_frequency: int, special: list[AddedToken]) -> Any:
+def _bpe_trainer(
+    backend: Backend, vocab_size: int, min_frequency: int, special: list[AddedToken], characters: Mapping[str, int]
+) -> Any:
     return trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -205,7 +234,9 @@ def _unigram(lowercase: bool) -> Backend:
     return backend
 
 
-def _unigram_trainer(vocab_size: int, min_frequency: int, special: list[AddedToken]) -> Any:
+def _unigram_trainer(
+    backend: Backend, vocab_size: int, min_frequency: int, special: list[AddedToken], characters: Mapping[str, int]
+) -> Any:
     return trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=special, unk_token="<unk>", show_progress=False
     )
@@ -245,6 +276,7 @@ KINDS: dict[str, Kind] = {
         finish=_finish_unigram,
         config={"tokenizer_class": "PreTrainedTokenizerFast"},
         mask_takes_space=True,
+        coverage=COVERAGE,
     ),
 }
 
@@ -330,5 +362,10 @@ def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[int, int]:
 
 
 def _script(word: str) -> str:
-    """The first word of its first character's name: LATIN, GREEK, CJK, DIGIT, …"""
+    """The first word of its first character's name (latin, greek, cjk …), or digit, or other."""
+    category = unicodedata.category(word[0])
+    if category == "Lm" or category[0] not in "LN":
+        return "other"
+    if category[0] == "N":
+        return "digit"
     return unicodedata.name(word[0], "OTHER").split()[0].split("-")[0].lower()
