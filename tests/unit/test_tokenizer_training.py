@@ -145,7 +145,9 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused_with_the_least_size(k
 @pytest.mark.parametrize("nothing", [[], [""], [" \n "]])
 def test_no_text_is_refused(kind: str, nothing: list[str]) -> None:
     with pytest.raises(InputError, match="no text"):
-        train(nothing, kind, 1000, characters={})
+        train(nothing, kind, 1000, characters=measure(nothing).characters)
+    with pytest.raises(InputError, match="no text"):
+        train(nothing, kind, 1000, characters={"a": 1})
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -7,6 +7,7 @@ whether a build was killed and begun again.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,6 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from bothways.data.corpus import INDEX, SPLITS, VERSION, Corpus, token_dtype
 from bothways.data.processes import in_order
@@ -27,7 +30,7 @@ from bothways.files import make_folder, read_object, replacing, write_json
 from bothways.text.formats import load_tokenizer, save_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["Progress", "Settings", "build"]
+__all__ = ["Progress", "Settings", "as_text", "build"]
 
 SHARD_TOKENS = 1 << 25
 # One job of a process: enough text that handing it over costs nothing, little enough to hold one for each process.
@@ -206,7 +209,7 @@ def _jobs(source: Source, settings: Settings, writers: dict[str, ShardWriter], p
 class _Encoder:
     """Documents to tokens, in whatever process."""
 
-    tokenizer: Tokenizer
+    backend: Backend
     how: str
     language: str
     dtype: str
@@ -214,8 +217,7 @@ class _Encoder:
     @classmethod
     def of(cls, folder: Path, how: str, language: str) -> _Encoder:
         tokenizer = _loaded(folder)
-        tokenizer.backend.encode_special_tokens = True  # an article that says [SEP] does not end a sentence
-        return cls(tokenizer, how, language, token_dtype(tokenizer.vocab_size))
+        return cls(as_text(tokenizer), how, language, token_dtype(tokenizer.vocab_size))
 
     def __call__(self, job: _Job) -> Block:
         """All but the first sentence of a document stand behind a space, as in running text, where pieces differ."""
@@ -224,7 +226,7 @@ class _Encoder:
             found = sentences(document, self.how, self.language)
             texts += [sentence if i == 0 else f" {sentence}" for i, sentence in enumerate(found)]
             counts.append(len(found))
-        encodings = self.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
+        encodings = self.backend.encode_batch(texts, add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         owner = np.repeat(np.arange(len(counts)), counts)
         ids = [i for encoding in encodings for i in encoding.ids]
@@ -234,6 +236,22 @@ class _Encoder:
             sentences=lengths[lengths > 0],
             documents=np.bincount(owner[lengths > 0], minlength=len(counts)).astype(np.int64),
         )
+
+
+def as_text(tokenizer: Tokenizer) -> Backend:
+    """The tokenizer with an eye for text alone: an article that says [SEP] does not end a sentence.
+
+    Unigram finds special tokens a second time, among its pieces, so there they get names that no text has.
+    """
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    backend.encode_special_tokens = True
+    if isinstance(backend.model, models.Unigram):
+        model = json.loads(backend.to_str())["model"]
+        special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+        special.discard(tokenizer.special.get("unk", ""))
+        pieces = [(f"\0{piece}" if piece in special else piece, score) for piece, score in model["vocab"]]
+        backend.model = models.Unigram(pieces, model["unk_id"], model.get("byte_fallback", False))
+    return backend
 
 
 def _word_begins(words: list[list[int | None]], lengths: np.ndarray) -> np.ndarray:

@@ -77,6 +77,8 @@ def train(
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    if not "".join(characters).strip():
+        raise InputError("there is no text to train on")
     chosen = KINDS[kind]
     lower = chosen.lowercase if lowercase is None else lowercase
     backend = chosen.backend(lower)
