@@ -1,19 +1,16 @@
-"""`bothways pretrain`: an encoder from shards; `bothways plan`: what that will take."""
+"""`bothways pretrain`: an encoder from shards."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from bothways.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["plan", "pretrain"]
+__all__ = ["pretrain"]
 
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
@@ -27,7 +24,7 @@ def pretrain(config: Path, /, *flags: Rest) -> None:
     Parameters
     ----------
     config
-        A TOML file; see `bothways plan --keys` for all keys and what they mean.
+        A TOML file. Its keys are those of `bothways.train.settings`.
     flags
         Keys as flags: --steps 1000 --lr 3e-4.
     """

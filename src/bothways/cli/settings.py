@@ -83,6 +83,6 @@ def _said(error: CycloptsError, path: Path) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, UnknownOptionError) and (key := re.search(r"\[(\w+)\]", message)):
         near = get_close_matches(key[1], known_keys(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; bothways plan --keys lists those that are known"
+        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known_keys())}"
         return f"{path}: unknown key {key[1]}{hint}"
     return message if str(path) in message else f"{message} ({path})"
