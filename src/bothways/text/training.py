@@ -18,7 +18,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from bothways.errors import InputError
-from bothways.text.formats import wordpiece
+from bothways.text.backends import wordpiece
+from bothways.text.classes import TOKENIZERS
 from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["KINDS", "Fit", "Kind", "fit", "rare_characters", "train"]
@@ -156,8 +157,7 @@ def rare_characters(counts: Mapping[str, int], coverage: float) -> frozenset[str
 
 def _wordpiece(lowercase: bool) -> Backend:
     """BERT's own, but for the vocabulary; `finish` puts the trained one in."""
-    special = KINDS["wordpiece"].special
-    return wordpiece({token: i for i, token in enumerate(special.values())}, special, lowercase=lowercase)
+    return _bert({token: i for i, token in enumerate(KINDS["wordpiece"].special.values())}, lowercase)
 
 
 def _wordpiece_trainer(
@@ -191,8 +191,15 @@ def _stands_inside_words(backend: Backend, character: str) -> bool:
 
 
 def _finish_wordpiece(backend: Backend, lowercase: bool) -> Backend:
-    vocab = backend.get_vocab(with_added_tokens=False)
-    return wordpiece(vocab, KINDS["wordpiece"].special, lowercase=lowercase)
+    return _bert(backend.get_vocab(with_added_tokens=False), lowercase)
+
+
+def _bert(vocab: Mapping[str, int], lowercase: bool) -> Backend:
+    special = KINDS["wordpiece"].special
+    backend = wordpiece(vocab, special["unk"], lowercase=lowercase)
+    backend.add_special_tokens([AddedToken(token, special=True) for token in special.values()])
+    backend.post_processor = TOKENIZERS["BertTokenizer"].finish(backend, special, {})
+    return backend
 
 
 def _byte_level(lowercase: bool) -> Backend:
