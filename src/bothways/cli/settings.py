@@ -19,6 +19,7 @@ from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSetti
 
 __all__ = ["RunFlags", "known_keys", "read_settings"]
 
+FLAT = Parameter(name="*")
 PARTS = {
     "model": ModelSettings,
     "corpus": CorpusSettings,
@@ -57,18 +58,17 @@ def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, R
         help_flags=[],
         version_flags=[],
     )
-    flat = Parameter(name="*")
 
     @app.default
     def read(
         *,
-        model: Annotated[ModelSettings, flat] = ModelSettings(),  # noqa: B008 (frozen values)
-        corpus: Annotated[CorpusSettings, flat] = CorpusSettings(),  # noqa: B008
-        masking: Annotated[Masking, flat] = Masking(),  # noqa: B008
-        adam: Annotated[AdamSettings, flat] = AdamSettings(),  # noqa: B008
-        step: Annotated[StepSettings, flat] = StepSettings(),  # noqa: B008
-        run: Annotated[RunSettings, flat] = RunSettings(),  # noqa: B008
-        where: Annotated[RunFlags, flat] = RunFlags(),
+        model: Annotated[ModelSettings, FLAT] = ModelSettings(),  # noqa: B008 (frozen values)
+        corpus: Annotated[CorpusSettings, FLAT] = CorpusSettings(),  # noqa: B008
+        masking: Annotated[Masking, FLAT] = Masking(),  # noqa: B008
+        adam: Annotated[AdamSettings, FLAT] = AdamSettings(),  # noqa: B008
+        step: Annotated[StepSettings, FLAT] = StepSettings(),  # noqa: B008
+        run: Annotated[RunSettings, FLAT] = RunSettings(),  # noqa: B008
+        where: Annotated[RunFlags, FLAT] = RunFlags(),
     ) -> tuple[PretrainSettings, RunFlags]:
         return PretrainSettings(model, corpus, masking, adam, step, run), where
 
