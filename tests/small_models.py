@@ -218,7 +218,8 @@ def agreement(encoder: Encoder, model: Any, seed: int = 0, most: int = 9, close:
     longest = encoder.config.longest
     lengths = [1, 2, 3, 7, longest // 2, longest - 1, longest, 4, 1, *range(5, longest)][:most]
     lengths = [lengths[i] for i in torch.randperm(len(lengths), generator=generator)]
-    ids = [torch.randint(6, encoder.config.vocab, (length,), generator=generator) for length in lengths]
+    ids = [torch.randint(0, encoder.config.vocab, (length,), generator=generator) for length in lengths]
+    ids[0][: 2 + encoder.config.offset] = torch.arange(2 + encoder.config.offset)[: len(ids[0])]  # padding's id too
     types = [torch.randint(0, max(1, encoder.config.types), (n,), generator=generator) for n in lengths]
     output = encoder.network(Ragged.of(ids), torch.cat(types), keep=True)
     layout = output.last.layout

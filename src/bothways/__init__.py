@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bothways.errors import (
+    AssumedPoolingWarning,
     BothwaysError,
     CheckpointError,
     ConfigError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bothways.ragged import Layout, Ragged
 
 __all__ = [
+    "AssumedPoolingWarning",
     "BothwaysError",
     "CheckpointError",
     "ConfigError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AssumedPoolingWarning",
     "BothwaysError",
     "CheckpointError",
     "ConfigError",
@@ -42,6 +43,10 @@ class MissingExtraError(BothwaysError, ImportError):
 
 class UnusedWeightsWarning(UserWarning):
     """A checkpoint is saved without some weights it was loaded with, since nothing here uses them."""
+
+
+class AssumedPoolingWarning(UserWarning):
+    """A folder does not say how token vectors become one for a text, and the mean is taken."""
 
 
 class TruncationWarning(UserWarning):

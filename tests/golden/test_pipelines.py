@@ -283,9 +283,9 @@ def test_one_piece_is_what_is_answered_without_saying_so(ours: Pipeline) -> None
 
 
 def test_pieces_leave_room_in_a_text_that_is_cut(ours: Pipeline) -> None:
-    with pytest.warns(TruncationWarning, match="1 of 1 texts were cut to 38 tokens"):
+    with pytest.warns(TruncationWarning, match="the text was cut to 38 tokens"):
         assert ours("the [MASK] " + "cat " * 100, pieces=3)
-    with pytest.warns(TruncationWarning, match="1 of 1 texts were cut to 39 tokens"):
+    with pytest.warns(TruncationWarning, match="the text was cut to 39 tokens"):
         assert len(ours("the [MASK] " + "cat " * 100, targets=["cat", "unable"])) == 2
     with pytest.raises(InputError, match="leaves no room"):
         ours(TEXTS[0], pieces=40)

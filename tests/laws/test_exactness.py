@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -153,6 +154,24 @@ def test_two_threads_keep_the_law_too(save_family: Save, family: str, backend: s
         for numbers in compositions(len(texts))[:12]:
             for i, vectors in zip(numbers, together(network, [texts[i] for i in numbers]), strict=True):
                 assert torch.equal(vectors, expected[i]), f"text of {i + 1} tokens among {numbers}"
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_two_threads_keep_the_law_for_a_wide_convolution(save_family: Save, groups: int, precision: str) -> None:
+    sizes = {"hidden_size": 256, "conv_kernel_size": 3, "conv_groups": groups, "max_position_embeddings": 24}
+    encoder = Encoder.from_pretrained(save_family("deberta-v2", tokenizer=False, **sizes))
+    network = BACKENDS["eager"](encoder.network, place("cpu", precision))
+    texts = [torch.randint(0, encoder.config.vocab, (length,)) for length in (1, 3, 5, 8, 9, 64, 7)]
+    torch.set_num_threads(2)
+    try:
+        expected = alone(network, texts)
+        for i, vectors in enumerate(together(network, texts)):
+            assert torch.equal(vectors, expected[i]), f"text of {len(texts[i])} tokens"
+        for first, second in itertools.permutations(range(len(texts)), 2):
+            assert torch.equal(together(network, [texts[first], texts[second]])[0], expected[first])
     finally:
         torch.set_num_threads(1)
 

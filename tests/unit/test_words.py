@@ -8,7 +8,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from bothways import InputError
 from bothways.tasks.words import filled, pieces_in_place
-from bothways.text.formats import wordpiece
+from bothways.text.backends import wordpiece
 from bothways.text.tokenizer import Tokenizer
 
 WORDS = ("the", "cat", "sat", "un", "able", "dog", "s")

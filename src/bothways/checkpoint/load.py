@@ -38,6 +38,9 @@ def load_parts(folder: Path) -> dict[str, Any]:
     with torch.device("meta"):
         network = EncoderNetwork(config, pooler=pools or _any_in(names, family.pooler))
         heads = {name: _built(family.heads[name], network, extras, names, folder) for name in present}
+        if _untied(family, network, heads, names, weights):
+            extras = {**extras, "tie_word_embeddings": False}
+            heads = {name: _built(family.heads[name], network, extras, names, folder) for name in present}
     steps = plan(family, network, heads)
     _use_repeats(names, steps)
     again = {names[name] for name in repeated(family, network, heads) if name in names}
@@ -69,14 +72,17 @@ def _family(raw: Mapping[str, Any], where: Path) -> Family:
 def _check_layers(family: Family, config: EncoderConfig, names: Mapping[str, str], path: Path) -> None:
     """Refuse a depth the file has no weights for, before a network of that depth is built."""
     every = next(rule for rule in family.rules if "{i}" in rule.ours)  # the first one is of a part that all layers have
-    _refuse(path, "missing", [s for rule in expand((every,), config) for s in rule.sources if s not in names])
+    missing = [s for rule in expand((every,), config) for s in rule.sources if s not in names]
+    _refuse(path, "missing", missing, hint=f"; the file has, among others, {next(iter(names.values()), 'nothing')}")
 
 
 def _heads_in(family: Family, names: Collection[str], raw: Mapping[str, Any]) -> list[str]:
     """The heads that the file has: those its config declares, and others that are whole and cannot be mistaken."""
     classes = raw.get("architectures") or ()
     classes = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
-    declared = {head for name in classes for head in family.architectures.get(name, ())}
+    endings = {name[name.find("For") :]: heads for name, heads in family.architectures.items() if "For" in name}
+    # By the ending, since families share classes: many XLM-R checkpoints say RobertaForTokenClassification.
+    declared = {head for name in classes for head in endings.get(name[name.find("For") :], ())}
     sources = {name: {s for rule in head.rules for s in rule.sources} for name, head in family.heads.items()}
     counts = Counter(source for one in sources.values() for source in one)
 
@@ -89,6 +95,25 @@ def _heads_in(family: Family, names: Collection[str], raw: Mapping[str, Any]) ->
         return marked and alone and (not head.pools or _any_in(names, family.pooler))
 
     return [name for name in family.heads if has(name)]
+
+
+def _untied(
+    family: Family,
+    network: EncoderNetwork,
+    heads: Mapping[str, nn.Module],
+    names: Mapping[str, str],
+    weights: WeightFile,
+) -> bool:
+    """Whether the file has a decoder of its own, which differs from the word embeddings that it should share.
+
+    The weights are right then and the config is wrong, as in transformers.
+    """
+    words = next(rule.sources[0] for rule in family.rules if rule.ours == "embeddings.words.weight")
+    again = [names[name] for name in repeated(family, network, heads) if name in names]
+    if words not in names or not again:
+        return False
+    expected = weights.read(names[words])
+    return any(not torch.equal(weights.read(name), expected) for name in again)
 
 
 def _built(head: Head, network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str], folder: Path) -> Any:
@@ -137,10 +162,10 @@ def _check(weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.M
                 raise CheckpointError(f"{weights.path}: {stored} is {found}, but config.json makes it {said}")
 
 
-def _refuse(path: Path, what: str, names: list[str], most: int = 5) -> None:
+def _refuse(path: Path, what: str, names: list[str], most: int = 5, hint: str = "") -> None:
     if names:
         more = f" and {len(names) - most} more" if len(names) > most else ""
-        raise CheckpointError(f"{path}: {what} weights: {', '.join(names[:most])}{more}")
+        raise CheckpointError(f"{path}: {what} weights: {', '.join(names[:most])}{more}{hint}")
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +16,13 @@ from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.load import load_parts
 from bothways.checkpoint.modules import MODULES, read_modules
 from bothways.checkpoint.weights import WEIGHTS, read_weights, refuse_pickles, write_weights
-from bothways.errors import CheckpointError, ConfigError
+from bothways.errors import AssumedPoolingWarning, CheckpointError, ConfigError
 from bothways.files import make_folder, read_object, write_json
 from bothways.nn.heads import Dense, Normalize, SentenceHead
 from bothways.nn.pooling import POOLINGS
 from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["SentenceModel", "load_sentence_model"]
-
-logger = logging.getLogger(__name__)
 
 # The older spelling of `pooling_mode`: a boolean for each.
 POOLING_KEYS = {
@@ -107,7 +105,7 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
     refuse_pickles(transformer, folder)
     encoder = Encoder(**load_parts(transformer))
     if encoder.tokenizer is None:
-        raise CheckpointError(f"{transformer}: no tokenizer.json and no vocab.txt in this folder")
+        raise CheckpointError(f"{transformer}: no tokenizer here (tokenizer.json, or its vocabulary files)")
     settings = _transformer_settings(transformer)
     top = _optional(folder / SETTINGS)
     prompts = top.get("prompts") or {}
@@ -141,7 +139,8 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module, the transformer first."""
     if not (folder / MODULES).exists():
-        logger.warning("%s: no modules.json in this folder, so mean pooling is assumed", folder)
+        message = f"{folder}: no {MODULES} in this folder, so mean pooling is assumed"
+        warnings.warn(message, AssumedPoolingWarning, stacklevel=4)
         return [("Transformer", "")]
     modules = read_modules(folder)
     if not modules or modules[0][0] != "Transformer":

@@ -13,7 +13,7 @@ from bothways.errors import InputError
 
 __all__ = ["families"]
 
-# What a preset's row says, and the column's head: both tables fit a terminal of 100 columns.
+# What a preset's row says, and the column's head. Both tables fit a terminal of 80 columns; --json has all.
 SIZES = {
     "preset": "preset",
     "family": "family",
@@ -25,7 +25,8 @@ SIZES = {
     "positions": "longest",
     "parameters": "params",
 }
-BESIDE_SPEEDS = ("preset", "family", "layers", "width", "parameters")
+SHOWN = tuple(name for name in SIZES if name != "ffn")
+BESIDE_SPEEDS = ("preset", "layers", "width", "parameters")
 TEXTS = ("preset", "family")
 
 
@@ -53,7 +54,8 @@ def families(*presets: str, measure: bool = False, seconds: float = 3.0, json: b
     elif measure:
         _show_speeds(rows)
     else:
-        print_table([*SIZES.values()], [[_cell(name, row[name]) for name in SIZES] for row in rows], text=TEXTS)
+        cells = [[_cell(name, row[name]) for name in SHOWN] for row in rows]
+        print_table([SIZES[name] for name in SHOWN], cells, text=TEXTS)
 
 
 def _known(presets: Sequence[str]) -> Sequence[str]:

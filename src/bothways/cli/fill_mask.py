@@ -58,4 +58,8 @@ def fill_mask(
 
 
 def _rows(candidates: list[dict[str, Any]]) -> list[list[str]]:
-    return [[f"{c['score']:.4f}", c["token_str"]] for c in candidates]
+    return [[_score(c["score"]), c["token_str"]] for c in candidates]
+
+
+def _score(score: float) -> str:
+    return f"{score:.4f}" if score >= 0.001 else f"{score:.1e}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bothways.cli.output import printable
-from bothways.errors import MissingExtraError
+from bothways.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from bothways.engine.inspect import Inspection
@@ -35,8 +35,10 @@ FONTS = (
 )
 
 
-def check_plots() -> None:
-    """Raise MissingExtraError unless matplotlib is there."""
+def check_plots(path: Path) -> None:
+    """Raise InputError unless the picture's name ends in .png, and MissingExtraError unless matplotlib is there."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: pictures are PNG files; end the name in .png")
     if find_spec("matplotlib") is None:
         raise MissingExtraError('a plot needs matplotlib; say: pip install "bothways[plot]"')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bothways.cli.heatmap import check_plots, draw
-from bothways.cli.output import print_json, print_table
+from bothways.cli.output import print_json, print_table, shorten
 from bothways.errors import InputError
 from bothways.files import replacing
 
@@ -54,7 +54,7 @@ def inspect(
     json
         Print everything as JSON.
     plot
-        A PNG file to draw attention and hidden states to (needs the extra "plot").
+        A file that ends in .png, to draw attention and hidden states to (needs the extra "plot").
     """
     which = _head(head)
 
@@ -66,7 +66,7 @@ def inspect(
     if plot is None:
         seen = look()
     else:
-        check_plots()
+        check_plots(plot)
         with replacing(plot) as aside:
             seen = look()
             draw(seen, aside, "/".join(Path(model).parts[-2:]))
@@ -107,9 +107,9 @@ def _show(seen: Inspection) -> None:
     whose = "mean of all heads" if seen.heads == ("mean",) else whose
     columns = ["#", "token", "looks most at (#, token, weight)"]
     print_table(columns, [_looks(seen, i) for i in shown], title=f"Attention of layer {seen.layer}, {whose}")
-    columns = ["after layer", "norm", "least", "most", "like before it", "like embedded", "like the last"]
-    title = "Hidden states: norms over the tokens, and cosines with other layers"
-    print_table(columns, [_layer(seen, i) for i in range(len(seen.norms))], title=title)
+    columns = ["after layer", "norm", "least", "most", "before", "embedded", "last"]
+    title = "Hidden states: norms over the tokens; cosines with the layer before, the embeddings and the last"
+    print_table(columns, [_layer(seen, i) for i in range(len(seen.norms))], title=title, text=())
 
 
 def _token(seen: Inspection, i: int) -> list[str]:
@@ -129,7 +129,12 @@ def _token(seen: Inspection, i: int) -> list[str]:
 def _looks(seen: Inspection, i: int) -> list[str]:
     weights = seen.attention[:, i].mean(0)
     most = weights.argsort(kind="stable")[::-1][:MOST_LOOKED_AT]
-    return [f"{i}", seen.tokens[i], "   ".join(f"{j} {seen.tokens[j]} {weights[j]:.3f}" for j in most)]
+    return [f"{i}", _readable(seen, i), "   ".join(f"{j} {_readable(seen, j)} {weights[j]:.3f}" for j in most)]
+
+
+def _readable(seen: Inspection, i: int) -> str:
+    """What a token covers, short enough for three in a line; vocabularies of bytes spell their tokens oddly."""
+    return shorten(seen.texts[i].strip() or seen.tokens[i])
 
 
 def _layer(seen: Inspection, i: int) -> list[str]:

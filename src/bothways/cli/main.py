@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from bothways import __version__
-from bothways.errors import BothwaysError, TruncationWarning
+from bothways.errors import AssumedPoolingWarning, BothwaysError, TruncationWarning
 
 __all__ = ["app", "main"]
 
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", TruncationWarning)
+            for kind in (AssumedPoolingWarning, TruncationWarning):
+                warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
         sys.stdout.flush()

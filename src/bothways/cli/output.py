@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
-__all__ = ["print_json", "print_table", "printable"]
+__all__ = ["print_json", "print_table", "printable", "shorten"]
 
 LEAST_TEXT = 24  # columns that the last column of a table gets at least
 
@@ -22,7 +22,7 @@ def print_table(
     title: str | None = None,
     text: Collection[str] | None = None,
 ) -> None:
-    """A table that fits the terminal if numbers and a little text do.
+    """A table that fits the terminal if numbers and a little text do; its title stands above it.
 
     text: the columns that stand to the left; by default the last one, which alone is broken into lines.
     """
@@ -31,7 +31,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(printable(title)) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for i, column in enumerate(columns):
         last = i == len(columns) - 1
         left = last if text is None else column in text
@@ -40,9 +40,16 @@ def print_table(
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     widest = sum(max(len(cell) for cell in cells) + 2 for cells in zip(columns[:-1], *(row[:-1] for row in rows)))
+    if title:
+        console.print(Text(f"\n{printable(title)}"))
     if widest + LEAST_TEXT > console.width:
         console.width = widest + LEAST_TEXT  # numbers are not broken: such lines are left to the terminal to wrap
     console.print(table)
+
+
+def shorten(text: str, longest: int = 12) -> str:
+    """At most so many characters, the last of them … where some are left out."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def printable(text: str) -> str:

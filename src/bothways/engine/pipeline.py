@@ -88,7 +88,9 @@ class Pipeline:
 def tokenizer_of(encoder: Encoder) -> Tokenizer:
     """The encoder's tokenizer. Raises CheckpointError if its folder had none."""
     if encoder.tokenizer is None:
-        raise CheckpointError("the model's folder has no tokenizer.json and no vocab.txt: texts cannot be read")
+        raise CheckpointError(
+            "the model has no tokenizer: put its tokenizer.json, or its vocabulary files, into its folder"
+        )
     return encoder.tokenizer
 
 

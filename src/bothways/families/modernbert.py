@@ -22,16 +22,18 @@ POOLINGS = ("cls", "mean")
 
 def _current(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The kinds of layers by name, and the rotary bases as keys of their own."""
-    current = dict(raw)
-    rope = raw.get("rope_parameters")
+    current = {key: value for key, value in raw.items() if key not in ("rope_parameters", "rope_scaling")}
+    rope = raw.get("rope_parameters") or {}
+    if raw.get("rope_scaling") is not None:
+        raise ConfigError(f"rope_scaling is {raw['rope_scaling']!r:.80}; modernbert models here have None")
+    if not isinstance(rope, dict) or not all(one is None or isinstance(one, dict) for one in rope.values()):
+        raise ConfigError(f"rope_parameters must be an object for each kind of layer, got {rope!r:.80}")
     for kind, key in ((GLOBAL, "global_rope_theta"), (LOCAL, "local_rope_theta")):
-        of_kind = rope.get(kind) if isinstance(rope, dict) else None
-        if isinstance(of_kind, dict):
-            if of_kind.get("rope_type", "default") != "default":
-                raise ConfigError(
-                    f"rope_parameters: the type {of_kind['rope_type']!r:.80} is not known, only 'default'"
-                )
-            current[key] = of_kind.get("rope_theta", raw.get(key))
+        of_kind = rope.get(kind) or {}
+        plain = {of_kind.get("rope_type", "default"), of_kind.get("type", "default")} == {"default"}
+        if not plain or of_kind.keys() - {"rope_type", "type", "rope_theta"}:
+            raise ConfigError(f"rope_parameters: {of_kind!r:.80} is not known, only 'default' with a rope_theta")
+        current[key] = of_kind.get("rope_theta", raw.get(key))
     depth, every = raw.get("num_hidden_layers"), raw.get("global_attn_every_n_layers", 3)
     if raw.get("layer_types") is None and type(depth) is int and 0 < depth <= 1 << 10:
         if type(every) is not int or every < 1:

@@ -25,6 +25,8 @@ Span = tuple[int, int, int, int]
 
 # Scores held at a time by the products path: 2 to 4 MB, which stays in cache and inside the allocator's arenas.
 SCORES_AT_A_TIME = 1 << 20
+# Scores that may have a bias at a time elsewhere: the bias is as large, and what it is made of larger.
+BIASED_AT_A_TIME = 1 << 25
 # Where scaled_dot_product_attention overtakes plain products on a CPU (docs/decisions/0002-cpu-attention.md).
 FP32_UP_TO = 64
 # Queries of a sequence done at a time, where a window makes that less work than all at once.
@@ -176,9 +178,11 @@ def _attend_span(rectangles: list[Tensor], group: Group, span: Span, choices: _C
     q, k, v = q[:, :, first:last], k[:, :, key_first:key_last], v[:, :, key_first:key_last]
     mask = _mask(group, span, choices, q.device)
     dtype = _working_dtype(k)
-    at_a_time = _products_at_a_time(q, k, choices.dropout)
-    some = at_a_time or group.count
-    kernel = _products if at_a_time else _fused
+    kernel = _products if _products_win(q, k, choices.dropout) else _fused
+    some = group.count
+    if kernel is _products or choices.bias is not None:
+        held = SCORES_AT_A_TIME if kernel is _products else BIASED_AT_A_TIME
+        some = max(1, held // (q.shape[1] * q.shape[2] * k.shape[2]))
     parts = []
     for q_some, k_some, v_some in zip(q.split(some), k.split(some), v.split(some)):
         q_some, k_some, v_some = q_some.to(dtype), k_some.to(dtype), v_some.to(dtype)
@@ -225,12 +229,10 @@ def _working_dtype(k: Tensor) -> torch.dtype:
     return torch.float32 if short else k.dtype
 
 
-def _products_at_a_time(q: Tensor, k: Tensor, dropout: float) -> int:
-    """How many sequences the products path takes at once; 0 where the fused kernel is the better one."""
+def _products_win(q: Tensor, k: Tensor, dropout: float) -> bool:
+    """Whether two products with a softmax in between are faster than the fused kernel."""
     short = k.shape[2] <= PRODUCTS_UP_TO.get(q.dtype, 0)
-    if q.device.type == "cpu" and (short or dropout > 0.0):
-        return max(1, SCORES_AT_A_TIME // (q.shape[1] * q.shape[2] * k.shape[2]))
-    return 0
+    return q.device.type == "cpu" and (short or dropout > 0.0)
 
 
 def _mask(group: Group, span: Span, choices: _Choices, device: torch.device) -> Tensor | None:

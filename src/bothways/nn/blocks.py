@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bothways.nn.attention import Bias, attend, weights
 from bothways.nn.config import DisentangledPositions, EncoderConfig, RotaryPositions
-from bothways.nn.layers import FEWEST_ROWS, Linear, activate, add, norm
+from bothways.nn.layers import Linear, PackedLinear, activate, add, norm, packs
 from bothways.nn.positions import DisentangledBias, Turns, turn
 from bothways.ragged import Layout
 
@@ -161,15 +161,24 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.width, config.width // self.groups, kernel))
         self.bias = nn.Parameter(torch.empty(config.width))
         self.norm = norm(config)
+        self.packed = nn.ModuleList()  # a linear map for each group, once frozen
+
+    def freeze(self, dtype: torch.dtype | None) -> None:
+        """Reorder the weights once: for inference on a CPU, where they no longer change."""
+        if self.weight.device.type == "cpu" and packs(dtype or self.weight.dtype):
+            weights = self.weight.unflatten(0, (self.groups, -1)).flatten(2)
+            self.packed = nn.ModuleList(PackedLinear(weight, None, dtype or weight.dtype) for weight in weights)
 
     def forward(self, x: Tensor, y: Tensor, layout: Layout) -> Tensor:
         """x [T, width], which is convolved, and y [T, width], which that is added to → [T, width]."""
         around = _neighbours(x, layout, self.weight.shape[-1])
-        rows = F.pad(around, (0, 0, 0, 0, 0, max(0, FEWEST_ROWS - len(x))))
-        columns = rows.unflatten(1, (self.groups, -1)).movedim(1, 0).flatten(2)
-        weights = self.weight.to(x.dtype).unflatten(0, (self.groups, -1)).flatten(2)
-        convolved = torch.cat([F.linear(c, w) for c, w in zip(columns, weights)], dim=-1)[: len(x)]
-        convolved = convolved + self.bias.to(x.dtype)
+        columns = around.unflatten(1, (self.groups, -1)).movedim(1, 0).flatten(2).contiguous()
+        if self.packed:
+            parts = [linear(rows) for linear, rows in zip(self.packed, columns)]
+        else:
+            weights = self.weight.to(x.dtype).unflatten(0, (self.groups, -1)).flatten(2)
+            parts = [F.linear(rows, weight) for rows, weight in zip(columns, weights)]
+        convolved = torch.cat(parts, dim=-1) + self.bias.to(x.dtype)
         return self.norm(y + activate(F.dropout(convolved, self.dropout, self.training), self.act))
 
 

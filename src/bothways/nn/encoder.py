@@ -59,19 +59,33 @@ class Embeddings(nn.Module):
 
         Raises InputError on a sequence that is too long.
         """
-        if tokens.layout.longest > self.longest:
+        if self.positions is not None and tokens.layout.longest > self.longest:
             raise InputError(
                 f"a sequence of {tokens.layout.longest} tokens is longer than the "
                 f"{self.longest} this model has positions for"
             )
         x = self.words(tokens.data)
         if self.positions is not None:
-            x = x + self.positions(tokens.layout.positions + self.offset)
+            x = x + self.positions(self.position_rows(tokens))
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.map_first:
             return F.dropout(self.norm(self._mapped(x, dtype)), self.dropout, self.training)
         return self._mapped(F.dropout(self.norm(x), self.dropout, self.training), dtype)
+
+    def position_rows(self, tokens: Ragged) -> Tensor:
+        """int64 [T]: each token's row in the table of positions.
+
+        With an offset, the row before the first position is that of padding: tokens with its number as their id stand
+        there and are not counted, as in fairseq's and transformers' RoBERTa.
+        """
+        layout = tokens.layout
+        if not self.offset:
+            return layout.positions
+        counted = tokens.data != self.offset - 1
+        counts = counted.cumsum(0)
+        before = F.pad(counts, (1, 0))[layout.offsets[:-1].long()][layout.segments]
+        return torch.where(counted, counts - before, 0) + self.offset - 1
 
     def _mapped(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
         x = x if dtype is None else x.to(dtype)
@@ -180,3 +194,5 @@ class EncoderNetwork(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, EncoderLayer)
             layer.freeze(positions)
+        if self.convolution is not None:
+            self.convolution.freeze(self.dtype)

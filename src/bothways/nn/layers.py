@@ -9,18 +9,21 @@ from torch import Tensor, nn
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
 
-__all__ = ["FEWEST_ROWS", "Embedding", "Linear", "PackedLinear", "activate", "add", "initialise", "norm", "packs"]
+__all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "initialise", "norm", "packs"]
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
     "gelu": ("gelu", "none"),
+    "gelu_accurate": ("gelu", "tanh"),
+    "gelu_fast": ("gelu", "tanh"),
     "gelu_new": ("gelu", "tanh"),
+    "gelu_python": ("gelu", "none"),
     "gelu_pytorch_tanh": ("gelu", "tanh"),
     "relu": ("relu", ""),
     "tanh": ("tanh", ""),
 }
 # Below this many rows oneDNN may take another kernel, whose sums differ in the last bit: small inputs are filled up.
-FEWEST_ROWS = 8
+_FEWEST_ROWS = 8
 
 
 class Embedding(nn.Embedding):
@@ -74,18 +77,18 @@ class PackedLinear(nn.Module):
     10 to 15 % faster than `F.linear` and, filled up to 8 rows, bit for bit independent of how many rows there are.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        self.out_features = linear.out_features
+        self.out_features = len(weight)
         with torch.no_grad():
-            weight = linear.weight.detach().to("cpu", dtype).contiguous()
+            weight = weight.detach().to("cpu", dtype).contiguous()
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)
-            self.bias = None if linear.bias is None else linear.bias.detach().to("cpu", dtype, copy=True)
+            self.bias = None if bias is None else bias.detach().to("cpu", dtype, copy=True)
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
         rows = len(x)
-        if rows < FEWEST_ROWS:
-            fill = (0, 0, 0, FEWEST_ROWS - rows)
+        if rows < _FEWEST_ROWS:
+            fill = (0, 0, 0, _FEWEST_ROWS - rows)
             return self._run(F.pad(x, fill), act, None if residual is None else F.pad(residual, fill))[:rows]
         return self._run(x, act, residual)
 

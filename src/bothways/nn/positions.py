@@ -40,12 +40,14 @@ def turn(x: Tensor, by: Turns) -> Tensor:
     return (x.float() * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def distance_buckets(buckets: int, furthest: int, length: int) -> Tensor:
-    """int64 [L, L]: the bucket of the key's distance from the query (T5, https://arxiv.org/abs/1910.10683, app. B)."""
+    """int64 [2 L - 1]: the bucket of each distance, from keys L - 1 rows before the query to those as far behind it.
+
+    T5, https://arxiv.org/abs/1910.10683, appendix B.
+    """
     with torch.inference_mode(False):
-        rows = torch.arange(length)
-        behind = rows[:, None] - rows[None, :]  # positive where the key is before the query
+        behind = torch.arange(length - 1, -length, -1)  # positive where the key is before the query
         half = buckets // 2
         exact = half // 2
         distance = behind.abs()
@@ -70,7 +72,8 @@ class DistanceBias(nn.Module):
             length = q.shape[2]
             if length not in known:
                 buckets = distance_buckets(self.relative.buckets, self.relative.furthest, length)
-                known[length] = self.numbers(buckets.to(q.device)).permute(2, 0, 1)[None].contiguous()
+                by_distance = self.numbers(buckets.to(q.device)).T.contiguous()
+                known[length] = by_distance.unfold(1, length, 1).flip(1)[None]  # each query's keys, one further each
             return known[length]
 
         return bias

@@ -226,4 +226,6 @@ def warn_of_truncation(cut: Sequence[int], count: int, max_length: int) -> None:
     """
     if cut:
         message = f"{len(cut):,} of {count:,} texts were cut to {max_length} tokens (the longest had {max(cut):,})"
+        if count == 1:
+            message = f"the text was cut to {max_length} tokens (it had {cut[0]:,})"
         warnings.warn(message, TruncationWarning, stacklevel=3)
