@@ -124,11 +124,15 @@ def test_a_mask_takes_the_space_before_it_where_the_models_own_does(kind: str) -
     assert before == after
 
 
-def test_case_is_kept_or_dropped_as_asked(kind: str) -> None:
+def test_case_is_kept_or_dropped_as_asked(kind: str, tmp_path: Path) -> None:
     for lowercase in (True, False):
         tokenizer = train(texts(), kind, 600, characters=characters(), lowercase=lowercase)
         same = tokenizer.encode(["THE Class"])[0].ids == tokenizer.encode(["the class"])[0].ids
         assert same == lowercase
+        save_tokenizer(tokenizer, tmp_path)
+        other = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        for text in (*NASTY, texts()[0]):
+            assert other(text)["input_ids"] == tokenizer.encode([text])[0].ids
     assert trained("wordpiece").config["do_lower_case"] is True
 
 

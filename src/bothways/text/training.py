@@ -36,7 +36,7 @@ class Kind:
     backend: (lowercase) → a tokenizer with everything but a vocabulary.
     trainer: (backend, vocab_size, min_frequency, special tokens, how often each character occurs) → the trainer.
     finish: (backend, lowercase) → the tokenizer with its template of special tokens.
-    config: what transformers wants to read in `tokenizer_config.json`.
+    config: (lowercase) → what transformers wants to read in `tokenizer_config.json`.
     mask_takes_space: whether the mask takes in the space before it.
     coverage: the share of all characters that the vocabulary must be able to write.
     """
@@ -46,7 +46,7 @@ class Kind:
     backend: Callable[[bool], Backend]
     trainer: Callable[[Backend, int, int, list[AddedToken], Mapping[str, int]], Any]
     finish: Callable[[Backend, bool], Backend]
-    config: Mapping[str, Any]
+    config: Callable[[bool], Mapping[str, Any]]
     mask_takes_space: bool = False
     coverage: float = 1.0
 
@@ -89,8 +89,7 @@ def train(
     finished.add_special_tokens(tokens)
     finished = Backend.from_str(finished.to_str())  # with scores as rounded as those in the file will be
     extra = {"additional_special_tokens": list(special)} if special else {}
-    config = {**chosen.config, **({"do_lower_case": lower} if kind != "bpe" else {}), **extra}
-    return Tokenizer(finished, dict(chosen.special), max_length, config)
+    return Tokenizer(finished, dict(chosen.special), max_length, {**chosen.config(lower), **extra})
 
 
 def _special_tokens(kind: Kind, more: Sequence[str]) -> list[AddedToken]:
@@ -222,6 +221,20 @@ def _finish_byte_level(backend: Backend, lowercase: bool) -> Backend:
     return backend
 
 
+def _bert(lowercase: bool) -> dict[str, Any]:
+    return {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase}
+
+
+def _roberta(lowercase: bool) -> dict[str, Any]:
+    """RoBERTa's class in transformers knows no lower case; the plain one takes tokenizer.json as it is."""
+    name = {} if lowercase else {"tokenizer_class": "RobertaTokenizer"}
+    return {**_any_class(lowercase), **name, "bos_token": "<s>", "eos_token": "</s>"}
+
+
+def _any_class(lowercase: bool) -> dict[str, Any]:
+    return {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
 def _with_ids(backend: Backend, *tokens: str) -> list[tuple[str, int]]:
     vocab = backend.get_vocab()
     return [(token, vocab[token]) for token in tokens]
@@ -259,7 +272,7 @@ KINDS: dict[str, Kind] = {
         backend=_wordpiece,
         trainer=_wordpiece_trainer,
         finish=_finish_wordpiece,
-        config={"tokenizer_class": "BertTokenizer"},
+        config=_bert,
     ),
     "bpe": Kind(
         special={"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"},
@@ -267,7 +280,7 @@ KINDS: dict[str, Kind] = {
         backend=_byte_level,
         trainer=_bpe_trainer,
         finish=_finish_byte_level,
-        config={"tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>"},
+        config=_roberta,
         mask_takes_space=True,
     ),
     "unigram": Kind(
@@ -276,7 +289,7 @@ KINDS: dict[str, Kind] = {
         backend=_unigram,
         trainer=_unigram_trainer,
         finish=_finish_unigram,
-        config={"tokenizer_class": "PreTrainedTokenizerFast"},
+        config=_any_class,
         mask_takes_space=True,
         coverage=COVERAGE,
     ),
