@@ -154,6 +154,13 @@ def test_no_text_is_refused(kind: str, nothing: list[str]) -> None:
         train(nothing, kind, 1000, characters={"a": 1})
 
 
+@pytest.mark.parametrize("name", ["vocab_size", "max_length", "min_frequency"])
+@pytest.mark.parametrize("number", [-1, 0, 1 << 40])
+def test_numbers_that_cannot_be_are_refused(name: str, number: int) -> None:
+    with pytest.raises(InputError, match=f"{name} must be from 1"):
+        train(texts(), "bpe", **{"vocab_size": 500, "characters": characters(), name: number})
+
+
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(InputError, match="'char' is not one of wordpiece, bpe, unigram"):
         train(texts(), "char", 1000, characters={})

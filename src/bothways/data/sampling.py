@@ -21,7 +21,7 @@ def digest(text: str) -> bytes:
 
 def draw(document: bytes, seed: int) -> float:
     """A number in [0, 1) drawn for a digest: the same one always."""
-    key = seed.to_bytes(8, "little", signed=True)
+    key = (seed % (1 << 64)).to_bytes(8, "little")
     return int.from_bytes(blake2b(document, digest_size=7, key=key).digest(), "little") / (1 << 56)
 
 

@@ -25,6 +25,8 @@ __all__ = ["KINDS", "Fit", "Kind", "fit", "rare_characters", "train"]
 
 # Characters beyond the commonest so many have no piece of their own in a WordPiece vocabulary, as in BERT's.
 MOST_CHARACTERS = 1000
+# No vocabulary, length or count is larger.
+MOST = 1 << 24
 # The share of all characters that a Unigram vocabulary must be able to write, as sentencepiece has it.
 COVERAGE = 0.9995
 
@@ -73,10 +75,14 @@ def train(
 
     The same documents give the same vocabulary; scores of Unigram may differ in their last digits.
 
-    Raises InputError on an unknown kind, on no text, and on a vocab_size that does not hold the alphabet.
+    Raises InputError on an unknown kind, on no text, on numbers that cannot be, and on a vocab_size that does not hold
+    the alphabet.
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    for name, number in (("vocab_size", vocab_size), ("max_length", max_length), ("min_frequency", min_frequency)):
+        if not 1 <= number <= MOST:
+            raise InputError(f"{name} must be from 1 to {MOST:,}, got {number:,}")
     if not "".join(characters).strip():
         raise InputError("there is no text to train on")
     chosen = KINDS[kind]
