@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench ci clean
+.PHONY: help demo test test-slow check format parity bench ci clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ check: $(VENV)/.dev  ## format, lint, types, dependency rule
 format: $(VENV)/.dev  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+parity: $(VENV)/.dev  ## real vocabularies under DATA/vocab against transformers: make parity DATA=folder
+	$(BIN)/python tests/parity.py $(or $(DATA),$(error DATA=folder is needed)) $(ARGS)
 
 bench: $(VENV)/.dev  ## the benchmark table; the peers get environments of their own
 	$(BIN)/python benchmarks/run.py $(ARGS)

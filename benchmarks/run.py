@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import cold
+import families
 import machine
 import numpy as np
 import table
@@ -28,7 +29,7 @@ from environments import REQUIREMENTS, ROOT, ensure, folder_of
 from rounds import Job, Result, Worker, attempt, measure, note, prepare
 from systems.registry import REFERENCE, SYSTEMS, System
 
-PARTS = ("mixed", "wide", "query", "cold")
+PARTS = ("mixed", "wide", "query", "cold", "families")
 FULL_ROUNDS, QUICK_ROUNDS = 5, 3
 
 
@@ -39,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer texts and rounds")
     parser.add_argument("--rounds", type=int, help=f"rounds (default {FULL_ROUNDS}, quick {QUICK_ROUNDS})")
     parser.add_argument("--only", help="systems whose name contains one of these, comma-separated")
-    parser.add_argument("--parts", default=",".join(PARTS), help="of mixed,wide,query,cold (default: all)")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)} (default: all)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of every system")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
     parser.add_argument("--write-readme", action="store_true", help="put the table between the README's markers")
@@ -106,7 +107,7 @@ def measure_systems(systems: list[System], job: Job, parts: list[str], rounds: i
             attempt(worker, prepare)
         compare_vectors(workers)
         for part in parts:
-            if part != "cold":
+            if part not in ("cold", "families"):
                 measure(workers, part, rounds)
     finally:
         for worker in workers:
@@ -119,24 +120,27 @@ def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], s
     model = (arguments.model or default_model()).resolve()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS)
     parts = [part for part in PARTS if part in arguments.parts.split(",")]
-    systems = chosen_systems(arguments.only)
+    systems = [] if parts == ["families"] else chosen_systems(arguments.only)
     for environment in sorted({system.environment for system in systems} & REQUIREMENTS.keys()):
         try_to_ensure(environment)
     texts = workloads.build(model, workloads.QUICK if arguments.quick else workloads.FULL)
     job = Job(model, scratch / "workloads.json", cache_folder(model), scratch, arguments.threads)
     workloads.save(texts, job.workloads)
     results = measure_systems(systems, job, parts, rounds)
+    mixed = texts["mixed"].texts
+    ratios = families.measure(model, scratch, mixed, arguments.threads, rounds) if "families" in parts else {}
     report = {
         "date": date.today().isoformat(),
         "machine": machine.describe(),
         "threads": arguments.threads,
         "rounds": rounds,
-        "disturbance": table.disturbance(results),
-        "versions": table.versions_line(results),
+        "disturbance": table.disturbance(results, ratios),
+        "versions": table.versions_line(results, ratios),
         "workloads": {name: {"texts": len(load.texts), "tokens": load.tokens} for name, load in texts.items()},
         "systems": [asdict(result) for result in results],
         "comparisons": table.comparisons(results),
         "cold": cold.measure(model, scratch, arguments.threads, rounds) if "cold" in parts else {},
+        "families": ratios,
     }
     return report, table.render(report, results, texts)
 

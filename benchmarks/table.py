@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from families import ratio
 from rounds import Result, speedup
 from systems.registry import REFERENCE
 from workloads import Workload
@@ -94,7 +95,7 @@ def comparisons(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def memory_comparisons(by_name: dict[str, Result]) -> list[dict[str, Any]]:
     """Our peak memory as a part of the reference's."""
-    theirs = by_name[REFERENCE].megabytes
+    theirs = by_name[REFERENCE].megabytes if REFERENCE in by_name else None
     ours = [by_name[name] for name in ("bothways fp32", "bothways bf16") if name in by_name]
     return [
         {"what": "peak memory", "system": one.name, "than": REFERENCE, "ratio": one.megabytes / theirs}
@@ -115,9 +116,11 @@ def cold_table(cold: dict[str, float | str]) -> str:
     return markdown_table(["fresh process", "seconds"], rows)
 
 
-def versions_line(results: Sequence[Result]) -> str:
+def versions_line(results: Sequence[Result], families: dict[str, dict[str, Any] | str]) -> str:
     """Every package version in use, each once."""
-    pairs = {(name, version): None for result in results for name, version in result.versions.items()}
+    used = [result.versions for result in results]
+    used += [result["versions"] for result in families.values() if not isinstance(result, str)]
+    pairs = {pair: None for versions in used for pair in versions.items()}
     return ", ".join(f"{name} {version}" for name, version in sorted(pairs))
 
 
@@ -138,9 +141,24 @@ def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
     )
 
 
-def disturbance(results: Sequence[Result]) -> float:
+def families_table(found: dict[str, dict[str, Any] | str]) -> str:
+    """Each family beside transformers; one that failed has its reason underneath."""
+    head = ["6 layers of 384, fp32", "bothways, tokens/s", "transformers, tokens/s", "×", "max difference"]
+    rows = [family_cells(family, result) for family, result in found.items() if not isinstance(result, str)]
+    failures = [f"- {family} failed: {result}" for family, result in found.items() if isinstance(result, str)]
+    return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
+
+
+def family_cells(family: str, result: dict[str, Any]) -> list[str]:
+    """One family's row."""
+    speeds = [figure(result["tokens"] / median(result[side]), 0) for side in ("ours", "theirs")]
+    return [family, *speeds, figure(ratio(result), 2, "×"), f"{result['difference']:.0e}"]
+
+
+def disturbance(results: Sequence[Result], families: dict[str, dict[str, Any] | str]) -> float:
     """Cores that processes other than the one measured kept busy, on average over all runs."""
     runs = [cores for result in results for cores in result.disturbance]
+    runs += [result["disturbance"] for result in families.values() if not isinstance(result, str)]
     return sum(runs) / len(runs) if runs else 0.0
 
 
@@ -153,11 +171,15 @@ def warning(cores: float) -> list[str]:
 
 def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[str, Workload]) -> str:
     """The whole report."""
-    parts = [conditions(report, workloads), *warning(report["disturbance"]), systems_table(results, workloads)]
+    parts = [conditions(report, workloads), *warning(report["disturbance"])]
+    if results:
+        parts.append(systems_table(results, workloads))
     if report["comparisons"]:
         parts.append(comparisons_table(report["comparisons"]))
     if report["cold"]:
         parts.append(cold_table(report["cold"]))
+    if report["families"]:
+        parts.append(families_table(report["families"]))
     return "\n\n".join(parts)
 
 

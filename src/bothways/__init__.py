@@ -20,6 +20,7 @@ from bothways.errors import (
 
 if TYPE_CHECKING:
     from bothways.checkpoint.encoder import Encoder
+    from bothways.engine.inspect import Inspection, inspect
     from bothways.engine.pipeline import Pipeline, pipeline
     from bothways.engine.sentence import SentenceEncoder
     from bothways.nn.attention import attend
@@ -33,6 +34,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "InputError",
+    "Inspection",
     "Layout",
     "MissingExtraError",
     "Pipeline",
@@ -42,6 +44,7 @@ __all__ = [
     "UnusedWeightsWarning",
     "__version__",
     "attend",
+    "inspect",
     "pipeline",
 ]
 
@@ -50,11 +53,13 @@ __version__ = "0.1.0"
 _WHERE = {
     "Encoder": "checkpoint.encoder",
     "EncoderConfig": "nn.config",
+    "Inspection": "engine.inspect",
     "Layout": "ragged",
     "Pipeline": "engine.pipeline",
     "Ragged": "ragged",
     "SentenceEncoder": "engine.sentence",
     "attend": "nn.attention",
+    "inspect": "engine.inspect",
     "pipeline": "engine.pipeline",
 }
 

@@ -87,6 +87,87 @@ def test_fill_mask_prints_candidates(tiny_masked: Path, capsys: pytest.CaptureFi
     assert one[0]["token_str"] in capsys.readouterr().out
 
 
+def test_fill_mask_scores_targets(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = ["--target", "cat", "--target", "unable"]
+    assert run("fill-mask", tiny_masked, "the [MASK] sat", *targets, "--json") == 0
+    ((first, second),) = json.loads(capsys.readouterr().out)
+    assert {first["token_str"], second["token_str"]} == {"cat", "unable"}
+    assert run("fill-mask", tiny_masked, "the [MASK] sat", *targets) == 0
+    assert "unable" in capsys.readouterr().out
+    assert run("fill-mask", tiny_masked, "the [MASK] sat", "--pieces", "2") == 0
+
+
+def test_inspect_shows_tokens_attention_and_layers(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", tiny_masked, "The cat was unable.", "dogs", "--layer", "-1", "--head", "-1") == 0
+    out = capsys.readouterr().out
+    assert "11 tokens" in out
+    assert "##able" in out
+    assert "Attention of layer 1, head 3" in out
+    assert "embedded" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_inspect_gives_machines_everything(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", tiny_masked, "The cat", "--json") == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["tokens"] == ["[CLS]", "the", "cat", "[SEP]"]
+    assert seen["texts"] == ["", "The", "cat", ""]
+    assert seen["heads"] == [0, 1, 2, 3]
+    assert np.shape(seen["attention"]) == (4, 4, 4)
+    assert np.shape(seen["norms"]) == (3, 4)
+    assert np.shape(seen["similarity"]) == (3, 3)
+
+
+def test_a_long_text_is_shown_from_both_ends(base_sized_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", base_sized_masked, "cat " * 600) == 0
+    captured = capsys.readouterr()
+    assert "512 tokens, of which the first 48 and the last 16 are shown" in captured.out
+    assert "1 of 1 texts were cut to 512 tokens" in captured.err
+    assert len(captured.out.splitlines()) < 180
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "head"),
+    [
+        ("tiny_masked", "", "1"),
+        ("tiny_masked", "the cat sat on $5 and _x_^2 猫 \x1b[31m", "all"),
+        ("tiny_masked", "the cat sat on $5 and _x_^2 猫 \x1b[31m", "mean"),
+        ("base_sized_masked", "the cat sat on the mat " * 20, "all"),
+    ],
+)
+def test_a_plot_is_a_picture_and_nothing_else_is_said(
+    model: str,
+    text: str,
+    head: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert run("inspect", request.getfixturevalue(model), text, "--head", head, "--plot", tmp_path / "seen.png") == 0
+    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["seen.png"]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("plot", ["no/such/folder/seen.png", "."])
+def test_a_picture_that_cannot_be_written_gives_one_line(
+    tiny_masked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], plot: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    error = fails_with_one_line(capsys, "inspect", tiny_masked, "the cat", "--plot", tmp_path / plot)
+    assert str(tmp_path) in error
+
+
+def test_a_plot_without_its_extra_names_the_line_to_install_it(
+    tiny_masked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bothways.cli.heatmap.find_spec", lambda name: None)
+    error = fails_with_one_line(capsys, "inspect", tiny_masked, "the cat", "--plot", tmp_path / "seen.png")
+    assert 'pip install "bothways[plot]"' in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_truncation_is_reported(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("embed", minilm, "word " * 20, "short", "--max-seq-length", "8", "--json") == 0
     error = capsys.readouterr().err
@@ -119,6 +200,14 @@ def test_truncation_is_reported(minilm: Path, capsys: pytest.CaptureFixture[str]
         (["fill-mask", "{masked}", "no mask here"], "[MASK]"),
         (["fill-mask", "{masked}", "the [MASK] sat", "--top-k", "0"], "top_k"),
         (["fill-mask", "{masked}"], "text"),
+        (["fill-mask", "{masked}", "the [MASK] sat", "--target", "☃"], "'☃'"),
+        (["fill-mask", "{masked}", "the [MASK] sat", "--target", "cat", "--pieces", "2"], "not both"),
+        (["fill-mask", "{masked}", "the [MASK] sat", "--pieces", "0"], "pieces"),
+        (["inspect", "{masked}", "the cat", "--layer", "2"], "from 0 to 1"),
+        (["inspect", "{masked}", "the cat", "--head", "-5"], "from 0 to 3"),
+        (["inspect", "{masked}", "the cat", "--head", "some"], '"mean" or "all"'),
+        (["inspect", "{tmp}", "the cat"], "config.json"),
+        (["inspect", "{masked}"], "TEXT"),
         (["convert", "{tmp}", "--output", "{tmp}/out"], "pytorch_model.bin"),
         (["demo", "--model", "{tmp}/no-model"], "no-model"),
     ],

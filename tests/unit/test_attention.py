@@ -282,7 +282,7 @@ def test_the_gpus_kernel_agrees_with_a_loop(lengths: tuple, options: dict, dtype
     lengths_q, lengths_k = lengths[0], lengths[1] or lengths[0]
     q, k, v = (rows(n, 2, 16, dtype) for n in (lengths_q, lengths_k, lengths_k))
     layout_q, layout_k = Layout.of(lengths_q, "cuda"), Layout.of(lengths_k, "cuda")
-    assert attention._varlen_runs(q.cuda())
+    assert attention._varlen_runs(q.cuda(), v.cuda())
     ours = attend(q.cuda(), k.cuda(), v.cuda(), layout_q, layout_k, **options)
     expected = naive(q, k, v, lengths_q, lengths_k, **options)
     torch.testing.assert_close(ours.cpu().double(), expected, atol=0.03, rtol=0)
@@ -292,7 +292,7 @@ def test_the_gpus_kernel_agrees_with_a_loop(lengths: tuple, options: dict, dtype
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_grouped_path_runs_on_a_gpu_too(options: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_varlen_runs", lambda q: False)
+    monkeypatch.setattr(attention, "_varlen_runs", lambda q, v: False)
     lengths = [3, 17, 3, 1, 40]
     q, k, v = (rows(lengths, 2, 16, dtype) for _ in "qkv")
     layout = Layout.of(lengths, "cuda")

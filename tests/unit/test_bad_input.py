@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from small_models import SAVE_FAMILY
 
 from bothways import (
     BothwaysError,
@@ -27,10 +29,9 @@ from bothways import (
     pipeline,
 )
 from bothways.families import FAMILIES
+from bothways.families.family import config_from_hf
 from bothways.nn.config import MOST
 from bothways.tasks import TASKS
-
-pytestmark = pytest.mark.filterwarnings("ignore::bothways.UnusedWeightsWarning")  # BERT's second head
 
 WEIGHTS = "model.safetensors"
 
@@ -209,7 +210,7 @@ def test_a_model_type_that_is_no_name(folder: Path, value: Any) -> None:
 
 SIZES = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
 SIZES += ["max_position_embeddings", "type_vocab_size"]
-NO_SIZES = [-1, 10**12, 10**400, "768", True, False, None, 7.0, 7.5, float("nan"), float("inf"), [8], {"a": 8}]
+NO_SIZES = [-1, 10**12, 10**400, "768", True, False, 7.0, 7.5, float("nan"), float("inf"), [8], {"a": 8}]
 
 
 @pytest.mark.parametrize("value", NO_SIZES, ids=lambda value: repr(value)[:20])
@@ -252,6 +253,122 @@ def test_a_missing_key(folder: Path, key: str) -> None:
     write(folder / "config.json", config)
     with refused("config.json", f"key {key} is missing", kind=ConfigError):
         Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps"])
+def test_a_null_is_as_an_absent_key(folder: Path, key: str) -> None:
+    path = folder / "config.json"
+    config = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config["intermediate_size"] = 6
+    expected, _ = config_from_hf(FAMILIES["bert"], config, str(path))
+    assert config_from_hf(FAMILIES["bert"], {**config, key: None}, str(path))[0] == expected
+    with refused("config.json", "vocab_size", kind=ConfigError):
+        config_from_hf(FAMILIES["bert"], {**config, "vocab_size": None}, str(path))
+
+
+NO_VALUES = [{"a": 1}, [1.5], -5, float("nan"), 10**400, "no such\nthing", ["x" * 5000]]
+# Any string is a valid one there; what it does not say does not apply.
+ANY_STRING = ("norm_rel_ebd",)
+SHAPING = [(family, key.theirs) for family in FAMILIES for key in FAMILIES[family].keys]
+
+
+@pytest.mark.parametrize(("family", "key"), SHAPING)
+def test_a_value_of_any_familys_key_that_makes_no_sense(family: str, key: str) -> None:
+    config = SAVE_FAMILY[family].config().to_dict()
+    config.pop("rope_parameters", None)  # they have the last word on the angles
+    for value in NO_VALUES:
+        if not (key in ANY_STRING and isinstance(value, str)):
+            with refused("somewhere/config.json", key, kind=ConfigError):
+                config_from_hf(FAMILIES[family], {**config, key: value}, "somewhere/config.json")
+
+
+IMPOSSIBLE = [
+    ("albert", {"num_hidden_groups": 7}, "num_hidden_groups"),
+    ("albert", {"inner_group_num": 1000}, "inner_group_num"),
+    ("deberta-v2", {"position_buckets": 1}, "position_buckets"),
+    ("deberta-v2", {"pos_att_type": "c2p|p2q"}, "pos_att_type"),
+    ("deberta-v2", {"conv_kernel_size": 4}, "conv_kernel_size"),
+    ("deberta-v2", {"conv_kernel_size": 3, "conv_groups": 5}, "conv_groups"),
+    ("deberta-v2", {"conv_act": "softmax"}, "conv_act"),
+    ("distilbert", {"n_heads": 5}, "dim"),
+    ("modernbert", {"layer_types": ["full_attention"]}, "layer_types"),
+    ("modernbert", {"layer_types": []}, "layer_types"),
+    ("modernbert", {"layer_types": ["full_attention", "no_attention"]}, "layer_types"),
+    ("modernbert", {"layer_types": None, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers"),
+    ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters"),
+    ("modernbert", {"num_attention_heads": 32}, "hidden_size"),
+    ("mpnet", {"relative_attention_num_buckets": 31}, "relative_attention_num_buckets"),
+    ("roberta", {"pad_token_id": 23}, "max_position_embeddings"),
+    ("roberta", {"pad_token_id": 1.5}, "pad_token_id"),
+    ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+    ("camembert", {"is_decoder": True}, "is_decoder"),
+]
+
+
+@pytest.mark.parametrize(("family", "changes", "key"), IMPOSSIBLE, ids=[f"{f} {c}"[:60] for f, c, _ in IMPOSSIBLE])
+def test_a_network_that_cannot_be(family: str, changes: dict[str, Any], key: str) -> None:
+    config = {**SAVE_FAMILY[family].config().to_dict(), **changes}
+    with refused("somewhere/config.json", key, kind=ConfigError):
+        config_from_hf(FAMILIES[family], config, "somewhere/config.json")
+
+
+HEAD_KEYS = [
+    ("bert", "ForSequenceClassification", "id2label", {str(i): "x" for i in range(7)}, CheckpointError),
+    ("bert", "ForTokenClassification", "num_labels", -1, ConfigError),
+    ("bert", "ForTokenClassification", "num_labels", [3], ConfigError),
+    ("deberta-v2", "ForSequenceClassification", "pooler_hidden_act", [], ConfigError),
+    ("electra", "ForMultipleChoice", "summary_type", "last", ConfigError),
+    ("electra", "ForMultipleChoice", "summary_activation", {}, ConfigError),
+    ("modernbert", "ForSequenceClassification", "classifier_pooling", "max", ConfigError),
+    ("modernbert", "ForSequenceClassification", "classifier_activation", ["gelu"], ConfigError),
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "key", "value", "error"), HEAD_KEYS, ids=[k for _, _, k, _, _ in HEAD_KEYS])
+def test_a_key_of_a_head_that_makes_no_sense(
+    save_family: Callable[..., Path], family: str, kind: str, key: str, value: Any, error: type[BothwaysError]
+) -> None:
+    folder = save_family(family, kind=kind, tokenizer=False)
+    change(folder / "config.json", **({"id2label": None} if key == "num_labels" else {}), **{key: value})
+    with refused("config.json", key if error is ConfigError else "classifier", kind=error):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_of_more_layers_than_the_file_has(save_family: Callable[..., Path], family: str) -> None:
+    folder, words = save_family(family, tokenizer=False), SAVE_FAMILY[family].words
+    raised = {"num_hidden_groups": 3, "num_hidden_layers": 3} if family == "albert" else {"num_hidden_layers": 3}
+    layers = {"layer_types": None} if family == "modernbert" else {}
+    change(folder / "config.json", **{words.get(key, key): value for key, value in raised.items()}, **layers)
+    with refused(WEIGHTS, "missing", "2.", kind=CheckpointError):
+        Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_weight_of_any_family_with_the_wrong_shape_or_missing(save_family: Callable[..., Path], family: str) -> None:
+    folder = save_family(family, tokenizer=False)
+    tensors = load_file(folder / WEIGHTS)
+    for name in tensors:
+        cut = {key: tensor[..., :-1].contiguous() if key == name else tensor for key, tensor in tensors.items()}
+        save_file(cut, folder / WEIGHTS)
+        with refused(WEIGHTS, name, kind=CheckpointError):
+            Encoder.from_pretrained(folder)
+    last = name
+    if not last.startswith("pooler"):
+        save_file({key: tensor for key, tensor in tensors.items() if key != last}, folder / WEIGHTS)
+        with refused(WEIGHTS, "missing", last, kind=CheckpointError):
+            Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_that_is_declared_but_absent_is_not_there(save_family: Callable[..., Path], family: str) -> None:
+    """As released encoders say in their configs what they were trained with, this is no error before it is needed."""
+    folder = save_family(family)
+    (declared,) = [name for name, heads in FAMILIES[family].architectures.items() if heads == ("mlm",)]
+    change(folder / "config.json", architectures=[declared])
+    assert Encoder.from_pretrained(folder).heads == {}
+    with refused("mlm", kind=CheckpointError):
+        pipeline("fill-mask", folder, device="cpu")
 
 
 def test_heads_that_do_not_divide_the_width(folder: Path) -> None:
@@ -672,9 +789,13 @@ def test_a_disk_that_fills_up_leaves_the_old_files_whole(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    def full_to_safetensors(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
     encoder = Encoder.from_pretrained(whole)
     monkeypatch.setattr(Path, "write_bytes", full)
     monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("bothways.checkpoint.weights.save_file", full_to_safetensors)
     with refused("No space left on device", kind=InputError):
         encoder.save_pretrained(folder)
     monkeypatch.undo()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
-from bothways.text.formats import wordpiece
+from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
@@ -44,8 +45,10 @@ def test_texts_of_equal_length_keep_their_order() -> None:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(vocab: list[str]) -> Tokenizer:
-    return Tokenizer(wordpiece({token: i for i, token in enumerate(vocab)}))
+def tokenizer(vocab: list[str], new_folder: Callable[[], Path]) -> Tokenizer:
+    folder = new_folder()
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    return load_tokenizer(folder)
 
 
 TEXTS = ["the cat", "", "a dog sat on the mat", "x", "the house is red"]

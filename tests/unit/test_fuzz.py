@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from small_models import SAVE_FAMILY
 
 from bothways import BothwaysError, Encoder, SentenceEncoder
-from bothways.checkpoint.weights import WeightFile
+from bothways.checkpoint.sentence import load_sentence_model
+from bothways.checkpoint.weights import WeightFile, write_weights
 from bothways.families import FAMILIES
 from bothways.families.family import config_from_hf, config_to_hf
+from bothways.nn.heads import Dense, Normalize, SentenceHead
 from bothways.text.formats import load_tokenizer
 
 FEW = settings(max_examples=80)
@@ -67,31 +75,56 @@ def fresh(new_folder: Callable[[], Path]) -> Callable[[str], Path]:
     return path
 
 
+# Keys of older generations, and those whose values are written in today's words.
+OLDER = {"modernbert": ("global_attn_every_n_layers", "rope_parameters")}
+REWORDED = ("pos_att_type", "norm_rel_ebd", "global_rope_theta", "local_rope_theta")
+TINY = {"hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 6, "num_hidden_layers": 1}
+
+
+def small_config(family: str) -> dict[str, Any]:
+    extra = {"embedding_size": 4} if family in ("albert", "electra") else {}
+    return SAVE_FAMILY[family].config(**TINY, **extra).to_dict()
+
+
 @few_and_many
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_values_of_the_shaping_keys_give_a_config_that_is_written_back_or_an_error_of_ours(
     family: str, amount: settings
 ) -> None:
-    keys = [key.theirs for key in FAMILIES[family].keys] + list(FAMILIES[family].only)
+    keys = [key.theirs for key in FAMILIES[family].keys] + list(FAMILIES[family].only) + list(OLDER.get(family, ()))
+    valid = small_config(family)
 
     @amount
     @given(st.dictionaries(st.one_of(st.sampled_from(keys), st.text(max_size=5)), VALUES, max_size=6), st.booleans())
     def run(changes: dict[str, Any], complete: bool) -> None:
-        valid = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
-        raw = {**(valid if complete else {}), "intermediate_size": 6, **changes}
+        raw = {**(valid if complete else {}), **changes}
         read = loads_or_is_refused(lambda: config_from_hf(FAMILIES[family], raw))
         if read is not None:
             written = config_to_hf(FAMILIES[family], *read)
-            assert all(repr(written[key]) == repr(value) for key, value in raw.items())
+            assert config_from_hf(FAMILIES[family], written) == read
+            same = [key for key, value in raw.items() if value is not None and key not in REWORDED]
+            assert all(repr(written[key]) == repr(raw[key]) for key in same)
 
     run()
 
 
+KINDS = ("ForMaskedLM", "ForSequenceClassification", "ForMultipleChoice")
+
+
 @few_and_many
-def test_any_config_file_loads_or_is_refused(whole: Path, fresh: Callable[[str], Path], amount: settings) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_config_file_loads_or_is_refused(
+    save_family: Callable[..., Path], fresh: Callable[[str], Path], family: str, amount: settings
+) -> None:
+    kind = KINDS[list(FAMILIES).index(family) % len(KINDS)]
+    whole = save_family(family, kind=kind, **TINY)
     config = json.loads((whole / "config.json").read_text())
+    config |= dict.fromkeys((key.theirs for key in FAMILIES[family].keys if key.theirs not in config), None)
     small = st.dictionaries(st.sampled_from(sorted(config)), VALUES, max_size=2).filter(
-        lambda changes: not isinstance(depth := changes.get("num_hidden_layers"), int) or not 12 < depth <= 1024
+        lambda changes: all(
+            not isinstance(depth := changes.get(key), int) or not 12 < depth <= 1024
+            for key in ("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num")
+        )
     )
 
     @amount
@@ -172,6 +205,151 @@ def test_any_header_of_a_weight_file_is_refused_or_read(fresh: Callable[[str], P
             loads_or_is_refused(lambda name=name: weights.read(name))
 
     run()
+
+
+@pytest.fixture(scope="module")
+def shards(whole: Path, new_folder: Callable[[], Path]) -> Path:
+    """The folder of the same model in several files."""
+    folder = new_folder()
+    for name in ("config.json", "vocab.txt"):
+        (folder / name).symlink_to(whole / name)
+    write_weights(folder / "model.safetensors", load_file(whole / "model.safetensors"), 600)
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    return folder
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """The process has never held a gigabyte more than at the start."""
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    yield
+    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+
+
+def linked(folder: Path, source: Path) -> None:
+    """Fill a folder with links to the files of another one, but for those it has already."""
+    for path in source.rglob("*"):
+        place = folder / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+        elif not place.exists():
+            place.symlink_to(path)
+
+
+@few_and_many
+def test_any_index_of_weights_is_refused_or_read(shards: Path, fresh: Callable[[str], Path], amount: settings) -> None:
+    text = (shards / "model.safetensors.index.json").read_text()
+    index = json.loads(text)
+    files = sorted(set(index["weight_map"].values()))
+    odd = [
+        "../model.safetensors",
+        "/dev/zero",
+        "config.json",
+        "model.safetensors",
+        "",
+        "..",
+        "model.safetensors.index.json",
+    ]
+    places = st.one_of(st.sampled_from(files), st.sampled_from(files + odd), st.text(max_size=8), VALUES)
+    tensors = st.one_of(st.sampled_from(sorted(index["weight_map"])), st.text(max_size=4))
+    moved = st.dictionaries(tensors, places, max_size=3).map(lambda new: {**index["weight_map"], **new})
+    maps = st.one_of(moved, st.dictionaries(tensors, places, max_size=5), VALUES)
+    parts = st.fixed_dictionaries({}, optional={"weight_map": maps, "metadata": VALUES, "extra": VALUES})
+    written = st.one_of(parts, VALUES).map(lambda value: json.dumps(value).encode())
+    edited = mutations(len(text), len(text)).map(lambda edits: mutated(text.encode(), edits))
+
+    @amount
+    @given(st.one_of(written, edited))
+    def run(data: bytes) -> None:
+        path = fresh("model.safetensors.index.json")
+        path.write_bytes(data)
+        linked(path.parent, shards)
+        loads_or_is_refused(lambda: Encoder.from_pretrained(path.parent))
+
+    with little_memory():
+        run()
+
+
+@few_and_many
+def test_any_damage_to_a_shard_is_refused_or_harmless(
+    shards: Path, fresh: Callable[[str], Path], amount: settings
+) -> None:
+    files = {path.name: path.read_bytes() for path in shards.glob("*.safetensors")}
+    damage = {
+        name: mutations(len(data), 8 + int.from_bytes(data[:8], "little")).map(lambda edits, d=data: mutated(d, edits))
+        for name, data in files.items()
+    }
+    cases = st.sampled_from(sorted(files)).flatmap(
+        lambda name: st.tuples(st.just(name), st.one_of(damage[name], st.sampled_from(sorted(files.values()))))
+    )
+
+    @amount
+    @given(cases)
+    def run(case: tuple[str, bytes]) -> None:
+        path = fresh(case[0])
+        path.write_bytes(case[1])
+        linked(path.parent, shards)
+        encoder = loads_or_is_refused(lambda: Encoder.from_pretrained(path.parent))
+        if encoder is not None:
+            assert all(parameter.isfinite().all() for parameter in encoder.network.parameters())
+
+    with little_memory():
+        run()
+
+
+@pytest.fixture(scope="module")
+def sentences(whole: Path, new_folder: Callable[[], Path]) -> Path:
+    """A sentence-transformers folder with a module of every kind."""
+    folder = new_folder()
+    model = load_sentence_model(whole)
+    dense = Dense(4, 3, "tanh")
+    torch.nn.init.normal_(dense.linear.weight)
+    torch.nn.init.normal_(dense.linear.bias)
+    replace(model, head=SentenceHead(4, ("mean",), True, [dense, Normalize()])).save_pretrained(folder)
+    assert SentenceEncoder(folder, device="cpu").encode("the cat").shape == (3,)
+    return folder
+
+
+@few_and_many
+def test_any_list_of_modules_is_refused_or_encodes(
+    sentences: Path, fresh: Callable[[str], Path], amount: settings
+) -> None:
+    text = (sentences / "modules.json").read_bytes()
+    kinds = st.sampled_from(["Transformer", "Pooling", "Dense", "Normalize", "CNN", ""]).map("x.".__add__)
+    known = [
+        "",
+        ".",
+        "1_Pooling",
+        "2_Dense",
+        "3_Normalize",
+        "./2_Dense/",
+        "2_Dense/../..",
+        "..",
+        "/",
+        "missing",
+        "\0",
+        "x" * 300,
+    ]
+    entry = st.fixed_dictionaries(
+        {"type": st.one_of(kinds, kinds, VALUES)}, optional={"path": st.one_of(st.sampled_from(known), VALUES)}
+    )
+    first = {"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}
+    after = st.lists(entry, max_size=3).map(lambda more: [*first, *more])
+    written = st.one_of(after, st.lists(entry, max_size=4), VALUES).map(lambda value: json.dumps(value).encode())
+    edited = mutations(len(text), len(text)).map(lambda edits: mutated(text, edits))
+
+    @amount
+    @given(st.one_of(written, edited))
+    def run(data: bytes) -> None:
+        path = fresh("modules.json")
+        path.write_bytes(data)
+        linked(path.parent, sentences)
+        encoder = loads_or_is_refused(lambda: SentenceEncoder(path.parent, device="cpu"))
+        if encoder is not None:
+            loads_or_is_refused(lambda: encoder.encode(["the cat"]))
+
+    with little_memory():
+        run()
 
 
 TEXTS = ["the cat sat", "", "un[MASK]able 猫"]

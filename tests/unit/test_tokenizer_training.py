@@ -98,7 +98,7 @@ def test_what_is_loaded_is_what_was_saved(saved: Callable[[str], Path], kind: st
 
 def test_the_vocabulary_has_the_size_that_was_asked_for(kind: str) -> None:
     assert trained(kind).vocab_size == 1500
-    assert list(KINDS[kind].special.values()) == [trained(kind).backend.id_to_token(i) for i in range(5)]
+    assert list(dict.fromkeys(KINDS[kind].special.values())) == [trained(kind).backend.id_to_token(i) for i in range(5)]
 
 
 def test_training_twice_gives_the_same_file(kind: str) -> None:

@@ -1,22 +1,56 @@
-"""From what a user calls a model (a folder, or an id on the hub) to a folder."""
+"""From what a user calls a model (a folder, or an id on the hub) to a folder.
+
+Whatever huggingface_hub reads from the environment holds here too: HF_HOME and HF_HUB_CACHE for the cache, HF_ENDPOINT
+for a mirror, HF_TOKEN for what is gated or private, HF_HUB_OFFLINE.
+"""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from glob import escape
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
 
-from bothways.errors import CheckpointError, InputError
+from bothways.checkpoint.modules import read_modules
+from bothways.checkpoint.weights import WEIGHTS
+from bothways.errors import BothwaysError, CheckpointError, InputError
 
 __all__ = ["resolve"]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+# What is read of a folder: descriptions, vocabularies, weights. Never code, pickles or the formats of other programs.
+_FILES = ("*.json", "*.txt", "*.model", WEIGHTS, "model-*-of-*.safetensors")
+_WITH_WEIGHTS = ("Transformer", "Dense")
+# What is wrong, by the classes of huggingface_hub and of the HTTP library below it (requests, httpx or httpx2, by its
+# version: hence names). The first class that is found, from an error to its causes, tells.
+_REASONS = {
+    "GatedRepoError": "it is gated; ask for access on its page and set HF_TOKEN to a token of yours",
+    "RepositoryNotFoundError": "there is no such repository, or it is private; check the id, or set HF_TOKEN",
+    "RevisionNotFoundError": "it has no revision {revision}; name one of its branches, tags or commits",
+    "HFValidationError": "this is no id of a repository",
+    "OfflineModeIsEnabled": "it is not wholly in the cache, and HF_HUB_OFFLINE is set; fetch it once without",
+    "ProxyError": "the proxy refuses; check HTTPS_PROXY",
+    "RemoteProtocolError": "the download broke off; run this again, and whole files are kept",
+    "ChunkedEncodingError": "the download broke off; run this again, and whole files are kept",
+    "ReadError": "the download broke off; run this again, and whole files are kept",
+    "ConnectError": "the hub cannot be reached; give a folder, or see to the network or HF_ENDPOINT",
+    "ConnectionError": "the hub cannot be reached; give a folder, or see to the network or HF_ENDPOINT",
+    "TimeoutException": "the hub does not answer in time; try again, or give a folder",
+    "Timeout": "the hub does not answer in time; try again, or give a folder",
+}
+_STATUSES = {
+    401: "the hub does not accept the token; check HF_TOKEN",
+    403: "the hub refuses access; check that HF_TOKEN is set to a token that may read it",
+    429: "the hub has had too many requests; wait, or set HF_TOKEN",
+}
 
 
 def resolve(model: str | Path, revision: str | None = None) -> Path:
     """The folder of a model: `model` itself if there is such a folder, else a snapshot from the hub's cache or the hub.
 
-    Raises CheckpointError if neither is to be had.
+    revision: a branch, tag or commit on the hub.
+    Raises CheckpointError if neither is to be had, or the repository has no safetensors.
     """
     try:
         path = Path(model).expanduser()
@@ -34,12 +68,52 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
 
 
 def _snapshot(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    """What is read of the repository: its own files, then those of the folders that its modules.json names."""
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        advice = "give a folder, or fetch it where the hub can be reached"
-        raise CheckpointError(f"{model}: no such folder, and the hub does not give it ({reason}); {advice}") from None
+        folder = _fetch(model, revision, list(_FILES), ignore=["*/*"])
+        modules = [(kind, normpath(place)) for kind, place in read_modules(folder)] or [("Transformer", ".")]
+        places = sorted({place for _, place in modules} - {"."})
+        if places:
+            # By the commit, so that both halves are of one snapshot whatever is pushed in between.
+            _fetch(model, folder.name, [f"{escape(place)}/{name}" for place in places for name in _FILES])
+        for place in [place for kind, place in modules if kind in _WITH_WEIGHTS]:
+            if not any((folder / place).glob("*.safetensors")):
+                raise CheckpointError(f"{model}: {_without_weights(model, folder.name, place)}")
+    except BothwaysError:
+        raise
+    except Exception as error:
+        reason = _reason(error).format(revision=revision)
+        raise CheckpointError(f"{model}: no such folder, and the hub does not give it: {reason}") from None
+    return folder
+
+
+def _fetch(model: str, revision: str | None, patterns: list[str], ignore: list[str] | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=ignore))
+
+
+def _without_weights(model: str, commit: str, place: str) -> str:
+    from huggingface_hub import HfApi
+
+    files = [PurePosixPath(name) for name in HfApi().list_repo_files(model, revision=commit)]
+    pickles = [file for file in files if file.parent == PurePosixPath(place) and file.match("pytorch_model*.bin")]
+    if not pickles:
+        return f"this repository has no {normpath(f'{place}/{WEIGHTS}')}"
+    fetch = f"hf download {model} --local-dir DIR"
+    return f"{pickles[0]} of this repository is a pickle; convert it once: {fetch} && bothways convert DIR --output NEW"
+
+
+def _reason(error: Exception) -> str:
+    chain = list(_causes(error))
+    named = [_REASONS[kind.__name__] for e in chain for kind in type(e).__mro__ if kind.__name__ in _REASONS]
+    statuses = [getattr(getattr(e, "response", None), "status_code", None) for e in chain]
+    known = named + [_STATUSES[status] for status in statuses if status in _STATUSES]
+    said = (str(chain[-1]).strip() or type(chain[-1]).__name__).splitlines()[0][:120]
+    return known[0] if known else said.replace("{", "{{").replace("}", "}}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -50,7 +50,7 @@ def load_parts(folder: Path) -> dict[str, Any]:
     return {
         "network": network.eval(),
         "family": family,
-        "tokenizer": _tokenizer(folder, config.vocab),
+        "tokenizer": _tokenizer(folder, family.tokenizer, config.vocab),
         "heads": {name: head.eval() for name, head in heads.items()},
         "extras": extras,
         "unused": unused,
@@ -165,8 +165,8 @@ def _tie(head: nn.Module, network: EncoderNetwork) -> None:
             setattr(head.get_submodule(owner), leaf, network.embeddings.words.weight)
 
 
-def _tokenizer(folder: Path, vocab: int) -> Tokenizer | None:
-    tokenizer = load_tokenizer(folder)
+def _tokenizer(folder: Path, default: str, vocab: int) -> Tokenizer | None:
+    tokenizer = load_tokenizer(folder, default)
     if tokenizer is not None and tokenizer.vocab_size > vocab:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size:,} entries, but the model only {vocab:,} rows"

@@ -14,9 +14,10 @@ from torch import nn
 from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.load import load_parts
-from bothways.checkpoint.weights import read_weights
+from bothways.checkpoint.modules import MODULES, read_modules
+from bothways.checkpoint.weights import WEIGHTS, read_weights, refuse_pickles, write_weights
 from bothways.errors import CheckpointError, ConfigError
-from bothways.files import read_json, read_object
+from bothways.files import make_folder, read_object, write_json
 from bothways.nn.heads import Dense, Normalize, SentenceHead
 from bothways.nn.pooling import POOLINGS
 from bothways.text.tokenizer import Tokenizer
@@ -42,6 +43,13 @@ DENSE_ACTIVATIONS = {
     "torch.nn.modules.activation.SiLU": "silu",
 }
 SETTINGS = "config_sentence_transformers.json"
+# What the transformer module is told, by its oldest names too; the first file that says anything counts.
+TRANSFORMER_SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# The names under which every version of sentence-transformers finds its modules.
+MODULE_TYPE = "sentence_transformers.models."
 MOST_WIDTH = 1 << 16
 
 
@@ -52,6 +60,7 @@ class SentenceModel:
     max_seq_length: tokens a text may have, special ones included.    prompts: put before a text, by name.
     similarity: "cosine", "dot", "euclidean" or "manhattan", the model's own measure.
     lower_case: whether texts are lowercased before the tokenizer sees them.
+    extras: what else config_sentence_transformers.json said, written back on saving.
     """
 
     encoder: Encoder
@@ -62,6 +71,29 @@ class SentenceModel:
     default_prompt_name: str | None = None
     similarity: str = "cosine"
     lower_case: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `load_sentence_model` and sentence-transformers load. Raises InputError if it cannot.
+
+        Each file is written whole or not at all, `modules.json` last; other files of the folder are left alone.
+        """
+        folder = Path(folder)
+        self.encoder.save_pretrained(folder)
+        settings = {"max_seq_length": self.max_seq_length, "do_lower_case": self.lower_case}
+        write_json(folder / TRANSFORMER_SETTINGS[0], settings)
+        modules = [("Transformer", ""), *_save_head(self.head, folder)]
+        own = {
+            "prompts": dict(self.prompts),
+            "default_prompt_name": self.default_prompt_name,
+            "similarity_fn_name": self.similarity,
+        }
+        write_json(folder / SETTINGS, {**self.extras, **own})
+        entries = [
+            {"idx": i, "name": str(i), "path": place, "type": MODULE_TYPE + kind}
+            for i, (kind, place) in enumerate(modules)
+        ]
+        write_json(folder / MODULES, entries)
 
 
 def load_sentence_model(model: str | Path, revision: str | None = None) -> SentenceModel:
@@ -72,10 +104,11 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
     folder = resolve(model, revision)
     modules = _modules(folder)
     transformer = folder / modules[0][1]
+    refuse_pickles(transformer, folder)
     encoder = Encoder(**load_parts(transformer))
     if encoder.tokenizer is None:
         raise CheckpointError(f"{transformer}: no tokenizer.json and no vocab.txt in this folder")
-    settings = _optional(transformer / "sentence_bert_config.json")
+    settings = _transformer_settings(transformer)
     top = _optional(folder / SETTINGS)
     prompts = top.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
@@ -88,11 +121,12 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
         encoder=encoder,
         tokenizer=encoder.tokenizer,
         head=_head(folder, modules[1:], encoder.config.width),
-        max_seq_length=_max_seq_length(settings.get("max_seq_length"), encoder),
+        max_seq_length=_max_seq_length(settings.get("max_seq_length"), encoder, transformer),
         prompts=prompts,
         default_prompt_name=named["default_prompt_name"],
         similarity=named["similarity_fn_name"] or "cosine",
         lower_case=bool(settings.get("do_lower_case", False)),
+        extras={key: value for key, value in top.items() if key not in ("prompts", *named)},
     )
 
 
@@ -100,32 +134,29 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_object(path) if path.exists() else {}
 
 
+def _transformer_settings(folder: Path) -> dict[str, Any]:
+    return next(filter(None, (_optional(folder / name) for name in TRANSFORMER_SETTINGS)), {})
+
+
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module, the transformer first."""
-    path = folder / "modules.json"
-    if not path.exists():
+    if not (folder / MODULES).exists():
         logger.warning("%s: no modules.json in this folder, so mean pooling is assumed", folder)
         return [("Transformer", "")]
-    entries = read_json(path)
-    if not isinstance(entries, list) or not all(
-        isinstance(e, dict) and isinstance(e.get("type"), str) for e in entries
-    ):
-        raise ConfigError(f"{path}: a list of modules, each with a type and a path, was expected")
-    modules = [(entry["type"].rpartition(".")[2], str(entry.get("path", ""))) for entry in entries]
+    modules = read_modules(folder)
     if not modules or modules[0][0] != "Transformer":
-        raise ConfigError(f"{path}: the first module must be a Transformer")
-    for _, place in modules:
-        if Path(place).is_absolute() or ".." in Path(place).parts:
-            raise ConfigError(f"{path}: the path {place!r} leads out of the model's folder")
+        raise ConfigError(f"{folder / MODULES}: the first module must be a Transformer")
     return modules
 
 
-def _max_seq_length(setting: Any, encoder: Encoder) -> int:
+def _max_seq_length(setting: Any, encoder: Encoder, folder: Path) -> int:
     """What the folder says, else the tokenizer's limit; never more than the model has positions for."""
     positions = encoder.config.longest
     limit = encoder.tokenizer.max_length if encoder.tokenizer else None
     if setting is not None and (type(setting) is not int or setting < 1):
-        raise ConfigError(f"sentence_bert_config.json: max_seq_length must be a positive number, got {setting!r}")
+        raise ConfigError(
+            f"{folder / TRANSFORMER_SETTINGS[0]}: max_seq_length must be a positive number, got {setting!r}"
+        )
     return min(positions, setting or limit or positions)
 
 
@@ -160,28 +191,33 @@ def _poolings(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 def _step(folder: Path, kind: str, place: str, width: int) -> nn.Module:
     if kind == "Normalize":
+        _check_keys(_optional(folder / place / "config.json"), folder / place / "config.json")
         return Normalize()
     if kind == "Dense":
-        return _dense(folder / place, width)
-    raise ConfigError(
-        f"{folder / 'modules.json'}: unknown module {kind}; known: Transformer, Pooling, Dense, Normalize"
-    )
+        return _dense(folder, place, width)
+    raise ConfigError(f"{folder / MODULES}: unknown module {kind}; known: Transformer, Pooling, Dense, Normalize")
 
 
-def _dense(folder: Path, width: int) -> Dense:
-    path = folder / "config.json"
+def _check_keys(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a module that works on anything but sentence vectors."""
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise ConfigError(f"{path}: a module with {key} {config[key]!r} is not supported")
+
+
+def _dense(model: Path, place: str, width: int) -> Dense:
+    path = model / place / "config.json"
     config = read_object(path)
     act = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     if not isinstance(act, str) or act not in DENSE_ACTIVATIONS:
         raise ConfigError(f"{path}: unknown activation_function {act!r}; known: {', '.join(DENSE_ACTIVATIONS)}")
     if config.get("use_residual"):
         raise ConfigError(f"{path}: use_residual is not supported")
-    if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise ConfigError(f"{path}: a Dense module over {config['module_input_name']!r} is not supported")
+    _check_keys(config, path)
     out = config.get("out_features")
     if type(out) is not int or not 1 <= out <= MOST_WIDTH or config.get("in_features") != width:
         raise ConfigError(f"{path}: {config.get('in_features')} → {out} features do not follow a width of {width}")
-    weights = read_weights(folder)
+    weights = read_weights(model / place, model)
     expected = {"linear.weight": (out, width)} | ({"linear.bias": (out,)} if config.get("bias", True) else {})
     if weights.shapes != expected:
         raise CheckpointError(f"{weights.path}: {weights.shapes} found, {expected} expected")
@@ -189,3 +225,37 @@ def _dense(folder: Path, width: int) -> Dense:
         dense = Dense(width, out, DENSE_ACTIVATIONS[act], bias=bool(config.get("bias", True)))
     dense.load_state_dict({name: weights.read(name) for name in expected}, assign=True)
     return dense
+
+
+def _save_head(head: SentenceHead, folder: Path) -> list[tuple[str, str]]:
+    """Write the folder of each module after the transformer; (kind, folder) of each."""
+    modules = [(type(step).__name__, f"{i}_{type(step).__name__}") for i, step in enumerate(head.steps, start=2)]
+    for step, (_, place) in zip(head.steps, modules):
+        make_folder(folder / place)
+        if isinstance(step, Dense):
+            _save_dense(step, folder / place)
+    make_folder(folder / "1_Pooling")
+    write_json(folder / "1_Pooling" / "config.json", _pooling_config(head))
+    return [("Pooling", "1_Pooling"), *modules]
+
+
+def _pooling_config(head: SentenceHead) -> dict[str, Any]:
+    """In the older spelling, which all versions read, unless only the newer one can tell the order of the poolings."""
+    first = next((step.linear.in_features for step in head.steps if isinstance(step, Dense)), head.width)
+    width = first // len(head.poolings)
+    old = {key: name in head.poolings for key, name in POOLING_KEYS.items()}
+    if tuple(POOLING_KEYS[key] for key, chosen in old.items() if chosen) == head.poolings:
+        return {"word_embedding_dimension": width, **old, "include_prompt": head.include_prompt}
+    return {"embedding_dimension": width, "pooling_mode": head.poolings, "include_prompt": head.include_prompt}
+
+
+def _save_dense(dense: Dense, folder: Path) -> None:
+    linear = dense.linear
+    config = {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+        "activation_function": next(name for name, act in DENSE_ACTIVATIONS.items() if act == dense.act),
+    }
+    write_weights(folder / WEIGHTS, dense.state_dict())
+    write_json(folder / "config.json", config)

@@ -11,16 +11,17 @@ __all__ = ["convert"]
 def convert(model: Path, /, *, output: Path) -> None:
     """Turn a folder with pytorch_model.bin into one with model.safetensors.
 
-    The pickle is opened in a process of its own and with torch's weights-only reader, which runs no code from it.
+    Pickles in several files (pytorch_model.bin.index.json) and in the folders of sentence-transformers' modules are
+    converted too. They are opened in a process of its own and with torch's weights-only reader, which runs no code.
 
     Parameters
     ----------
     model
-        The folder with pytorch_model.bin.
+        The folder with pytorch_model.bin; it is left as it is.
     output
-        The folder to write; config and tokenizer files are copied over.
+        The folder to make; config and tokenizer files are copied over.
     """
     from bothways.checkpoint.convert import convert_folder
 
     count = convert_folder(model, output)
-    print(f"{output}: {count} tensors in model.safetensors", file=sys.stderr)
+    print(f"{output}: {count} tensors in safetensors", file=sys.stderr)

@@ -11,7 +11,15 @@ __all__ = ["fill_mask"]
 
 
 def fill_mask(
-    model: str, /, *texts: str, top_k: int = 5, precision: str = "auto", device: str = "auto", json: bool = False
+    model: str,
+    /,
+    *texts: str,
+    top_k: int | None = None,
+    target: list[str] | None = None,
+    pieces: int = 1,
+    precision: str = "auto",
+    device: str = "auto",
+    json: bool = False,
 ) -> None:
     """The likeliest words for each mask token, such as "The [MASK] sat on the mat."
 
@@ -22,7 +30,11 @@ def fill_mask(
     texts
         One or more texts, each with at least one mask token.
     top_k
-        How many words for each mask.
+        How many words for each mask; by default 5, or all targets.
+    target
+        Only this word (say --target again for more). One of several pieces counts as a whole.
+    pieces
+        Words of up to so many pieces.
     precision
         fp32, bf16, or fp16 on a GPU. By default fp32 on a CPU, half on a GPU.
     device
@@ -34,7 +46,8 @@ def fill_mask(
         raise InputError('no text given, such as "The [MASK] sat on the mat."')
     from bothways.engine.pipeline import pipeline
 
-    answers = pipeline("fill-mask", model, precision=precision, device=device)(list(texts), top_k=top_k)
+    fill = pipeline("fill-mask", model, precision=precision, device=device)
+    answers = fill(list(texts), top_k=top_k, targets=target, pieces=pieces)
     if json:
         print_json(answers)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 __all__ = ["print_json", "print_table", "printable"]
 
@@ -15,8 +15,17 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """A table that fits the terminal if numbers and a little text do; all columns but the last to the right."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str | None = None,
+    text: Collection[str] | None = None,
+) -> None:
+    """A table that fits the terminal if numbers and a little text do.
+
+    text: the columns that stand to the left; by default the last one, which alone is broken into lines.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -25,7 +34,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     table = Table(title=Text(printable(title)) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         last = i == len(columns) - 1
-        table.add_column(column, justify="left" if last else "right", overflow="fold", no_wrap=not last)
+        left = last if text is None else column in text
+        table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=not last)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bothways.ragged import Layout, Ragged
-from bothways.text.tokenizer import Encoded
 
-__all__ = ["Batch", "batch", "by_token_budget"]
+__all__ = ["Batch", "Tokens", "batch", "by_token_budget"]
+
+
+class Tokens(Protocol):
+    """What a forward reads of a sequence: ids, types (0 or 1, which text of a pair), whether it is a pair.
+
+    A tokenizer's `Encoded` is one.
+    """
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+    @property
+    def types(self) -> Sequence[int]: ...
+
+    @property
+    def pair(self) -> bool: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +66,8 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def batch(encoded: Sequence[Encoded], origin: Iterable[int], device: torch.device | str = "cpu") -> Batch:
-    """The encoded texts numbered `origin`, as one batch on the device."""
+def batch(encoded: Sequence[Tokens], origin: Iterable[int], device: torch.device | str = "cpu") -> Batch:
+    """The sequences numbered `origin`, as one batch on the device."""
     origin = tuple(origin)
     chosen = [encoded[i] for i in origin]
     tokens = Ragged.of([e.ids for e in chosen], device)

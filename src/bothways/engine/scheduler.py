@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bothways.data.batch import Batch, batch, by_token_budget
+from bothways.data.batch import Batch, Tokens, batch, by_token_budget
 from bothways.engine.streams import Streams
-from bothways.text.tokenizer import Encoded
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +23,7 @@ SECONDS_BEFORE_A_BAR = 2.0
 
 
 def schedule(
-    encoded: Sequence[Encoded],
+    encoded: Sequence[Tokens],
     work: Callable[[Batch], None],
     streams: Streams,
     *,

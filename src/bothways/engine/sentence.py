@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.sentence import load_sentence_model
+from bothways.checkpoint.weights import weight_stamps
 from bothways.data.batch import Batch
-from bothways.engine.backends import BACKENDS, Placement, place
+from bothways.engine.backends import BACKENDS, DTYPES, Placement, place
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
-from bothways.errors import InputError
+from bothways.errors import CheckpointError, InputError
 from bothways.text.tokenizer import Encoded, as_texts, cut_lengths, warn_of_truncation
 
 __all__ = ["SIMILARITIES", "SentenceEncoder"]
@@ -61,7 +64,10 @@ class SentenceEncoder:
         self._placement = place(device, precision)
         if backend not in BACKENDS:
             raise InputError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-        loaded = load_sentence_model(model, revision)
+        self._name = str(model)
+        self._folder = resolve(model, revision)
+        self._stamps = weight_stamps(self._folder)
+        loaded = load_sentence_model(self._folder)
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name = loaded.default_prompt_name
@@ -72,6 +78,29 @@ class SentenceEncoder:
         self._head = BACKENDS[backend](loaded.head, Placement(self.device, torch.float32), share=True)
         self._streams = Streams(self.device)
         self.max_seq_length = loaded.max_seq_length
+
+    def __repr__(self) -> str:
+        precision = next(name for name, dtype in DTYPES.items() if dtype == self._placement.dtype)
+        width, length = self._head.width, self.max_seq_length
+        return f"SentenceEncoder({self._name!r}, {precision} on {self.device}, width {width}, max_seq_length {length})"
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that this class and sentence-transformers load, with the prompts and lengths set here.
+
+        The weights are those of the files it was loaded from, which must still be there: what it computes with is laid
+        out for this machine. Raises CheckpointError if they are gone or changed, InputError if it cannot be written.
+        """
+        if weight_stamps(self._folder) != self._stamps:
+            raise CheckpointError(f"{self._folder}: the weights changed since they were loaded; load them again")
+        model = replace(
+            load_sentence_model(self._folder),
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+            similarity=self.similarity_fn_name,
+            max_seq_length=self.max_seq_length,
+        )
+        model.save_pretrained(folder)
+        self._stamps = weight_stamps(self._folder)  # it may have been saved over itself
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +129,9 @@ class SentenceEncoder:
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_tokens: int | None = None,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
@@ -109,13 +140,16 @@ class SentenceEncoder:
 
         prompt_name: one of the model's prompts, put before each text.    prompt: the text itself, instead.
         batch_tokens: tokens of one forward (memory against speed; results do not depend on it).
+        batch_size: taken so that calls of sentence-transformers run unchanged, and of no effect: batches are filled by
+        tokens, see `batch_tokens`.
         show_progress_bar: None shows one when it takes over two seconds.
-        convert_to_tensor: a tensor on the model's device instead of a numpy array.
+        convert_to_tensor: a tensor on the model's device instead of a numpy array; so does convert_to_numpy=False.
         normalize_embeddings: length 1, after truncation.    truncate_dim: keep the first so many numbers.
 
         Raises InputError on what is not a text, an unknown prompt, or impossible sizes.
         """
         _check_positive("batch_tokens", batch_tokens)
+        _check_positive("batch_size", batch_size)
         _check_positive("truncate_dim", truncate_dim)
         if truncate_dim is not None and truncate_dim > self._head.width:
             raise InputError(f"truncate_dim {truncate_dim} is more than the {self._head.width} numbers of a vector")
@@ -131,7 +165,7 @@ class SentenceEncoder:
         if normalize_embeddings:
             vectors = F.normalize(vectors, dim=-1)
         vectors = vectors[0] if single else vectors
-        return vectors if convert_to_tensor else vectors.cpu().numpy()
+        return vectors if convert_to_tensor or not convert_to_numpy else vectors.cpu().numpy()
 
     def encode_query(self, sentences: str | Sequence[str], **options: Any) -> np.ndarray | Tensor:
         """`encode` with the model's "query" prompt, if it has one; options as there."""

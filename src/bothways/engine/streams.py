@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["Streams"]
+__all__ = ["MOST_STREAMS", "Streams"]
 
 T = TypeVar("T")
 Result = TypeVar("Result")

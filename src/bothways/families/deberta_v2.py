@@ -10,8 +10,7 @@ from torch import nn
 from bothways.errors import ConfigError
 from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_FEED_FORWARD, BERT_KEYS, LAYER
 from bothways.families.family import LIST, Family, Form, Head, Key, Rule, linear, stacked
-from bothways.families.heads import classifier, label_count, output_only, tied_words
-from bothways.nn.activations import ACTIVATIONS
+from bothways.families.heads import activation_of, classifier, label_count, output_only, tied_words
 from bothways.nn.config import DisentangledPositions, EmbeddingMap, EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier, MaskDecoder, MaskedLanguageHead
@@ -45,9 +44,7 @@ def _masked_language(network: EncoderNetwork, extras: Mapping[str, Any], names: 
 
 def _pooled(labels: int | None) -> Head:
     def build(network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str]) -> Classifier:
-        width, act = network.config.width, extras.get("pooler_hidden_act", "gelu")
-        if act not in ACTIVATIONS:
-            raise ConfigError(f"pooler_hidden_act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
+        width, act = network.config.width, activation_of(extras, "pooler_hidden_act")
         return Classifier(width, labels or label_count(extras), pooling="cls", dense=Linear(width, width), act=act)
 
     return Head(build, (*linear("out", "classifier"), *linear("dense", "pooler.dense")))
@@ -129,5 +126,5 @@ DEBERTA_V2 = Family(
     },
     tokenizer="DebertaV2Tokenizer",
     renames=BERT.renames,
-    unused=("embeddings.position_ids", POSITIONS, "mask_predictions.", "lm_predictions."),
+    unused=("embeddings.position_ids", POSITIONS, "mask_predictions.", "lm_predictions.", "encoder.LayerNorm."),
 )

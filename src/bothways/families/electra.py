@@ -8,8 +8,7 @@ from typing import Any
 from bothways.errors import ConfigError
 from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_KEYS, BERT_LAYER
 from bothways.families.family import Family, Head, Key, linear
-from bothways.families.heads import classifier, masked_language, output_only
-from bothways.nn.activations import ACTIVATIONS
+from bothways.families.heads import activation_of, classifier, masked_language, output_only
 from bothways.nn.config import EmbeddingMap, EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier
@@ -27,10 +26,9 @@ def _multiple_choice(network: EncoderNetwork, extras: Mapping[str, Any], names: 
     """The one head whose form the config can choose; of its choices, the released ones are here."""
     width = network.config.width
     kind, act = extras.get("summary_type", "first"), extras.get("summary_activation", "gelu")
-    if kind != "first" or (act is not None and act not in ACTIVATIONS):
-        raise ConfigError(
-            f"summary_type {kind!r} with summary_activation {act!r}: only first is known, with gelu or so"
-        )
+    if kind != "first":
+        raise ConfigError(f"summary_type must be 'first', got {kind!r:.80}")
+    act = None if act is None else activation_of(extras, "summary_activation")
     dense = Linear(width, width) if extras.get("summary_use_proj", True) else None
     return Classifier(width, 1, pooling="cls", dense=dense, act=act)
 

@@ -143,7 +143,7 @@ class Family:
     prefix: of the encoder's weights in checkpoints that have a head.
     architectures: the class names in `config.json`, and the heads that each has.
     rules, pooler: of the parameters; heads: by name.
-    tokenizer: the class of the tokenizer, where its files do not say (a name in `text.formats`).
+    tokenizer: the class of the tokenizer, where its files do not say (a name in `text.classes.TOKENIZERS`).
     renames: old endings of names → today's.    unused: beginnings of names of weights that are known and not needed.
     current: a config of an older generation in today's keys.
     """
@@ -194,7 +194,7 @@ def config_from_hf(
         for name, allowed in family.only.items():
             if name in raw and raw[name] not in allowed:
                 known = " or ".join(repr(value) for value in allowed)
-                raise ConfigError(f"{name} is {raw[name]!r}; {family.model_type} models here have {known}")
+                raise ConfigError(f"{name} is {raw[name]!r:.80}; {family.model_type} models here have {known}")
         config = _replace(family.template, values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {_in_their_words(family, str(error))}") from None

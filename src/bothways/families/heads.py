@@ -9,11 +9,12 @@ from torch import nn
 
 from bothways.errors import ConfigError
 from bothways.families.family import Build, Head, Rule, linear
+from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier, MaskedLanguageHead
 from bothways.nn.layers import Linear
 
-__all__ = ["MOST_LABELS", "classifier", "label_count", "masked_language", "output_only", "tied_words"]
+__all__ = ["MOST_LABELS", "activation_of", "classifier", "label_count", "masked_language", "output_only", "tied_words"]
 
 MOST_LABELS = 1 << 20
 
@@ -26,8 +27,16 @@ def label_count(extras: Mapping[str, Any]) -> int:
     named = extras.get("id2label")
     count = len(named) if isinstance(named, dict) and named else extras.get("num_labels", 2)
     if type(count) is not int or not 1 <= count <= MOST_LABELS:
-        raise ConfigError(f"num_labels must be a whole number of at least 1, got {count!r}")
+        raise ConfigError(f"num_labels must be a whole number of at least 1, got {count!r:.80}")
     return count
+
+
+def activation_of(extras: Mapping[str, Any], key: str, default: str = "gelu") -> str:
+    """The activation that a key of the config names. Raises ConfigError, naming the key, on one that is not known."""
+    act = extras.get(key, default)
+    if not isinstance(act, str) or act not in ACTIVATIONS:
+        raise ConfigError(f"{key} must be one of {', '.join(ACTIVATIONS)}, got {act!r:.80}")
+    return act
 
 
 def tied_words(network: EncoderNetwork, extras: Mapping[str, Any]) -> nn.Parameter | None:

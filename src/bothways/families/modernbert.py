@@ -7,8 +7,7 @@ from typing import Any
 
 from bothways.errors import ConfigError
 from bothways.families.family import LIST, Build, Family, Head, Key, Rule, linear
-from bothways.families.heads import label_count, tied_words
-from bothways.nn.activations import ACTIVATIONS
+from bothways.families.heads import activation_of, label_count, tied_words
 from bothways.nn.config import Biases, EncoderConfig, LocalAttention, RotaryPositions
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier, MaskedLanguageHead
@@ -29,22 +28,21 @@ def _current(raw: Mapping[str, Any]) -> dict[str, Any]:
         of_kind = rope.get(kind) if isinstance(rope, dict) else None
         if isinstance(of_kind, dict):
             if of_kind.get("rope_type", "default") != "default":
-                raise ConfigError(f"rope_parameters: the type {of_kind['rope_type']!r} is not known, only 'default'")
+                raise ConfigError(
+                    f"rope_parameters: the type {of_kind['rope_type']!r:.80} is not known, only 'default'"
+                )
             current[key] = of_kind.get("rope_theta", raw.get(key))
     depth, every = raw.get("num_hidden_layers"), raw.get("global_attn_every_n_layers", 3)
     if raw.get("layer_types") is None and type(depth) is int and 0 < depth <= 1 << 10:
         if type(every) is not int or every < 1:
-            raise ConfigError(f"global_attn_every_n_layers must be a whole number of at least 1, got {every!r}")
+            raise ConfigError(f"global_attn_every_n_layers must be a whole number of at least 1, got {every!r:.80}")
         current["layer_types"] = [LOCAL if layer % every else GLOBAL for layer in range(depth)]
     return current
 
 
 def _dense(network: EncoderNetwork, extras: Mapping[str, Any]) -> tuple[Linear, str]:
     """The head's dense layer and its activation, which all heads have."""
-    act = extras.get("classifier_activation", "gelu")
-    if act not in ACTIVATIONS:
-        raise ConfigError(f"classifier_activation must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
-    width = network.config.width
+    width, act = network.config.width, activation_of(extras, "classifier_activation")
     return Linear(width, width, bias=bool(extras.get("classifier_bias", False))), act
 
 
@@ -60,7 +58,7 @@ def _classifier(labels: int | None = None, pooled: bool = False) -> Build:
         (dense, act), config = _dense(network, extras), network.config
         pooling = extras.get("classifier_pooling", "cls") if pooled else None
         if pooled and pooling not in POOLINGS:
-            raise ConfigError(f"classifier_pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+            raise ConfigError(f"classifier_pooling must be one of {', '.join(POOLINGS)}, got {pooling!r:.80}")
         count = labels or label_count(extras)
         return Classifier(config.width, count, pooling=pooling, dense=dense, act=act, norm=norm(config))
 
@@ -142,6 +140,6 @@ MODERNBERT = Family(
         "answer": Head(_classifier(), CLASSIFIER),
         "choose": Head(_classifier(1, pooled=True), CLASSIFIER),
     },
-    tokenizer="PreTrainedTokenizerFast",
+    tokenizer="GPT2Tokenizer",
     current=_current,
 )

@@ -21,7 +21,7 @@ LM_HEAD = Head(
         *linear("transform", "lm_head.dense"),
         *linear("norm", "lm_head.layer_norm"),
         Rule("decoder.weight", "lm_head.decoder.weight"),
-        Rule("decoder.bias", "lm_head.bias", also=("lm_head.decoder.bias",)),
+        Rule("decoder.bias", "lm_head.decoder.bias", also=("lm_head.bias",)),
     ),
 )
 DENSE_CLASSIFIER = (*linear("out", "classifier.out_proj"), *linear("dense", "classifier.dense"))

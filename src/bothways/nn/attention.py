@@ -15,7 +15,7 @@ from torch import Tensor
 from bothways.errors import InputError
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
-__all__ = ["Bias", "attend"]
+__all__ = ["Bias", "aligned", "attend", "weights"]
 
 Bias = Callable[[Tensor, Tensor], Tensor]
 """The additive term of a group's scores: (q [B, H, Lq, D], k [B, H, Lk, D]) → broadcastable to [B, H, Lq, Lk]."""
@@ -62,6 +62,37 @@ def attend(
         return _attend_varlen(q, k, v, layout_q, layout_k, window, causal, scale)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
     return _attend_groups(q, k, v, grouping, _Choices(bias, window, causal, scale, dropout))
+
+
+def weights(
+    q: Tensor,
+    k: Tensor,
+    layout: Layout,
+    *,
+    bias: Bias | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> list[Tensor]:
+    """What `attend` weighs the values with, for people to look at: fp32 [H, L, L] for each sequence, rows sum to 1.
+
+    q, k [T, H, D]; the rest as for `attend`, which never makes these weights itself where a kernel spares it that.
+    """
+    _check(q, k, k, layout, layout, window, 0.0)
+    choices = _Choices(bias, window, False, q.shape[-1] ** -0.5 if scale is None else scale, 0.0)
+    found: dict[int, Tensor] = {}
+    for group in layout.grouping.groups:
+        if group.query_length:
+            found |= zip(group.sequences, _group_weights(*_rectangles(q, k, k, group)[:2], group, choices))
+    return [found.get(i, q.new_zeros(q.shape[1], 0, 0).float()) for i in range(len(layout))]
+
+
+def _group_weights(q: Tensor, k: Tensor, group: Group, choices: _Choices) -> Tensor:
+    """q, k [B, H, L, D] of a group → [B, H, L, L]."""
+    scores = (q.float() @ k.float().transpose(-1, -2)) * choices.scale
+    if choices.bias is not None:
+        scores = scores + choices.bias(q, k).float()
+    mask = _mask(group, (0, group.query_length, 0, group.key_length), choices, q.device)
+    return (scores if mask is None else scores.masked_fill(mask, -torch.inf)).softmax(-1)
 
 
 def _check(
@@ -148,7 +179,7 @@ def _attend_span(q: Tensor, k: Tensor, v: Tensor, group: Group, span: Span, choi
     for q_some, k_some, v_some in zip(q.split(some), k.split(some), v.split(some)):
         q_some, k_some, v_some = q_some.to(dtype), k_some.to(dtype), v_some.to(dtype)
         term = None if choices.bias is None else choices.bias(q_some, k_some).to(dtype)
-        third = _aligned(q_some), _aligned(k_some), _aligned(v_some)
+        third = aligned(q_some), aligned(k_some), aligned(v_some)
         out = kernel(*third, term, mask, choices.scale, choices.dropout)
         parts.append(out[..., : v.shape[-1]].transpose(1, 2))
     return parts
@@ -222,7 +253,7 @@ def _mask(group: Group, span: Span, choices: _Choices, device: torch.device) -> 
     return mask
 
 
-def _aligned(x: Tensor) -> Tensor:
+def aligned(x: Tensor) -> Tensor:
     """Columns filled up to 16 bytes: in fp32 on a CPU, products of rows that are not so aligned differ in last bits."""
     idle = -x.shape[-1] % 4 if x.dtype == torch.float32 and x.device.type == "cpu" else 0
     return F.pad(x, (0, idle)) if idle else x

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bothways.nn.activations import ACTIVATIONS
-from bothways.nn.attention import Bias, attend
+from bothways.nn.attention import Bias, attend, weights
 from bothways.nn.config import DisentangledPositions, EncoderConfig, RotaryPositions
-from bothways.nn.layers import FEWEST_ROWS, Linear, add, norm
+from bothways.nn.layers import FEWEST_ROWS, Linear, activate, add, norm
 from bothways.nn.positions import DisentangledBias, Turns, turn
 from bothways.ragged import Layout
 
@@ -82,6 +81,11 @@ class SelfAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
         ).flatten(1)
 
+    def weights(self, x: Tensor, layout: Layout, positions: Positions) -> list[Tensor]:
+        """x [T, width] → what `forward` weighs the values with: fp32 [H, L, L] for each sequence."""
+        q, k, _ = self.project(x, positions)
+        return weights(q, k, layout, bias=self.bias(positions), window=self.window, scale=self.scale)
+
 
 class FeedForward(nn.Module):
     """act(x Wup) Wdown; gated: (act(a) · b) Wdown with a and b the halves of x Wup."""
@@ -98,7 +102,7 @@ class FeedForward(nn.Module):
         if not self.gated:
             return self.up(x, act=self.act)
         opened, gate = self.up(x).chunk(2, dim=-1)
-        return ACTIVATIONS[self.act](opened) * gate
+        return activate(opened, self.act) * gate
 
 
 class EncoderLayer(nn.Module):
@@ -116,12 +120,19 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, positions: Positions, queries: Tensor | None = None) -> Tensor:
         """x [T, width] → [T, width]. queries: rows [T, width] that ask x, and that the answers are added to."""
-        known = self.attention_norm(x) if self.norm_first and self.attention_norm is not None else x
-        context = self.attention(known, layout, positions, queries)
+        context = self.attention(self._known(x), layout, positions, queries)
         x = x if queries is None else queries
         if torch.is_grad_enabled() or x.device.type != "cpu" or len(x) <= ROWS_AT_A_TIME:
             return self._rest(context, x)
         return torch.cat([self._rest(*rows) for rows in zip(context.split(ROWS_AT_A_TIME), x.split(ROWS_AT_A_TIME))])
+
+    def weights(self, x: Tensor, layout: Layout, positions: Positions) -> list[Tensor]:
+        """x [T, width], which the layer reads → its attention weights, fp32 [H, L, L] for each sequence."""
+        return self.attention.weights(self._known(x), layout, positions)
+
+    def _known(self, x: Tensor) -> Tensor:
+        """What attention reads of x."""
+        return self.attention_norm(x) if self.norm_first and self.attention_norm is not None else x
 
     def _rest(self, context: Tensor, x: Tensor) -> Tensor:
         """Everything after attention; each row by itself."""
@@ -159,7 +170,7 @@ class Convolution(nn.Module):
         weights = self.weight.to(x.dtype).unflatten(0, (self.groups, -1)).flatten(2)
         convolved = torch.cat([F.linear(c, w) for c, w in zip(columns, weights)], dim=-1)[: len(x)]
         convolved = convolved + self.bias.to(x.dtype)
-        return self.norm(y + ACTIVATIONS[self.act](F.dropout(convolved, self.dropout, self.training)))
+        return self.norm(y + activate(F.dropout(convolved, self.dropout, self.training), self.act))
 
 
 def _neighbours(x: Tensor, layout: Layout, kernel: int) -> Tensor:

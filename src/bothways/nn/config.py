@@ -230,7 +230,7 @@ class EncoderConfig:
             ),
             (groups > self.depth, f"groups {groups} cannot share {self.depth} layers"),
             (
-                bool(local) and len(local) != self.depth,
+                self.local is not None and len(local) != self.depth,
                 f"kinds of {len(local)} layers given, but there are {self.depth}",
             ),
             (
@@ -305,30 +305,30 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _check_size(name: str, value: Any) -> None:
     least = {"types": 0, "offset": 0, "kernel": 0, "window": 0, "buckets": -1, "span": -1}.get(name, 1)
     if type(value) is not int:
-        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+        raise ConfigError(f"{name} must be a whole number, got {value!r:.80}")
     if not least <= value <= MOST[name]:
         raise ConfigError(f"{name} must be between {least} and {MOST[name]:,}, got {value:,}")
 
 
 def _check_activation(name: str, value: Any) -> None:
     if not isinstance(value, str) or value not in ACTIVATIONS:
-        raise ConfigError(f"{name} must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
+        raise ConfigError(f"{name} must be one of {', '.join(ACTIVATIONS)}, got {value!r:.80}")
 
 
 def _check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, got {value!r}")
+        raise ConfigError(f"{name} must be true or false, got {value!r:.80}")
 
 
 def _check_fraction(name: str, value: Any) -> None:
     """Dropouts are probabilities; eps and init_std are small positive numbers: all lie in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-        raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r}")
+        raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r:.80}")
 
 
 def _check_base(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1.0 < value < 1e15:
-        raise ConfigError(f"{name} must be a number above 1, got {value!r}")
+        raise ConfigError(f"{name} must be a number above 1, got {value!r:.80}")
 
 
 def _one_of(known: tuple[str, ...]) -> Callable[[str, Any], None]:

@@ -156,6 +156,15 @@ class EncoderNetwork(nn.Module):
             before, last = last, x
         return EncoderOutput(Ragged(last, tokens.layout), before)
 
+    def attention_weights(self, step: int, x: Tensor, layout: Layout) -> list[Tensor]:
+        """The attention weights of one step, fp32 [H, L, L] for each sequence, computed anew for people to look at.
+
+        step: which layer, as they run: from 0 to depth - 1.    x: what it reads, `hidden_states[step]` of a forward.
+        """
+        layer = self.layers[self.config.order[step]]
+        assert isinstance(layer, EncoderLayer)
+        return layer.weights(x, layout, self.relative(layout, self.dtype))
+
     @torch.no_grad()
     def freeze(self) -> None:
         """Compute once what does not depend on tokens: for inference, where weights no longer change."""

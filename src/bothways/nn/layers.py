@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
 
-__all__ = ["FEWEST_ROWS", "Embedding", "Linear", "PackedLinear", "add", "initialise", "norm", "packs"]
+__all__ = ["FEWEST_ROWS", "Embedding", "Linear", "PackedLinear", "activate", "add", "initialise", "norm", "packs"]
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
@@ -90,12 +90,24 @@ class PackedLinear(nn.Module):
     def _run(self, x: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
         run = torch.ops.mkldnn._linear_pointwise
         if act is not None and (act not in _EPILOGUES or residual is not None):
-            y = ACTIVATIONS[act](run(x, self.packed, self.bias, "none", [], ""))
+            y = activate(run(x, self.packed, self.bias, "none", [], ""), act)
             return y if residual is None else y + residual
         if residual is not None:
             return run.binary(x, residual, self.packed, self.bias, "add")
         name, algorithm = _EPILOGUES[act] if act else ("none", "")
         return run(x, self.packed, self.bias, name, [], algorithm)
+
+
+def activate(x: Tensor, act: str) -> Tensor:
+    """act(x) [T, width], each row with the same bits however many rows there are.
+
+    On a CPU torch computes what does not fill two vectors, and what is not contiguous, by other code, whose results
+    differ in the last bits.
+    """
+    idle = -x.shape[-1] % 32 if x.device.type == "cpu" else 0
+    if not idle:
+        return ACTIVATIONS[act](x.contiguous())
+    return ACTIVATIONS[act](F.pad(x, (0, idle)))[..., :-idle].contiguous()
 
 
 def add(linear: nn.Module, x: Tensor, residual: Tensor, dropout: float) -> Tensor:

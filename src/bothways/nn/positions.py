@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bothways.nn.attention import Bias
+from bothways.nn.attention import Bias, aligned
 from bothways.nn.config import DisentangledPositions, DistanceBuckets, EncoderConfig
 from bothways.nn.layers import Embedding, Linear
 from bothways.ragged import Layout
@@ -164,20 +164,22 @@ class DisentangledBias(nn.Module):
         known: dict[int, Turns] = {}
 
         def of_length(length: int, dtype: torch.dtype) -> Turns:
-            """Q [H, D, R] by distance, K [H, D, R] by distance backwards; both scaled."""
+            """Q [H, D, R] by distance, K [H, D, R] by distance backwards; both scaled, and laid out as such."""
             if length not in known:
                 rows = _rows_of_distances(self.buckets, self.span, length).to(tables[0].device)
-                query, key = (table.to(dtype).index_select(1, rows).mul(self.scale) for table in tables)
-                known[length] = query.transpose(1, 2), key.flip(1).transpose(1, 2)
+                query, key = (aligned(table.to(dtype).mul(self.scale)).transpose(1, 2) for table in tables)
+                known[length] = query.index_select(2, rows), key.index_select(2, rows.flip(0))
             return known[length]
 
         def bias(q: Tensor, k: Tensor) -> Tensor:
+            # Contiguous and aligned, all of them: else matmul copies some where there are several sequences, and takes
+            # another kernel than for one, with other last bits.
             query, key = of_length(q.shape[2], q.dtype)
             parts = []
             if "c2p" in self.terms:
-                parts.append(_by_query(torch.matmul(q, key)))
+                parts.append(_by_query(torch.matmul(aligned(q).contiguous(), key)))
             if "p2c" in self.terms:
-                parts.append(_by_key(torch.matmul(k, query)))
+                parts.append(_by_key(torch.matmul(aligned(k).contiguous(), query)))
             if "p2p" in self.terms:
                 both = (query * key.flip(2)).sum(1) / self.scale
                 parts.append(_by_key(both[None, :, None].expand(1, -1, q.shape[2], -1).contiguous()))

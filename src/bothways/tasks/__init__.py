@@ -4,9 +4,9 @@ from typing import Any
 
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
-from bothways.tasks.task import Request, Task
+from bothways.tasks.task import Request, Round, Task
 
-__all__ = ["TASKS", "Request", "Task"]
+__all__ = ["TASKS", "Request", "Round", "Task"]
 
 TASKS: dict[str, Task[Any]] = {
     "feature-extraction": FeatureExtraction(),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from bothways.data.batch import Batch
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderOutput
 from bothways.ragged import Ragged
-from bothways.tasks.task import Request
+from bothways.tasks.task import Request, Round, Rounds
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts
 
 __all__ = ["FeatureExtraction"]
@@ -37,18 +36,17 @@ class FeatureExtraction:
             raise InputError(f'layers must be "last" or "all", got {layers!r}')
         return Request(as_texts(texts), isinstance(texts, str), options=Options(layers))
 
-    def keeps(self, options: Options) -> bool:
-        return options.layers == "all"
+    def room(self, request: Request, tokenizer: Tokenizer) -> int:
+        return 0
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Every text has features."""
 
-    def predict(
-        self, output: EncoderOutput, head: nn.Module | None, batch: Batch, tokenizer: Tokenizer, options: Options
-    ) -> list[Tensor]:
-        states = (output.last.data,) if options.layers == "last" or not output.hidden_states else output.hidden_states
+    def rounds(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> Rounds:
+        predicted = yield Round(encoded, request.options, keep=request.options.layers == "all")
+        return [rows.contiguous().numpy() for rows in predicted]
+
+    def predict(self, output: EncoderOutput, head: nn.Module | None, batch: Batch, asked: Options) -> list[Tensor]:
+        states = (output.last.data,) if asked.layers == "last" or not output.hidden_states else output.hidden_states
         stacked = torch.stack(states, dim=1).float().cpu()
         return [rows.transpose(0, 1) for rows in Ragged(stacked, batch.tokens.layout).unbind()]
-
-    def decode(self, predicted: Tensor, encoded: Encoded, tokenizer: Tokenizer, options: Options) -> np.ndarray:
-        return predicted.contiguous().numpy()

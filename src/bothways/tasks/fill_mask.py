@@ -1,8 +1,8 @@
-"""fill-mask: the likeliest tokens for each [MASK] (the pretraining task of Devlin et al. 2018, asked as a question)."""
+"""fill-mask: the likeliest words for each [MASK] (the pretraining task of Devlin et al. 2018, asked as a question)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,32 +12,76 @@ from torch import Tensor, nn
 from bothways.data.batch import Batch
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderOutput
-from bothways.ragged import Ragged
-from bothways.tasks.task import Request
+from bothways.tasks.task import Request, Rounds
+from bothways.tasks.words import (
+    Asked,
+    Gap,
+    Scored,
+    Word,
+    best_pieces,
+    filled,
+    longer_words,
+    pieces_in_place,
+    scored_words,
+)
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts
 
 __all__ = ["FillMask"]
 
+USUAL_TOP_K = 5
+
 
 @dataclass(frozen=True)
 class Options:
-    top_k: int
+    """top_k: None for all targets."""
+
+    top_k: int | None
+    targets: tuple[str, ...] = ()
+    pieces: int = 1
 
 
 @dataclass(frozen=True)
 class FillMask:
-    """One text with one mask gives `[{score, token, token_str, sequence}, …]`; with several masks, a list of those."""
+    """One text with one mask gives `[{score, token, token_str, sequence}, …]`; with several masks, a list of those.
+
+    A word of several pieces has a list of ids as its `token`, and as its score the product of its pieces'
+    probabilities, filled in from left to right (`bothways.tasks.words`). Each mask is asked for by itself; the others
+    stay masks.
+    """
 
     head: str | None = "mlm"
 
-    def request(self, texts: str | Sequence[str], *, top_k: int = 5) -> Request:
-        """texts: each with at least one mask token.    top_k: how many candidates for each mask."""
-        if type(top_k) is not int or top_k < 1:
-            raise InputError(f"top_k must be a whole number of at least 1, got {top_k!r}")
-        return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k))
+    def request(
+        self,
+        texts: str | Sequence[str],
+        *,
+        top_k: int | None = None,
+        targets: str | Sequence[str] | None = None,
+        pieces: int = 1,
+    ) -> Request:
+        """texts: each with at least one mask token.
 
-    def keeps(self, options: Options) -> bool:
-        return False
+        top_k: how many candidates for each mask; by default 5, or all targets.
+        targets: only these words, best first; each as its tokenizer splits it where the mask is.
+        pieces: words of up to so many pieces. Those of two and more are searched for with a beam (at least 10 wide),
+        and those of each length count with their own probability.
+
+        Raises InputError on a text without a mask, on numbers that are no counts, on a target that is no word or has
+        pieces that are not in the vocabulary.
+        """
+        for name, value in (("top_k", 1 if top_k is None else top_k), ("pieces", pieces)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        words = () if targets is None else _checked(targets)
+        if words and pieces > 1:
+            raise InputError("give targets, which have as many pieces as they need, or pieces, not both")
+        top_k = top_k if top_k is not None or words else USUAL_TOP_K
+        return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k, words, pieces))
+
+    def room(self, request: Request, tokenizer: Tokenizer) -> int:
+        options = request.options
+        lengths = [e.special.count(False) for e in tokenizer.encode(options.targets)]
+        return max([options.pieces, *lengths]) - 1
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         mask = tokenizer.id_of("mask")
@@ -48,35 +92,85 @@ class FillMask:
                 lost = " after it was cut to the model's length" if tokens.dropped else ""
                 raise InputError(f"no {tokenizer.special['mask']} in the text{lost}: {_short(text)!r}")
 
-    def predict(
-        self, output: EncoderOutput, head: nn.Module | None, batch: Batch, tokenizer: Tokenizer, options: Options
-    ) -> list[tuple[Tensor, Tensor]]:
-        """(scores, ids), each [masks, top_k], for each sequence. The head sees masked rows only."""
-        assert head is not None
-        mask = torch.tensor(tokenizer.id_of("mask"), device=output.last.data.device)
-        masked = batch.tokens.data == mask
-        rows = masked.nonzero()[:, 0]
-        probabilities = head(output.last.data[rows]).float().softmax(-1)
-        best = probabilities.topk(min(options.top_k, probabilities.shape[-1]))
-        counts = [int(count) for count in Ragged(masked, batch.tokens.layout).sum()]
-        return list(zip(best.values.cpu().split(counts), best.indices.cpu().split(counts)))
-
-    def decode(
-        self, predicted: tuple[Tensor, Tensor], encoded: Encoded, tokenizer: Tokenizer, options: Options
-    ) -> list[Any]:
+    def rounds(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> Rounds:
         mask = tokenizer.id_of("mask")
-        places = [i for i, token in enumerate(encoded.ids) if token == mask]
-        answers = []
-        for place, scores, tokens in zip(places, predicted[0].tolist(), predicted[1].tolist()):
-            candidates = []
-            for score, token in zip(scores, tokens):
-                filled = [*encoded.ids[:place], token, *encoded.ids[place + 1 :]]
-                filled = [i for i in filled if i != tokenizer.id_of("pad")]
-                sequence = tokenizer.decode(filled, skip_special=len(places) == 1)
-                token_str = tokenizer.decode([token])
-                candidates.append({"score": score, "token": token, "token_str": token_str, "sequence": sequence})
-            answers.append(candidates)
-        return answers[0] if len(answers) == 1 else answers
+        assert mask is not None
+        gaps = [Gap(text, place) for text, e in enumerate(encoded) for place, i in enumerate(e.ids) if i == mask]
+        words = yield from _words(request, encoded, gaps, tokenizer)
+        answers: list[Any] = [[] for _ in encoded]
+        for gap in gaps:
+            single = encoded[gap.text].ids.count(mask) == 1
+            candidates = words[gap][: request.options.top_k]
+            answers[gap.text].append([_shown(word, gap, encoded, tokenizer, single) for word in candidates])
+        return [answer[0] if len(answer) == 1 else answer for answer in answers]
+
+    def predict(
+        self, output: EncoderOutput, head: nn.Module | None, batch: Batch, asked: Asked
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(scores, ids), each [places, top_k], for each sequence. The head sees the rows asked about only."""
+        assert head is not None
+        states = head.states(output)  # type: ignore[operator]
+        places = [asked.places[i] for i in batch.origin]
+        rows = [start + place for start, own in zip(batch.tokens.layout.starts, places) for place in own]
+        probabilities = head(states[torch.tensor(rows, dtype=torch.int64, device=states.device)]).float().softmax(-1)
+        parts = probabilities.split([len(own) for own in places])
+        if asked.among is None:
+            return [_top(part, asked.top_k) for part in parts]
+        return [_top(part, asked.top_k, asked.among[i]) for part, i in zip(parts, batch.origin)]
+
+
+def _words(
+    request: Request, encoded: Sequence[Encoded], gaps: Sequence[Gap], tokenizer: Tokenizer
+) -> Scored[Mapping[Gap, Sequence[Word]]]:
+    """The candidates for each mask, best first: the targets, or as many as asked for and perhaps more."""
+    options, mask = request.options, tokenizer.id_of("mask")
+    assert mask is not None
+    if options.targets:
+        targets = {gap: _targets(request, encoded[gap.text], gap, tokenizer) for gap in gaps}
+        return (yield from scored_words(encoded, targets, mask))
+    best = yield from best_pieces(encoded, gaps, options.top_k)
+    if options.pieces == 1:
+        return best
+    longer = yield from longer_words(encoded, gaps, tokenizer, mask, options.pieces, options.top_k)
+    return {gap: sorted([*best[gap], *longer[gap]], key=lambda word: -word.score) for gap in gaps}
+
+
+def _targets(request: Request, encoded: Encoded, gap: Gap, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """The pieces of each target in the place of a mask, whose offsets may cover the space before it too."""
+    text, mask = request.texts[gap.text], tokenizer.special["mask"]
+    start, end = encoded.offsets[gap.place]
+    found = text.find(mask, start, end)
+    span = (start, end) if found < 0 else (found, found + len(mask))
+    return pieces_in_place(text, span, request.options.targets, tokenizer)
+
+
+def _top(probabilities: Tensor, top_k: int, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """probabilities [places, vocab] → the best scores and their ids, both [places, top_k], on the host."""
+    known = probabilities if among is None else probabilities[:, among.to(probabilities.device)]
+    best = known.topk(min(top_k, known.shape[-1]))
+    ids = best.indices.cpu()
+    return best.values.cpu(), ids if among is None else among[ids]
+
+
+def _shown(word: Word, gap: Gap, encoded: Sequence[Encoded], tokenizer: Tokenizer, single: bool) -> dict[str, Any]:
+    """A candidate, in the shape of transformers. single: whether its text has no other mask."""
+    ids = [i for i in filled(encoded[gap.text], gap.place, word.ids).ids if i != tokenizer.id_of("pad")]
+    return {
+        "score": word.score,
+        "token": word.ids[0] if len(word.ids) == 1 else list(word.ids),
+        "token_str": tokenizer.decode(word.ids),
+        "sequence": tokenizer.decode(ids, skip_special=single),
+    }
+
+
+def _checked(targets: str | Sequence[str]) -> tuple[str, ...]:
+    words = as_texts(targets)
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise InputError(f"a target must be a word, got {word!r}")
+    if not words:
+        raise InputError("targets is empty: give at least one word, or leave it out")
+    return tuple(word.strip() for word in words)
 
 
 def _short(text: str) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
-from bothways.data.batch import Batch
+from bothways.data.batch import Batch, Tokens
 from bothways.nn.encoder import EncoderOutput
 from bothways.text.tokenizer import Encoded, Tokenizer
 
-__all__ = ["Request", "Task"]
+__all__ = ["Request", "Round", "Rounds", "Task"]
 
-OptionsT = TypeVar("OptionsT", contravariant=True)
+AskedT = TypeVar("AskedT", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,23 @@ class Request:
     options: Any = None
 
 
-class Task(Protocol[OptionsT]):
+@dataclass(frozen=True)
+class Round:
+    """One pass of the network over some sequences.
+
+    asked: what `predict` shall compute from them.    keep: whether it reads the hidden states of every layer.
+    """
+
+    sequences: Sequence[Tokens]
+    asked: Any = None
+    keep: bool = False
+
+
+Rounds = Generator[Round, list[Any], list[Any]]
+"""Yields one round after the other; is sent what `predict` gave for each sequence, and returns an answer a text."""
+
+
+class Task(Protocol[AskedT]):
     """One kind of question to a model. Tasks hold no state; the same value serves every model.
 
     head: the name of the head it needs among a checkpoint's heads; None for none.
@@ -44,16 +60,21 @@ class Task(Protocol[OptionsT]):
     def request(self) -> Callable[..., Request]:
         """Checks what the user gave; its signature is that of the pipeline's call."""
 
-    def keeps(self, options: OptionsT) -> bool:
-        """Whether it reads the hidden states of every layer."""
+    def room(self, request: Request, tokenizer: Tokenizer) -> int:
+        """How many tokens the task may put into a text; one that is cut is cut to leave that room."""
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Raise InputError on a text the task cannot answer, before anything is computed."""
 
-    def predict(
-        self, output: EncoderOutput, head: nn.Module | None, batch: Batch, tokenizer: Tokenizer, options: OptionsT
-    ) -> Sequence[Any]:
-        """What is computed from a batch's hidden states: one entry (tensors) for each sequence."""
+    def rounds(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> Rounds:
+        """How the answers come about, in the shape users know from transformers. Most tasks need one round:
 
-    def decode(self, predicted: Any, encoded: Encoded, tokenizer: Tokenizer, options: OptionsT) -> Any:
-        """One sequence's answer, in the shape users know from transformers."""
+        predicted = yield Round(encoded)
+        return [answer(one) for one in predicted]
+        """
+
+    def predict(self, output: EncoderOutput, head: nn.Module | None, batch: Batch, asked: AskedT) -> Sequence[Any]:
+        """What is computed from a batch's hidden states: one entry (tensors) for each sequence.
+
+        batch.origin: where each sequence stands in the round.    asked: the round's.
+        """

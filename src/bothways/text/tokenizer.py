@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -18,6 +18,13 @@ __all__ = ["Encoded", "Strategy", "Tokenizer", "as_texts", "cut_lengths", "warn_
 
 Strategy = Literal["longest_first", "only_first", "only_second"]
 
+# How many tokens are left to a side that is cut, of `room` for both texts with `first` and `second` tokens.
+ROOMS: Mapping[Strategy, Callable[[int, int, int], int]] = {
+    "longest_first": lambda room, first, second: room - min(first, second, room - room // 2),
+    "only_first": lambda room, first, second: room - second,
+    "only_second": lambda room, first, second: room - first,
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -27,11 +34,13 @@ class Encoded:
     offsets: (start, end) in characters of its own text, so that text[start:end] is what the token covers; (0, 0) for
     special tokens.    sequences: 0 or 1, the text a token is from; None for special tokens.
     special: whether the tokenizer added the token.    dropped: tokens lost by truncation.    pair: of two texts.
+    text: which of the texts that were encoded together this is, or is a window of.
     """
 
     encoding: Encoding
     dropped: int = 0
     pair: bool = False
+    text: int = 0
 
     def __len__(self) -> int:
         return len(self.encoding)
@@ -67,7 +76,7 @@ class Tokenizer:
 
     special: the special tokens by role: "unk", "cls", "sep", "pad", "mask" (those there are).
     max_length: the longest input its model was made for, in tokens; None where nothing says.
-    config: `tokenizer_config.json` as it was read, written back on saving.
+    config: `tokenizer_config.json` as it was read, written back on saving; with its class where it named none.
     """
 
     backend: Backend
@@ -98,13 +107,16 @@ class Tokenizer:
         max_length: int | None = None,
         strategy: Strategy = "longest_first",
         offsets: bool = True,
+        stride: int | None = None,
     ) -> list[Encoded]:
         """Encode many texts (or pairs of texts) at once, with special tokens and without padding.
 
         max_length: keep at most this many tokens, special ones included; what was lost is in `Encoded.dropped`.
         strategy: which side of a pair is cut.    offsets: False is faster where nobody reads them.
+        stride: nothing is lost; a text too long gives several results one after another, windows that begin with the
+        last `stride` tokens of the window before. `Encoded.text` says whose they are; offsets are in the whole text.
 
-        Raises InputError on what is not a text, and on a max_length with no room for one.
+        Raises InputError on what is not a text, and on a max_length with no room for one (or for more than a stride).
         """
         inputs: list[Any] = _checked(texts)
         if pairs is not None:
@@ -113,19 +125,28 @@ class Tokenizer:
             inputs = list(zip(inputs, _checked(pairs)))
         self._check_room(max_length, pairs is not None)
         with self._lock:
-            self._truncate(max_length, strategy)
-            run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+            if stride is not None:
+                self._check_stride(stride, max_length, inputs, strategy)
             try:
-                encodings = run(inputs)
+                self._truncate(max_length, strategy, stride or 0)
+                encodings = self._run(inputs, offsets)
+                lost = [0 if stride is not None else self._dropped(e, x) for e, x in zip(encodings, inputs)]
             except Exception as error:  # the Rust side raises plain Exception, as where only_first cannot cut enough
                 raise InputError(f"cannot cut to {max_length} tokens with {strategy}: {error}") from None
-            encoded = [Encoded(e, self._dropped(e, x), pairs is not None) for e, x in zip(encodings, inputs)]
-            self.backend.no_truncation()  # the backend is saved as it stands
-        return encoded
+            finally:
+                self.backend.no_truncation()  # the backend is saved as it stands
+        return [
+            Encoded(window, lost[i], pairs is not None, i)
+            for i, encoding in enumerate(encodings)
+            for window in (encoding, *(encoding.overflowing if stride is not None else ()))
+        ]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Ids to text, joined as the tokenizer's own decoder joins them."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def _run(self, inputs: list[Any], offsets: bool) -> list[Encoding]:
+        return self.backend.encode_batch(inputs) if offsets else self.backend.encode_batch_fast(inputs)
 
     def _dropped(self, encoding: Encoding, text: Any) -> int:
         """How many tokens truncation took. A pair's overflow comes in overlapping parts, so a pair is encoded again."""
@@ -144,11 +165,28 @@ class Tokenizer:
         if max_length is not None and max_length <= special:
             raise InputError(f"a limit of {max_length} tokens leaves no room: {special} are special tokens")
 
-    def _truncate(self, max_length: int | None, strategy: Strategy) -> None:
+    def _check_stride(self, stride: int, max_length: int | None, inputs: Sequence[Any], strategy: Strategy) -> None:
+        """Refuse, before the backend does it in its own way, windows that would not move on."""
+        pair = bool(inputs) and not isinstance(inputs[0], str)
+        room = (max_length or 0) - self.backend.num_special_tokens_to_add(pair)
+        if max_length is None or not 0 <= stride < room:
+            raise InputError(f"a stride of {stride} needs a larger max_length than {max_length}: windows must move on")
+        self.backend.no_truncation()
+        sides = [self._lengths(side) for side in zip(*inputs)] if pair else []
+        for i, (first, second) in enumerate(zip(*sides)):
+            if first + second > room and ROOMS[strategy](room, first, second) <= stride:
+                raise InputError(
+                    f"pair {i}: {max_length} tokens with {strategy} leave no more room than the stride of {stride}"
+                )
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(e) for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _truncate(self, max_length: int | None, strategy: Strategy, stride: int) -> None:
         if max_length is None:
             self.backend.no_truncation()
         else:
-            self.backend.enable_truncation(max_length, strategy=strategy)
+            self.backend.enable_truncation(max_length, stride=stride, strategy=strategy)
 
 
 def as_texts(inputs: Any) -> list[str]:

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from bothways.errors import InputError
-from bothways.text.formats import wordpiece
+from bothways.text.backends import wordpiece
 from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["KINDS", "Fit", "Kind", "fit", "rare_characters", "train"]
@@ -161,8 +161,7 @@ def rare_characters(counts: Mapping[str, int], coverage: float) -> frozenset[str
 
 def _wordpiece(lowercase: bool) -> Backend:
     """BERT's own, but for the vocabulary; `finish` puts the trained one in."""
-    special = KINDS["wordpiece"].special
-    return wordpiece({token: i for i, token in enumerate(special.values())}, special, lowercase=lowercase)
+    return wordpiece({KINDS["wordpiece"].special["unk"]: 0}, lowercase=lowercase)
 
 
 def _wordpiece_trainer(
@@ -196,8 +195,17 @@ def _stands_inside_words(backend: Backend, character: str) -> bool:
 
 
 def _finish_wordpiece(backend: Backend, lowercase: bool) -> Backend:
-    vocab = backend.get_vocab(with_added_tokens=False)
-    return wordpiece(vocab, KINDS["wordpiece"].special, lowercase=lowercase)
+    return _with_template(wordpiece(backend.get_vocab(with_added_tokens=False), lowercase=lowercase))
+
+
+def _with_template(backend: Backend) -> Backend:
+    """BERT's: [CLS] A [SEP], or [CLS] A [SEP] B [SEP] with types 0 and 1."""
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=_with_ids(backend, "[CLS]", "[SEP]"),
+    )
+    return backend
 
 
 def _byte_level(lowercase: bool) -> Backend:
@@ -234,7 +242,7 @@ def _bert(lowercase: bool) -> dict[str, Any]:
 def _roberta(lowercase: bool) -> dict[str, Any]:
     """RoBERTa's class in transformers knows no lower case; the plain one takes tokenizer.json as it is."""
     name = {} if lowercase else {"tokenizer_class": "RobertaTokenizer"}
-    return {**_any_class(lowercase), **name, "bos_token": "<s>", "eos_token": "</s>"}
+    return {**_any_class(lowercase), **name}
 
 
 def _any_class(lowercase: bool) -> dict[str, Any]:
@@ -264,11 +272,7 @@ def _unigram_trainer(
 
 
 def _finish_unigram(backend: Backend, lowercase: bool) -> Backend:
-    cls, sep = _with_ids(backend, "[CLS]", "[SEP]")
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[cls, sep]
-    )
-    return backend
+    return _with_template(backend)
 
 
 KINDS: dict[str, Kind] = {
@@ -281,7 +285,8 @@ KINDS: dict[str, Kind] = {
         config=_bert,
     ),
     "bpe": Kind(
-        special={"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"},
+        special={"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        | {"bos": "<s>", "eos": "</s>"},
         lowercase=False,
         backend=_byte_level,
         trainer=_bpe_trainer,

@@ -1,0 +1,139 @@
+"""`bothways inspect`: what a model sees in a text."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bothways.cli.heatmap import check_plots, draw
+from bothways.cli.output import print_json, print_table
+from bothways.errors import InputError
+from bothways.files import replacing
+
+if TYPE_CHECKING:
+    from bothways.engine.inspect import Inspection
+
+__all__ = ["inspect"]
+
+# Of a longer text a table shows so many first and last tokens.
+FIRST, LAST = 48, 16
+# Tokens that a token looks at most: so many are shown.
+MOST_LOOKED_AT = 3
+
+
+def inspect(
+    model: str,
+    text: str,
+    text2: str | None = None,
+    /,
+    *,
+    layer: int | None = None,
+    head: str = "all",
+    device: str = "auto",
+    json: bool = False,
+    plot: Path | None = None,
+) -> None:
+    """Tokens of a text (or a pair), what each looks at in one layer, and how the hidden states change.
+
+    Parameters
+    ----------
+    model
+        A folder or a hub id.
+    text
+        The text.
+    text2
+        The second text of a pair.
+    layer
+        Whose attention: 0 for the first one, -1 for the last one, which it is by default.
+    head
+        A number, "mean" or "all" (the table shows the mean of several).
+    device
+        auto, cpu or cuda.
+    json
+        Print everything as JSON.
+    plot
+        A PNG file to draw attention and hidden states to (needs the extra "plot").
+    """
+    which = _head(head)
+
+    def look() -> Inspection:
+        from bothways.engine.inspect import inspect as look_at
+
+        return look_at(model, text, text2, layer=layer, head=which, device=device)
+
+    if plot is None:
+        seen = look()
+    else:
+        check_plots()
+        with replacing(plot) as aside:
+            seen = look()
+            draw(seen, aside, "/".join(Path(model).parts[-2:]))
+        print(f"{plot}: attention and hidden states of {len(seen)} tokens", file=sys.stderr)
+    if json:
+        print_json(_plain(seen))
+    else:
+        _show(seen)
+
+
+def _head(head: str) -> int | Literal["mean"] | None:
+    """None for all of them."""
+    if head == "mean":
+        return "mean"
+    if head == "all":
+        return None
+    try:
+        return int(head)
+    except ValueError:
+        raise InputError(f'--head must be a number, "mean" or "all", got {head!r}') from None
+
+
+def _plain(seen: Inspection) -> dict[str, Any]:
+    """The fields of an inspection, arrays as lists."""
+    values = {field.name: getattr(seen, field.name) for field in fields(seen)}
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in values.items()}
+
+
+def _show(seen: Inspection) -> None:
+    rows = range(len(seen))
+    shown = [*rows] if len(seen) <= FIRST + LAST else [*rows[:FIRST], *rows[-LAST:]]
+    left_out = (
+        f", of which the first {FIRST} and the last {LAST} are shown (--json has all)" if shown != [*rows] else ""
+    )
+    columns = ["#", "position", "id", "segment", "characters", "token", "text"]
+    print_table(columns, [_token(seen, i) for i in shown], title=f"{len(seen):,} tokens{left_out}")
+    whose = f"head {seen.heads[0]}" if len(seen.heads) == 1 else f"mean of {len(seen.heads)} heads"
+    whose = "mean of all heads" if seen.heads == ("mean",) else whose
+    columns = ["#", "token", "looks most at (#, token, weight)"]
+    print_table(columns, [_looks(seen, i) for i in shown], title=f"Attention of layer {seen.layer}, {whose}")
+    columns = ["after layer", "norm", "least", "most", "like before it", "like embedded", "like the last"]
+    title = "Hidden states: norms over the tokens, and cosines with other layers"
+    print_table(columns, [_layer(seen, i) for i in range(len(seen.norms))], title=title)
+
+
+def _token(seen: Inspection, i: int) -> list[str]:
+    start, end = seen.offsets[i]
+    where = "–" if seen.special[i] else f"{start}–{end}"
+    return [
+        f"{i}",
+        f"{seen.positions[i]}",
+        f"{seen.ids[i]}",
+        f"{seen.segments[i]}",
+        where,
+        seen.tokens[i],
+        seen.texts[i],
+    ]
+
+
+def _looks(seen: Inspection, i: int) -> list[str]:
+    weights = seen.attention[:, i].mean(0)
+    most = weights.argsort(kind="stable")[::-1][:MOST_LOOKED_AT]
+    return [f"{i}", seen.tokens[i], "   ".join(f"{j} {seen.tokens[j]} {weights[j]:.3f}" for j in most)]
+
+
+def _layer(seen: Inspection, i: int) -> list[str]:
+    norms, like = seen.norms[i], seen.similarity[i]
+    before = f"{like[i - 1]:.3f}" if i else "–"
+    cells = [f"{norms.mean():.2f}", f"{norms.min():.2f}", f"{norms.max():.2f}", before]
+    return [f"{i - 1}" if i else "embedded", *cells, f"{like[0]:.3f}", f"{like[-1]:.3f}"]
