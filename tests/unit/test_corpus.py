@@ -203,7 +203,7 @@ class Stopped(Exception):
     pass
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(stops=st.lists(st.integers(0, 9), max_size=4))
 def test_stopped_anywhere_and_begun_again_a_build_gives_the_same_bytes(
     stops: list[int], whole: Path, source: Source, tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
@@ -309,8 +309,7 @@ def square(number: int) -> int:
     return number * number
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-@pytest.mark.parametrize("jobs", [0, 1, 3, 4, 12])
+@pytest.mark.parametrize(("workers", "jobs"), [(1, 0), (1, 4), (2, 0), (3, 2), (3, 3), (3, 10)])
 def test_results_come_in_the_order_of_the_jobs(workers: int, jobs: int) -> None:
     assert list(in_order(squares, range(jobs), workers)) == [(i, i * i) for i in range(jobs)]
 
@@ -381,12 +380,28 @@ def test_other_settings_or_another_input_do_not_go_on(
         path.write_bytes(data)
 
 
+def test_what_was_begun_without_a_finished_shard_stands_in_nobodys_way(
+    whole: Path, source: Source, tokenizers: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
+    with pytest.raises(InputError, match="line 2"):
+        build(Source((str(tmp_path / "a.jsonl"),)), tokenizers["bpe"], tmp_path / "corpus", SMALL)
+    (tmp_path / "corpus" / "tokenizer" / "special_tokens_map.json").write_text("{}")
+    (tmp_path / "corpus" / "train-00007.tokens").write_bytes(b"without a record")
+    build(source, tokenizers["wordpiece"], tmp_path / "corpus", SMALL)
+    assert contents(tmp_path / "corpus") == contents(whole)
+
+
 def test_a_folder_with_other_things_is_not_written_to(
     source: Source, tokenizers: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.doc").write_text("")
     with pytest.raises(InputError, match=r"not empty .thesis.doc"):
         build(source, tokenizers["wordpiece"], tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
+    shutil.copytree(tokenizers["bpe"], tmp_path / "work" / "tokenizer")
+    with pytest.raises(InputError, match=r"not empty .tokenizer"):
+        build(source, tokenizers["wordpiece"], tmp_path / "work", SMALL)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
         build(source, tokenizers["wordpiece"], tmp_path / "file", SMALL)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from types import SimpleNamespace
 
 import pyarrow
@@ -149,11 +150,10 @@ def test_standard_input_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    if os.fork() == 0:
-        (tmp_path / "pipe").write_bytes(as_parquet(["one"]))
-        os._exit(0)
+    writer = Thread(target=(tmp_path / "pipe").write_bytes, args=[as_parquet(["one"])])
+    writer.start()
     assert list(documents([tmp_path / "pipe"], format="parquet")) == ["one"]
-    os.wait()
+    writer.join()
 
 
 BAD = {

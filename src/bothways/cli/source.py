@@ -19,7 +19,7 @@ class Documents:
     Parameters
     ----------
     input
-        Files (text, JSON lines, Parquet; also .gz, .zst), folders, patterns, or - for standard input.
+        Files (text, JSON lines, Parquet; also .gz, .zst), folders, patterns; /dev/stdin for standard input.
     dataset
         The id or folder of a data set for the datasets library, in place of --input.
     split

@@ -89,6 +89,8 @@ def train(
         raise InputError("training reads its input twice, which standard input cannot be; give files")
     size = measure(source.documents())
     share = min(1.0, limit_bytes / max(size.bytes, 1))
+    if sys.stderr.isatty():
+        print(f"{size.documents:,} documents, {size.bytes:,} bytes; training on {share:.1%} …", file=sys.stderr)
     sample = Sample(source.documents(), share, held_out if size.documents >= FEW else 0.0, seed)
     tokenizer = train_on(
         sample,

@@ -24,7 +24,7 @@ from bothways.data.processes import in_order
 from bothways.data.readers import Source
 from bothways.data.sampling import digest, draw
 from bothways.data.sentences import SENTENCES, sentences
-from bothways.data.shards import PARTIAL, Block, ShardWriter, remove_records
+from bothways.data.shards import PARTIAL, Block, ShardWriter, has_records, remove_records, remove_unfinished
 from bothways.errors import InputError
 from bothways.files import make_folder, read_object, replacing, write_json
 from bothways.text.formats import load_tokenizer, save_tokenizer
@@ -36,6 +36,7 @@ SHARD_TOKENS = 1 << 25
 # One job of a process: enough text that handing it over costs nothing, little enough to hold one for each process.
 BLOCK_CHARACTERS = 1 << 19
 BEGUN = "build.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,7 @@ def _loaded(folder: Path) -> Tokenizer:
 def _tokenizer_files(folder: Path, tokenizer: Tokenizer) -> dict[str, bytes]:
     """A tokenizer's files as they are, or written anew if there is no tokenizer.json."""
     if (folder / "tokenizer.json").exists():
-        names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-        return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+        return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).exists()}
     with TemporaryDirectory() as anew:
         save_tokenizer(tokenizer, Path(anew))
         return {file.name: file.read_bytes() for file in Path(anew).iterdir()}
@@ -161,13 +161,19 @@ def _finished(folder: Path, made: dict[str, Any]) -> bool:
 
 
 def _begin(folder: Path, made: dict[str, Any], tokenizer: dict[str, bytes]) -> None:
-    """Note what is being built; or find that it is what was begun."""
-    make_folder(folder / "tokenizer")
-    if (folder / BEGUN).exists():
-        _same(folder, read_object(folder / BEGUN), made)
-    elif others := [path.name for path in folder.iterdir() if path.name != "tokenizer" and path.suffix != PARTIAL]:
+    """Note what is being built; or find that it is what was begun, if a shard of that is there."""
+    make_folder(folder)
+    others = sorted(path.name for path in folder.iterdir() if path.suffix != PARTIAL)
+    if others and BEGUN not in others:
         raise InputError(f"{folder}: not empty ({others[0]}, …); give a new folder")
+    if has_records(folder):
+        _same(folder, read_object(folder / BEGUN), made)
+    else:
+        remove_unfinished(folder)
     write_json(folder / BEGUN, made)
+    make_folder(folder / "tokenizer")
+    for name in set(TOKENIZER_FILES).difference(tokenizer):
+        (folder / "tokenizer" / name).unlink(missing_ok=True)
     for name, data in tokenizer.items():
         with replacing(folder / "tokenizer" / name) as aside:
             aside.write_bytes(data)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+
+import numpy as np
 
 __all__ = ["DIGEST_BYTES", "Sample", "Size", "digest", "draw", "measure"]
 
@@ -21,7 +24,7 @@ def digest(text: str) -> bytes:
 
 def draw(document: bytes, seed: int) -> float:
     """A number in [0, 1) drawn for a digest: the same one always."""
-    key = seed.to_bytes(8, "little", signed=True)
+    key = (seed % (1 << 64)).to_bytes(8, "little")
     return int.from_bytes(blake2b(document, digest_size=7, key=key).digest(), "little") / (1 << 56)
 
 
@@ -36,12 +39,28 @@ class Size:
 
 def measure(documents: Iterable[str]) -> Size:
     """Read everything once, and count."""
-    count, size, characters = 0, 0, Counter[str]()
+    count, size = 0, 0
+    characters = np.zeros(sys.maxunicode + 1, np.int64)
+    for texts in _in_turns(documents):
+        count += len(texts)
+        together = "".join(texts)
+        size += len(together.encode("utf-8"))
+        codes = np.frombuffer(together.encode("utf-32-le"), "<u4")  # ten times as fast as a Counter
+        characters += np.bincount(codes, minlength=len(characters))
+    return Size(count, size, Counter({chr(code): int(characters[code]) for code in np.flatnonzero(characters)}))
+
+
+def _in_turns(documents: Iterable[str], most: int = 1 << 20) -> Iterator[list[str]]:
+    """Documents, some at a time: until they have `most` characters."""
+    texts: list[str] = []
+    length = 0
     for text in documents:
-        count += 1
-        size += len(text.encode("utf-8"))
-        characters.update(text)
-    return Size(count, size, characters)
+        texts.append(text)
+        length += len(text)
+        if length >= most:
+            yield texts
+            texts, length = [], 0
+    yield texts
 
 
 @dataclass

@@ -16,7 +16,7 @@ from bothways.data.corpus import DTYPES, OFFSETS, PARTS, SPLITS, Shard, shard_na
 from bothways.errors import BothwaysError, InputError
 from bothways.files import read_object, write_json
 
-__all__ = ["PARTIAL", "Block", "ShardWriter", "remove_records"]
+__all__ = ["PARTIAL", "Block", "ShardWriter", "has_records", "remove_records", "remove_unfinished"]
 
 PARTIAL = ".partial"
 
@@ -217,6 +217,17 @@ def _record(folder: Path, name: str, dtype: str) -> dict[str, Any] | None:
         return record
     except (BothwaysError, KeyError, TypeError):
         return None
+
+
+def has_records(folder: Path) -> bool:
+    """Whether a shard was finished."""
+    return any((folder / f"{shard_name(split, 0)}.json").exists() for split in SPLITS)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files of shards, where none was finished."""
+    for path in (p for split in SPLITS for part in PARTS for p in folder.glob(f"{split}-*.{part}")):
+        path.unlink(missing_ok=True)
 
 
 def remove_records(folder: Path) -> None:

@@ -19,13 +19,14 @@ from tokenizers import Tokenizer as Backend
 
 from bothways.errors import InputError
 from bothways.text.backends import wordpiece
-from bothways.text.classes import TOKENIZERS
 from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["KINDS", "Fit", "Kind", "fit", "rare_characters", "train"]
 
 # Characters beyond the commonest so many have no piece of their own in a WordPiece vocabulary, as in BERT's.
 MOST_CHARACTERS = 1000
+# No vocabulary, length or count is larger.
+MOST = 1 << 24
 # The share of all characters that a Unigram vocabulary must be able to write, as sentencepiece has it.
 COVERAGE = 0.9995
 
@@ -37,7 +38,7 @@ class Kind:
     backend: (lowercase) → a tokenizer with everything but a vocabulary.
     trainer: (backend, vocab_size, min_frequency, special tokens, how often each character occurs) → the trainer.
     finish: (backend, lowercase) → the tokenizer with its template of special tokens.
-    config: what transformers wants to read in `tokenizer_config.json`.
+    config: (lowercase) → what transformers wants to read in `tokenizer_config.json`.
     mask_takes_space: whether the mask takes in the space before it.
     coverage: the share of all characters that the vocabulary must be able to write.
     """
@@ -47,7 +48,7 @@ class Kind:
     backend: Callable[[bool], Backend]
     trainer: Callable[[Backend, int, int, list[AddedToken], Mapping[str, int]], Any]
     finish: Callable[[Backend, bool], Backend]
-    config: Mapping[str, Any]
+    config: Callable[[bool], Mapping[str, Any]]
     mask_takes_space: bool = False
     coverage: float = 1.0
 
@@ -74,10 +75,14 @@ def train(
 
     The same documents give the same vocabulary; scores of Unigram may differ in their last digits.
 
-    Raises InputError on an unknown kind, on no text, and on a vocab_size that does not hold the alphabet.
+    Raises InputError on an unknown kind, on no text, on numbers that cannot be, and on a vocab_size that does not hold
+    the alphabet.
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    for name, number in (("vocab_size", vocab_size), ("max_length", max_length), ("min_frequency", min_frequency)):
+        if not 1 <= number <= MOST:
+            raise InputError(f"{name} must be from 1 to {MOST:,}, got {number:,}")
     if not "".join(characters).strip():
         raise InputError("there is no text to train on")
     chosen = KINDS[kind]
@@ -90,8 +95,7 @@ def train(
     finished.add_special_tokens(tokens)
     finished = Backend.from_str(finished.to_str())  # with scores as rounded as those in the file will be
     extra = {"additional_special_tokens": list(special)} if special else {}
-    config = {**chosen.config, **({"do_lower_case": lower} if kind != "bpe" else {}), **extra}
-    return Tokenizer(finished, dict(chosen.special), max_length, config)
+    return Tokenizer(finished, dict(chosen.special), max_length, {**chosen.config(lower), **extra})
 
 
 def _special_tokens(kind: Kind, more: Sequence[str]) -> list[AddedToken]:
@@ -157,7 +161,7 @@ def rare_characters(counts: Mapping[str, int], coverage: float) -> frozenset[str
 
 def _wordpiece(lowercase: bool) -> Backend:
     """BERT's own, but for the vocabulary; `finish` puts the trained one in."""
-    return _bert({token: i for i, token in enumerate(KINDS["wordpiece"].special.values())}, lowercase)
+    return wordpiece({KINDS["wordpiece"].special["unk"]: 0}, lowercase=lowercase)
 
 
 def _wordpiece_trainer(
@@ -191,14 +195,16 @@ def _stands_inside_words(backend: Backend, character: str) -> bool:
 
 
 def _finish_wordpiece(backend: Backend, lowercase: bool) -> Backend:
-    return _bert(backend.get_vocab(with_added_tokens=False), lowercase)
+    return _with_template(wordpiece(backend.get_vocab(with_added_tokens=False), lowercase=lowercase))
 
 
-def _bert(vocab: Mapping[str, int], lowercase: bool) -> Backend:
-    special = KINDS["wordpiece"].special
-    backend = wordpiece(vocab, special["unk"], lowercase=lowercase)
-    backend.add_special_tokens([AddedToken(token, special=True) for token in special.values()])
-    backend.post_processor = TOKENIZERS["BertTokenizer"].finish(backend, special, {})
+def _with_template(backend: Backend) -> Backend:
+    """BERT's: [CLS] A [SEP], or [CLS] A [SEP] B [SEP] with types 0 and 1."""
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=_with_ids(backend, "[CLS]", "[SEP]"),
+    )
     return backend
 
 
@@ -229,6 +235,20 @@ def _finish_byte_level(backend: Backend, lowercase: bool) -> Backend:
     return backend
 
 
+def _bert(lowercase: bool) -> dict[str, Any]:
+    return {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase}
+
+
+def _roberta(lowercase: bool) -> dict[str, Any]:
+    """RoBERTa's class in transformers knows no lower case; the plain one takes tokenizer.json as it is."""
+    name = {} if lowercase else {"tokenizer_class": "RobertaTokenizer"}
+    return {**_any_class(lowercase), **name}
+
+
+def _any_class(lowercase: bool) -> dict[str, Any]:
+    return {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
 def _with_ids(backend: Backend, *tokens: str) -> list[tuple[str, int]]:
     vocab = backend.get_vocab()
     return [(token, vocab[token]) for token in tokens]
@@ -252,11 +272,7 @@ def _unigram_trainer(
 
 
 def _finish_unigram(backend: Backend, lowercase: bool) -> Backend:
-    cls, sep = _with_ids(backend, "[CLS]", "[SEP]")
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[cls, sep]
-    )
-    return backend
+    return _with_template(backend)
 
 
 KINDS: dict[str, Kind] = {
@@ -266,15 +282,16 @@ KINDS: dict[str, Kind] = {
         backend=_wordpiece,
         trainer=_wordpiece_trainer,
         finish=_finish_wordpiece,
-        config={"tokenizer_class": "BertTokenizer"},
+        config=_bert,
     ),
     "bpe": Kind(
-        special={"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"},
+        special={"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        | {"bos": "<s>", "eos": "</s>"},
         lowercase=False,
         backend=_byte_level,
         trainer=_bpe_trainer,
         finish=_finish_byte_level,
-        config={"tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>"},
+        config=_roberta,
         mask_takes_space=True,
     ),
     "unigram": Kind(
@@ -283,7 +300,7 @@ KINDS: dict[str, Kind] = {
         backend=_unigram,
         trainer=_unigram_trainer,
         finish=_finish_unigram,
-        config={"tokenizer_class": "PreTrainedTokenizerFast"},
+        config=_any_class,
         mask_takes_space=True,
         coverage=COVERAGE,
     ),
