@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bothways.errors import InputError
+from bothways.nn.dropout import dropout as drop
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
 __all__ = ["Bias", "aligned", "attend", "weights"]
@@ -292,7 +293,7 @@ def _products(
     if mask is not None:
         weights = weights.masked_fill(mask.all(-1)[:, None], 0.0)
     if dropout > 0.0:
-        weights = F.dropout(weights, dropout)
+        weights = drop(weights, dropout)
     return torch.bmm(weights, v_flat).view(count, heads, queries, -1)
 
 

@@ -19,6 +19,7 @@ from bothways.nn.config import (
     LearnedPositions,
     RotaryPositions,
 )
+from bothways.nn.dropout import dropout, replayed
 from bothways.nn.layers import Embedding, Linear, norm
 from bothways.nn.positions import DistanceBias, RelativeVectors, turns
 from bothways.ragged import Layout, Ragged
@@ -70,8 +71,8 @@ class Embeddings(nn.Module):
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.map_first:
-            return F.dropout(self.norm(self._mapped(x, dtype)), self.dropout, self.training)
-        return self._mapped(F.dropout(self.norm(x), self.dropout, self.training), dtype)
+            return dropout(self.norm(self._mapped(x, dtype)), self.dropout, self.training)
+        return self._mapped(dropout(self.norm(x), self.dropout, self.training), dtype)
 
     def position_rows(self, tokens: Ragged) -> Tensor:
         """int64 [T]: each token's row in the table of positions.
@@ -162,7 +163,7 @@ class EncoderNetwork(nn.Module):
 
     def _layer(self, layer: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.layers[layer], x, layout, positions, use_reentrant=False)
+            return checkpoint(self.layers[layer], x, layout, positions, use_reentrant=False, context_fn=replayed)
         return self.layers[layer](x, layout, positions)
 
     def forward(self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False) -> EncoderOutput:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
+from bothways.nn.dropout import dropout
 
 __all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "initialise", "norm", "packs"]
 
@@ -115,10 +116,10 @@ def activate(x: Tensor, act: str) -> Tensor:
     return ACTIVATIONS[act](F.pad(x, (0, idle)))[..., :-idle].contiguous()
 
 
-def add(linear: nn.Module, x: Tensor, residual: Tensor, dropout: float) -> Tensor:
+def add(linear: nn.Module, x: Tensor, residual: Tensor, dropped: float) -> Tensor:
     """residual + dropout(linear(x)), in one kernel where nothing is dropped."""
-    if dropout > 0.0:
-        return residual + F.dropout(linear(x), dropout)
+    if dropped > 0.0:
+        return residual + dropout(linear(x), dropped)
     return linear(x, residual=residual)
 
 

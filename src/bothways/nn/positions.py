@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bothways.nn.attention import Bias, aligned
 from bothways.nn.config import DisentangledPositions, DistanceBuckets, EncoderConfig
+from bothways.nn.dropout import dropout
 from bothways.nn.layers import Embedding, Linear
 from bothways.ragged import Layout
 
@@ -114,7 +115,7 @@ class RelativeVectors(nn.Module):
 
     def forward(self) -> Tensor:
         vectors = self.vectors.weight if self.norm is None else self.norm(self.vectors.weight)
-        return F.dropout(vectors, self.dropout, self.training)
+        return dropout(vectors, self.dropout, self.training)
 
 
 def reach(config: EncoderConfig, relative: DisentangledPositions) -> int:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from bothways.data.packing import Packing
+from bothways.engine.streams import Streams
 from bothways.objectives.objective import Model, Objective
 from bothways.train.feed import Cursor, feed, held_out
 from bothways.train.schedule import learning_rate
@@ -61,16 +62,23 @@ class Trainer:
         self.model.train()
         base = [group["lr"] for group in self.optimizer.param_groups]
         scaler = torch.amp.GradScaler(self.device.type) if self.step.precision == "fp16" else None
+        streams = Streams(self.device)
         batches = feed(self.packing, self.objective, self.run.seed, progress.cursor, self.corpus.workers)
         while progress.step < self.step.steps:
             some = list(islice(batches, self.step.batches))
             share = learning_rate(progress.step, self.step.steps, self.step.warmup, self.step.schedule)
             for group, lr in zip(self.optimizer.param_groups, base):
                 group["lr"] = lr * share
-            torch.manual_seed(_mixed(self.run.seed, progress.step))  # dropout
             on_device = [batch.to(self.device) for batch, _ in some]
             result = train_step(
-                self.model, self.objective, on_device, self.optimizer, clip=self.step.clip, scaler=scaler
+                self.model,
+                self.objective,
+                on_device,
+                self.optimizer,
+                streams,
+                seed=_mixed(self.run.seed, progress.step),
+                clip=self.step.clip,
+                scaler=scaler,
             )
             progress = _after(progress, result, some[-1][1])
             kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
@@ -108,6 +116,6 @@ def _after(progress: Progress, result: StepResult, place: Cursor) -> Progress:
 
 
 def _mixed(seed: int, step: int) -> int:
-    """A seed for each step that no other run's neighbouring step has."""
+    """A seed of dropout for each step; the batches of a step count on from it."""
     mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-    return (mixed ^ (mixed >> 31)) & ((1 << 63) - 1)
+    return (mixed ^ (mixed >> 31)) & ((1 << 62) - 1)
