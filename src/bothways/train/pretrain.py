@@ -29,11 +29,12 @@ from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.loop import Event, Trainer
 from bothways.train.optim import OPTIMIZERS, parameter_groups
+from bothways.train.plan import Plan, plan_of
 from bothways.train.report import MetricsLog, write_card
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Progress, checkpoints, prune, restore, save_checkpoint
 
-__all__ = ["Outcome", "pretrain"]
+__all__ = ["Outcome", "plan", "pretrain"]
 
 SETTINGS = "settings.json"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,6 +99,18 @@ def pretrain(
         encoder.save_pretrained(output / "model")
         write_card(output / "model", f"{settings.model.preset}, pretrained", _facts(settings, corpus, outcome.progress))
     return outcome
+
+
+def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan:
+    """What `pretrain` with these settings will take. Raises what `pretrain` raises; nothing is written."""
+    corpus = Corpus.open(settings.corpus.corpus)
+    tokenizer = _tokenizer(corpus)
+    train, _ = _packings(settings, corpus, tokenizer)
+    encoder = _fresh(settings, tokenizer)
+    encoder.network.dtype = PRECISIONS[settings.step.precision]
+    encoder.network.checkpointing = settings.step.checkpointing
+    model = Model(encoder.network, encoder.heads).to(device)
+    return plan_of(settings, model, _objective(settings, tokenizer), train, torch.device(device))
 
 
 def _drive(
