@@ -197,30 +197,36 @@ def test_a_second_run_in_the_same_folder_must_be_meant(
 
 
 KILLS = """
-import os, random, signal, sys, time
+import contextlib, os, random, signal, sys, time
 import torch
-import bothways.cli.main, bothways.cli.settings, bothways.train.pretrain
+from bothways.cli.main import main
 torch.set_num_threads(1)
-bothways.cli.main.main(["pretrain", *sys.argv[3:], "--output", sys.argv[2]])  # which imports the rest
-source = random.Random(int(sys.argv[1]))
-for attempt in range(60):
+seed, finished, output, *command = sys.argv[1:]
+with contextlib.suppress(SystemExit):
+    main([*command, "--output", finished])  # imports everything, and has nothing to do
+source = random.Random(int(seed))
+
+def saved():
+    return sorted(os.listdir(output + "/checkpoints")) if os.path.isdir(output + "/checkpoints") else []
+
+for attempt in range(30):
+    before, end = saved(), None
     child = os.fork()
     if not child:
-        bothways.cli.main.main(["pretrain", *sys.argv[3:]])
-        os._exit(0)
-    end = time.monotonic() + source.uniform(0.02, 0.3) + 0.02 * attempt
-    done = 0
-    while not done and time.monotonic() < end:
-        time.sleep(0.005)
+        main([*command, "--output", output])
+    while end is None or time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
-    if done:
-        print(attempt)
-        sys.exit(os.waitstatus_to_exitcode(status))
+        if done:
+            print(attempt, file=sys.stderr)
+            os._exit(os.waitstatus_to_exitcode(status))
+        if end is None and (saved() != before or attempt % 4 == 1):
+            end = time.monotonic() + source.uniform(0.0, 0.1)
+        time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-sys.exit(1)
+os._exit(1)
 """
-"""Forks a run again and again, from a process that has imported everything, and kills it, until one gets to the end."""
+"""Forks a run again and again and kills it, until one gets to the end: most while or after they save."""
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -228,14 +234,14 @@ def test_killed_at_any_moment_and_resumed_a_run_is_the_same_byte_for_byte(
     workers: str, whole: Path, copy: Path, config: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    flags = ["--steps", str(STEPS), "--resume", "--workers", workers, "--output", str(output)]
-    command = [sys.executable, "-W", "ignore", "-c", KILLS, workers, str(copy), str(config), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = ["pretrain", str(config), "--steps", str(STEPS), "--resume", "--workers", workers, "--save-every", "1"]
+    script = [sys.executable, "-W", "ignore", "-c", KILLS, workers, str(copy), str(output)]
+    done = subprocess.run([*script, *command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= 2  # times killed
+    assert int(done.stderr.split()[-1]) >= 3  # times killed
     assert (output / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert (output / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
-    assert saved(output) == saved(whole)  # and nothing that a killed process began
+    assert saved(output) == [11, 12]  # and nothing that a killed process began
 
 
 @pytest.fixture

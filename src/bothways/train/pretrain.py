@@ -95,6 +95,7 @@ def pretrain(
     finally:
         log.close()
     if outcome.finished:
+        prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
         encoder.save_pretrained(output / "model")
         write_card(output / "model", f"{settings.model.preset}, pretrained", _facts(settings, corpus, outcome.progress))
     return outcome
