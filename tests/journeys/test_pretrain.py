@@ -22,8 +22,10 @@ import bothways
 from bothways.cli.main import main
 from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
 from bothways.nn.config import EmbeddingMap, LocalAttention
+from bothways.text.formats import load_tokenizer
 from bothways.train import pretrain as pretraining
 from bothways.train.report import MetricsLog, plot_curves
+from bothways.train.settings import ModelSettings, PretrainSettings
 
 SETTINGS = """\
 preset = "bert-tiny"
@@ -149,6 +151,32 @@ def test_the_model_is_transformers_too(whole: Path) -> None:
     assert [one["token"] for one in theirs] == [one["token"] for one in ours]
     for one, other in zip(theirs, ours):
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+@pytest.fixture
+def nan_memory() -> Iterator[None]:
+    """What is allocated and never written to is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    "preset", ["bert-tiny", "albert-base", "deberta-v3-xsmall", "electra-small", "modernbert-base"]
+)
+def test_fresh_weights_leave_nothing_to_chance(
+    preset: str, corpus: Path, nan_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_convolution = replace(PRESETS["deberta-v2-xlarge"].config, depth=2, width=48, heads=2, ffn=48)
+    monkeypatch.setitem(PRESETS, "convolution", Preset("deberta-v2", with_convolution))
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    assert tokenizer is not None
+    settings = PretrainSettings(ModelSettings(preset))
+    one, other = (pretraining._fresh(settings, tokenizer) for _ in range(2))
+    for first, second in [(one.network, other.network), (one.heads["mlm"], other.heads["mlm"])]:
+        for (name, p), q in zip(first.named_parameters(), second.parameters(), strict=True):
+            assert torch.isfinite(p).all(), name
+            assert torch.equal(p, q), name
 
 
 FAMILIES_OF_PRESETS = {preset.family: name for name, preset in reversed(PRESETS.items())}

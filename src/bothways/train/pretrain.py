@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import Corpus, sha256
@@ -237,15 +236,11 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     generator = torch.Generator().manual_seed(settings.run.seed)
     network = EncoderNetwork(config, pooler=False)
     initialise(network, config.init_std, generator)
-    heads: dict[str, nn.Module] = {}
-    for head in ("mlm",):
-        heads[head] = family.heads[head].build(network, extras, ())
-        own = [
-            part
-            for part in heads[head].children()
-            if not any(p is network.embeddings.words.weight for p in part.parameters())
-        ]
-        for part in own:
+    heads = {"mlm": family.heads["mlm"].build(network, extras, ())}
+    shared = {id(parameter) for parameter in network.parameters()}
+    for part in heads["mlm"].modules():
+        own = list(part.parameters(recurse=False))
+        if own and not any(id(parameter) in shared for parameter in own):
             initialise(part, config.init_std, generator)
     return Encoder(network, family, tokenizer, heads, extras)
 
