@@ -38,7 +38,7 @@ def pretrain(config: Path, /, *flags: Rest) -> None:
     if outcome.stopped:
         raise InputError(
             f"{where.output}: the loss or gradient of step {outcome.progress.step} is not a finite number; "
-            "lower --lr, or say --nonfinite skip"
+            "its batches are in nonfinite.json; go on with --resume --nonfinite skip, or start anew with a lower --lr"
         )
     if not outcome.finished:
         print(f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume", file=sys.stderr)

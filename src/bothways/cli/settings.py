@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Toml
@@ -53,7 +53,7 @@ def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, R
         raise ConfigError(f"{path}: no such file")
     app = App(
         name="pretrain",
-        config=Toml(path, use_commands_as_keys=False),
+        config=_Flat(path, use_commands_as_keys=False),
         result_action="return_value",
         help_flags=[],
         version_flags=[],
@@ -76,13 +76,36 @@ def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, R
         found: tuple[PretrainSettings, RunFlags] = app(list(flags), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise ConfigError(_said(error, path)) from None
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({path}, or a flag)") from None
     return found
+
+
+class _Flat(Toml):
+    """A TOML file whose tables mean nothing: their keys are as good as keys outside any."""
+
+    def _load_config(self, path: Path) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in _leaves(super()._load_config(path)):
+            if key in flat:
+                raise CycloptsError(msg=f"{key} is given twice")
+            flat[key] = value
+        return flat
+
+
+def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield key.replace("-", "_"), value
 
 
 def _said(error: CycloptsError, path: Path) -> str:
     message = " ".join(str(error).split())
-    if isinstance(error, UnknownOptionError) and (key := re.search(r"\[(\w+)\]", message)):
-        near = get_close_matches(key[1], known_keys(), n=1)
+    if isinstance(error, UnknownOptionError) and (said := re.search(r"\[(\w+)\]|(--[\w-]+)", message)):
+        key = said[1] or said[2]
+        near = get_close_matches(key.lstrip("-").replace("-", "_"), known_keys(), n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known_keys())}"
-        return f"{path}: unknown key {key[1]}{hint}"
+        return f"{path}: unknown key {key}{hint}" if said[1] else f"unknown flag {key}{hint}"
     return message if str(path) in message else f"{message} ({path})"

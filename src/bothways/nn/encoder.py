@@ -125,7 +125,7 @@ class RelativePositions(nn.Module):
         angles = {theta: turns(layout, self.head_width, theta) for theta in self.thetas}
         vectors = None if self.vectors is None else self.vectors()
         vectors = vectors if vectors is None or dtype is None else vectors.to(dtype)
-        return Positions(angles, None if self.bias is None else self.bias(), vectors)
+        return Positions(angles, None if self.bias is None else self.bias(layout), vectors)
 
 
 class EncoderNetwork(nn.Module):

@@ -56,12 +56,11 @@ class Linear(nn.Linear):
 def initialise(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
     """Fresh weights for a network or a head, as BERT has them: normal with `std`, norms 1, biases 0."""
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)):
-            part.weight.normal_(0.0, std, generator=generator)
-        if isinstance(part, nn.LayerNorm):
-            part.weight.fill_(1.0)
-        if isinstance(part, (nn.Linear, nn.LayerNorm)) and part.bias is not None:
-            part.bias.zero_()
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, std, generator=generator)
+            else:
+                parameter.fill_(float(isinstance(part, nn.LayerNorm) and name == "weight"))
 
 
 def packs(dtype: torch.dtype) -> bool:

@@ -82,11 +82,13 @@ def mask_tokens(
 ) -> Masked:
     """Choose tokens of a batch and replace them.
 
-    ids [T]; words [T]: whether a token begins a word; fixed [T]: tokens never chosen (special ones).
+    ids [T]; words [T]: whether a token begins a word; fixed [T]: tokens never chosen (special ones), which also end
+    a word: where a long sentence was cut, the pieces on both sides are words of their own.
     ordinary: the ids that a random replacement may be.
     """
     rows = np.flatnonzero(~fixed)
-    unit = _units(words[rows], masking)
+    begins = words | np.concatenate([[True], fixed[:-1]])
+    unit = _units(begins[rows], masking)
     count = int(unit[-1]) + 1 if len(unit) else 0
     group, chosen = _chosen(count, masking, rng)
     picked = chosen[unit]
@@ -103,9 +105,7 @@ def _units(words: Flags, masking: Masking) -> Ints:
     """The number of each token's unit: itself, or its word."""
     if masking.unit == "token":
         return np.arange(len(words))
-    starts = words.copy()
-    starts[:1] = True
-    return np.cumsum(starts) - 1
+    return np.cumsum(words) - 1
 
 
 def _chosen(count: int, masking: Masking, rng: np.random.Generator) -> tuple[Ints, Flags]:

@@ -7,13 +7,14 @@ run that is stopped anywhere and resumed from a checkpoint gives the same losses
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
 import torch
 
+from bothways.data.batch import Batch
 from bothways.data.packing import Packing
 from bothways.engine.streams import Streams
 from bothways.objectives.objective import Model, Objective
@@ -30,7 +31,8 @@ __all__ = ["Event", "Trainer"]
 class Event:
     """What happened after `progress.step` steps.
 
-    kind: "step" (result, lr), "skip" or "stop" (a number was not finite), "evaluate" (means), "save" (now is the time).
+    kind: "step" (result, lr), "skip" or "stop" (a number was not finite; batches: where), "evaluate" (means), "save"
+    (now is the time).
     """
 
     kind: Literal["step", "skip", "stop", "evaluate", "save"]
@@ -38,6 +40,7 @@ class Event:
     result: StepResult | None = None
     lr: float = 0.0
     means: dict[str, float] | None = None
+    batches: tuple[Batch, ...] = ()
 
 
 @dataclass(eq=False)
@@ -57,8 +60,12 @@ class Trainer:
     step: StepSettings
     run: RunSettings
 
-    def events(self, progress: Progress) -> Iterator[Event]:
-        """Go on from `progress` to the last step. Leaving the loop after any event loses nothing."""
+    def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Go on from `progress` to the last step.
+
+        asked: whether to stop early. Asked after each step, it ends the loop with what else belongs to that step (an
+        evaluation that is due) and a save, so that a resumed run misses nothing.
+        """
         self.model.train()
         base = [group["lr"] for group in self.optimizer.param_groups]
         scaler = torch.amp.GradScaler(self.device.type) if self.step.precision == "fp16" else None
@@ -82,16 +89,21 @@ class Trainer:
             )
             progress = _after(progress, result, some[-1][1])
             kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
-            yield Event(kind, progress, result, base[0] * share)
+            failed = () if result.applied else tuple(batch for batch, _ in some)
+            yield Event(kind, progress, result, base[0] * share, batches=failed)
             if kind == "stop":
                 return
-            progress = yield from self._at_times(progress)
+            stop = asked()
+            progress = yield from self._at_times(progress, stop)
+            if stop:
+                return
 
     def _otherwise(self, scaler: torch.amp.GradScaler | None) -> Literal["skip", "stop"]:
         """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say."""
         return "skip" if scaler is not None or self.step.nonfinite == "skip" else "stop"
 
-    def _at_times(self, progress: Progress) -> Generator[Event, None, Progress]:
+    def _at_times(self, progress: Progress, stop: bool) -> Generator[Event, None, Progress]:
+        """What is due after some steps only."""
         last = progress.step == self.step.steps
         if self.held is not None and (last or progress.step % self.run.evaluate_every == 0):
             batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
@@ -100,7 +112,7 @@ class Trainer:
             if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)
             yield Event("evaluate", progress, means=means)
-        if last or progress.step % self.run.save_every == 0:
+        if last or stop or progress.step % self.run.save_every == 0:
             yield Event("save", progress)
         return progress
 

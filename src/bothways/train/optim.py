@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bothways.errors import ConfigError
 
 __all__ = ["OPTIMIZERS", "AdamSettings", "optimizer_state", "parameter_groups", "restore_optimizer"]
 
@@ -21,6 +24,17 @@ class AdamSettings:
     beta2: float = 0.98
     eps: float = 1e-6
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("lr", self.lr, math.inf),
+            ("beta1", self.beta1, 1.0),
+            ("beta2", self.beta2, 1.0),
+            ("eps", self.eps, math.inf),
+            ("weight_decay", self.weight_decay, math.inf),
+        ):
+            if not 0.0 <= value < most:
+                raise ConfigError(f"{name} must be 0 or more and less than {most:g}, got {value}")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
-from bothways.data.corpus import Corpus
+from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
 from bothways.errors import CheckpointError, ConfigError, InputError
 from bothways.families import FAMILIES
 from bothways.families.presets import PRESETS
-from bothways.files import make_folder, write_json
+from bothways.files import make_folder, read_object, write_json
+from bothways.nn.config import EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.layers import initialise
 from bothways.objectives.mlm import MaskedLanguageModelling
@@ -30,7 +29,7 @@ from bothways.text.tokenizer import Tokenizer
 from bothways.train.loop import Event, Trainer
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, plan_of
-from bothways.train.report import MetricsLog, write_card
+from bothways.train.report import MetricsLog, write_card, write_failure
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Progress, checkpoints, prune, restore, save_checkpoint
 
@@ -67,7 +66,7 @@ def pretrain(
     Raises ConfigError, InputError or CheckpointError, before anything is trained, on settings that do not go together,
     a corpus of another tokenizer, an output folder that cannot be written, or one that holds a run already.
     """
-    device = torch.device(device)
+    device = _device(device, settings.step.precision)
     corpus = Corpus.open(settings.corpus.corpus)
     tokenizer = _tokenizer(corpus)
     objective = _objective(settings, tokenizer)
@@ -89,13 +88,14 @@ def pretrain(
 
     def save(at: Progress) -> None:
         save_checkpoint(output, encoder, optimizer, at, described)
-        prune(output, settings.run.keep, at.best_step)
+        prune(output, settings.run.keep, at)
 
     try:
-        outcome = _drive(trainer, progress, log, save, watch)
+        outcome = _drive(trainer, progress, log, save, watch, output)
     finally:
         log.close()
     if outcome.finished:
+        prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
         encoder.save_pretrained(output / "model")
         write_card(output / "model", f"{settings.model.preset}, pretrained", _facts(settings, corpus, outcome.progress))
     return outcome
@@ -119,24 +119,20 @@ def _drive(
     log: MetricsLog,
     save: Callable[[Progress], None],
     watch: Callable[[Event], None],
+    output: Path,
 ) -> Outcome:
     """Run the loop until its end, a number that is not finite, or a signal."""
-    saved = progress.step
     with _asked_to_stop() as asked:
-        for event in trainer.events(progress):
+        for event in trainer.events(progress, asked.is_set):
             progress = event.progress
             log.add(event)
             watch(event)
             if event.kind == "stop":
+                write_failure(output, event)
                 return Outcome(progress, finished=False, stopped=True)
             if event.kind == "save":
                 save(progress)
-                saved = progress.step
-            elif asked.is_set() and event.kind in ("step", "skip"):
-                if saved != progress.step:
-                    save(progress)
-                return Outcome(progress, finished=False, stopped=False)
-    return Outcome(progress, finished=True, stopped=False)
+    return Outcome(progress, finished=progress.step >= trainer.step.steps, stopped=False)
 
 
 @contextmanager
@@ -160,7 +156,20 @@ def _asked_to_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def _device(device: torch.device | str, precision: str) -> torch.device:
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device {str(device)!r} is not one that is here; cpu always is") from None
+    if precision == "fp16" and place.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    return place
+
+
 def _tokenizer(corpus: Corpus) -> Tokenizer:
+    path = corpus.tokenizer_folder / "tokenizer.json"
+    if sha256(path) != corpus.fingerprint:
+        raise CheckpointError(f"{path}: not the tokenizer that the shards were made with; build the corpus again")
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
     if tokenizer is None:
         raise CheckpointError(f"{corpus.tokenizer_folder}: no tokenizer here; build the corpus again")
@@ -203,17 +212,19 @@ def _check_output(output: Path, settings: PretrainSettings, resume: bool) -> Non
     described, place = _plain(asdict(settings)), output / SETTINGS
     if checkpoints(output) and not resume:
         raise InputError(f"{output}: holds a run already; say --resume to go on with it, or name another folder")
-    if resume and place.exists():
-        before = json.loads(place.read_text(encoding="utf-8"))
-        changed = _changed(before, described)
+    if resume and checkpoints(output):
+        changed = _changed(read_object(place), described)
         if changed:
             raise ConfigError(f"{place}: the run to be resumed has other settings: {', '.join(changed)}")
     write_json(place, described)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that change what is computed and are not the same; how often is saved or shown may change."""
-    free = {"workers", "log_every", "save_every", "keep", "corpus"}
+    """The settings that change what is computed and are not the same.
+
+    How often is saved or shown may change, and what is done with numbers that are not finite.
+    """
+    free = {"workers", "log_every", "save_every", "keep", "corpus", "nonfinite"}
     pairs = [(part, key) for part in now for key in now[part] if key not in free]
     return [
         f"{key} was {before.get(part, {}).get(key)!r}, now {now[part][key]!r}"
@@ -229,7 +240,7 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
         raise ConfigError(f"preset {name!r} is not known; bothways families lists them")
     preset = PRESETS[name]
     family = FAMILIES[preset.family]
-    config = replace(preset.config, vocab=tokenizer.vocab_size)
+    config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), tokenizer)
     if settings.model.dropout is not None:
         config = replace(config, dropout=settings.model.dropout, attention_dropout=settings.model.dropout)
     if settings.corpus.longest > config.longest:
@@ -238,17 +249,22 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     generator = torch.Generator().manual_seed(settings.run.seed)
     network = EncoderNetwork(config, pooler=False)
     initialise(network, config.init_std, generator)
-    heads: dict[str, nn.Module] = {}
-    for head in ("mlm",):
-        heads[head] = family.heads[head].build(network, extras, ())
-        own = [
-            part
-            for part in heads[head].children()
-            if not any(p is network.embeddings.words.weight for p in part.parameters())
-        ]
-        for part in own:
+    heads = {"mlm": family.heads["mlm"].build(network, extras, ())}
+    shared = {id(parameter) for parameter in network.parameters()}
+    for part in heads["mlm"].modules():
+        own = list(part.parameters(recurse=False))
+        if own and not any(id(parameter) in shared for parameter in own):
             initialise(part, config.init_std, generator)
     return Encoder(network, family, tokenizer, heads, extras)
+
+
+def _counted_from_padding(config: EncoderConfig, tokenizer: Tokenizer) -> EncoderConfig:
+    """The config with positions behind this tokenizer's padding id, for families that count them from there."""
+    positions, pad = config.positions, tokenizer.id_of("pad")
+    if pad is None or not isinstance(positions, LearnedPositions) or not positions.offset:
+        return config
+    count = positions.count - positions.offset + pad + 1
+    return replace(config, positions=replace(positions, count=count, offset=pad + 1))
 
 
 def _optimizer(settings: PretrainSettings, model: Model) -> torch.optim.Optimizer:

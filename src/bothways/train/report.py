@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from bothways.errors import InputError, MissingExtraError
-from bothways.files import replacing
+from bothways.files import replacing, write_json
 from bothways.train.loop import Event
 
-__all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "write_card"]
+__all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "write_card", "write_failure"]
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 CARD = "README.md"
+FAILURE = "nonfinite.json"
 
 
 def row(event: Event) -> dict[str, Any]:
@@ -61,7 +62,14 @@ class MetricsLog:
 
 
 def _line(values: Mapping[str, Any]) -> str:
-    return json.dumps(values) + "\n"
+    return json.dumps(_finite(values)) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for NaN and infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
@@ -78,6 +86,21 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             yield value
 
 
+def write_failure(folder: Path, event: Event) -> None:
+    """`nonfinite.json`: the step whose loss or gradient was no finite number, and its batches as the model saw them."""
+    assert event.result is not None
+    batches = [
+        {
+            "ids": [ids.tolist() for ids in batch.tokens.unbind()],
+            "rows": None if batch.rows is None else batch.rows.tolist(),
+            "labels": None if batch.labels is None else batch.labels.tolist(),
+        }
+        for batch in event.batches
+    ]
+    numbers = {"loss": str(event.result.loss), "gradient": str(event.result.gradient)}
+    write_json(folder / FAILURE, {"step": event.progress.step, **numbers, "batches": batches})
+
+
 def plot_curves(folder: Path) -> Path:
     """Draw losses and held-out losses over steps. Raises MissingExtraError without matplotlib."""
     try:
@@ -89,8 +112,8 @@ def plot_curves(folder: Path) -> Path:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    steps = [(one["step"], one["loss"]) for one in rows if "loss" in one]
-    held = [(one["step"], one["held_out"]["mlm"]) for one in rows if "mlm" in one.get("held_out", {})]
+    steps = [(one["step"], one["loss"]) for one in rows if one.get("loss") is not None]
+    held = [(one["step"], one["held_out"]["mlm"]) for one in rows if one.get("held_out", {}).get("mlm") is not None]
     if steps:
         axes.plot(*zip(*steps), color="#9db8d9", linewidth=0.8, label="training")
     if held:

@@ -13,16 +13,22 @@ from bothways.train.schedule import SCHEDULES
 
 __all__ = ["CorpusSettings", "ModelSettings", "PretrainSettings", "RunSettings", "StepSettings"]
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 @dataclass(frozen=True)
 class ModelSettings:
     """preset: a name that `bothways families` lists; its vocabulary becomes the tokenizer's.
 
-    dropout: 0 to 1; the preset's if it is not given.
+    dropout: from 0 to less than 1; the preset's if it is not given.
     """
 
     preset: str = "bert-mini"
     dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be 0 or more and less than 1, got {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,12 @@ class StepSettings:
             raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.nonfinite not in ("stop", "skip"):
+            raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
+        if not self.clip >= 0:
+            raise ConfigError(f"clip must be 0 or more, got {self.clip}")
         if not 0 <= self.warmup <= self.steps:
             raise ConfigError(f"warmup must be between 0 and the {self.steps} steps, got {self.warmup}")
 

@@ -8,7 +8,6 @@ Nothing in them is pickled. `state.json` has the checksum of every other file, s
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import warnings
@@ -18,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bothways.checkpoint.encoder import Encoder
-from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning
+from bothways.data.corpus import sha256
+from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning, InputError
 from bothways.files import make_folder, read_object, write_json
 from bothways.objectives.objective import Model
 from bothways.train.feed import Cursor
@@ -67,21 +68,24 @@ OptimizerOf = Callable[[Model], torch.optim.Optimizer]
 def save_checkpoint(
     run: Path, encoder: Encoder, optimizer: torch.optim.Optimizer, progress: Progress, settings: Mapping[str, Any]
 ) -> Path:
-    """Write the checkpoint of a step, aside first; the finished folder's path."""
-    place = run / FOLDER / f"step-{progress.step:08d}"
+    """Write the checkpoint of a step, aside first; the finished folder's path. Raises InputError if it cannot be."""
+    place = run / FOLDER / _name(progress.step)
     aside = place.with_name(f".{place.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    for begun in place.parent.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(begun, ignore_errors=True)
     make_folder(aside)
     try:
         encoder.save_pretrained(aside)
         save_file(optimizer_state(Model(encoder.network, encoder.heads), optimizer), aside / OPTIMIZER)
-        sums = {path.name: _checksum(path) for path in sorted(aside.iterdir())}
+        sums = {path.name: sha256(path) for path in sorted(aside.iterdir())}
         write_json(aside / STATE, {"progress": asdict(progress), "settings": dict(settings), "sha256": sums})
         for path in aside.iterdir():
             _to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
         _to_disk(place.parent)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{place}: cannot be written: {error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return place
@@ -111,7 +115,7 @@ def restore(run: Path, optimizer_of: OptimizerOf) -> Restored | None:
 def _whole(folder: Path, optimizer_of: OptimizerOf) -> Restored | None:
     try:
         return _read(folder, optimizer_of)
-    except (BothwaysError, OSError) as error:
+    except (BothwaysError, OSError, SafetensorError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         warnings.warn(f"{folder} cannot be used ({reason})", DamagedCheckpointWarning, stacklevel=3)
         return None
@@ -122,7 +126,7 @@ def _read(folder: Path, optimizer_of: OptimizerOf) -> Restored:
     for name, expected in state["sha256"].items():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing")
-        if _checksum(folder / name) != expected:
+        if sha256(folder / name) != expected:
             raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
     encoder = Encoder.from_pretrained(folder)
     model = Model(encoder.network, encoder.heads)
@@ -131,19 +135,20 @@ def _read(folder: Path, optimizer_of: OptimizerOf) -> Restored:
     return Restored(encoder, model, optimizer, Progress(**state["progress"]), folder)
 
 
-def prune(run: Path, keep: int, best_step: int | None) -> None:
-    """Remove all checkpoints but the newest `keep` and the best."""
-    for folder in checkpoints(run)[:-keep]:
-        if best_step is None or folder.name != f"step-{best_step:08d}":
+def prune(run: Path, keep: int, progress: Progress) -> None:
+    """Remove all checkpoints but the newest `keep` and the best.
+
+    Those of later steps are damaged ones that were passed over; they count for nothing.
+    """
+    best = None if progress.best_step is None else _name(progress.best_step)
+    so_far = [folder for folder in checkpoints(run) if folder.name <= _name(progress.step)]
+    for folder in so_far[:-keep]:
+        if folder.name != best:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _to_disk(path: Path) -> None:
