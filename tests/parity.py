@@ -1,5 +1,8 @@
 """`make parity DATA=folder`: real vocabularies under DATA/vocab tokenize real and nasty lines as transformers does.
 
+Each is tried as it came, as a tokenizer.json beside a tokenizer_config.json whose options and tokens contradict it, and
+as one beside a config of no class; and each `.model` file against sentencepiece, on the real lines.
+
 DATA/vocab/<name>/ holds a vocabulary's files as on the hub; every other text file under DATA gives lines. Prints a
 table and exits with 1 if anything differs. The tests use the same oracle on vocabularies that they train themselves.
 """
@@ -17,7 +20,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from functools import partial
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +31,12 @@ from unittest.mock import patch
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import sentencepiece
 import transformers
+from tokenizers import pre_tokenizers
 
+from bothways.text.backends import mapped
+from bothways.text.backends import sentencepiece as build_sentencepiece
 from bothways.text.formats import load_tokenizer, save_tokenizer
 from bothways.text.pieces import read_pieces
 from bothways.text.tokenizer import Tokenizer
@@ -49,6 +58,23 @@ CLASSES = {
     "xlnet": "XLNetTokenizer",
 }
 """The class of a vocabulary by the beginning of its name, where no tokenizer_config.json says."""
+
+AGAINST: dict[str, dict[str, Any]] = {
+    "BertTokenizer": {"strip_accents": False, "tokenize_chinese_chars": False},
+    "DistilBertTokenizer": {"do_lower_case": False},
+    "ElectraTokenizer": {"do_lower_case": False},
+    "MPNetTokenizer": {"do_lower_case": False},
+    "AlbertTokenizer": {"do_lower_case": False, "keep_accents": True},
+    "CamembertTokenizer": {"add_prefix_space": False},
+    "DebertaTokenizer": {"add_prefix_space": True},
+    "DebertaV2Tokenizer": {"do_lower_case": True, "split_by_punct": True},
+    "GPT2Tokenizer": {"add_prefix_space": True},
+    "RobertaTokenizer": {"add_prefix_space": True, "trim_offsets": False},
+    "T5Tokenizer": {"extra_ids": 100},
+    "XLMRobertaTokenizer": {"add_prefix_space": False},
+    "XLNetTokenizer": {"do_lower_case": True},
+}
+"""What a tokenizer_config.json says, by class, that the vocabulary's own tokenizer.json does not."""
 
 FRAGMENTS = [
     *("a", "B", "the ", "Wörter", " ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u2009", "\u3000", "\u2028", "\x85", "."),
@@ -194,38 +220,88 @@ def compared(ours: Tokenizer, theirs: Any, lines: list[str]) -> Counts:
     return total + differences(ours, theirs, short, lines, max_length=32, stride=8, strategy="only_second")
 
 
-def vocabularies(folder: Path) -> Iterator[tuple[str, str, list[Path]]]:
-    """(what it is called, its class, its files); one that comes in two forms is checked in both."""
+@dataclass(frozen=True)
+class Case:
+    """Files of a tokenizer, and what its tokenizer_config.json says where it does not come with one."""
+
+    name: str
+    kind: str
+    files: list[Path]
+    settings: dict[str, Any]
+    as_json: bool = False
+    """Whether its tokenizer.json, made from the files if need be, is all that is kept of them."""
+
+
+def vocabularies(folder: Path) -> Iterator[Case]:
+    """Every vocabulary in every form; one that comes with a tokenizer.json and with other files is tried in both."""
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        name = next((CLASSES[start] for start in sorted(CLASSES, reverse=True) if path.name.startswith(start)), None)
-        if name is None:
+        kind = next((CLASSES[start] for start in sorted(CLASSES, reverse=True) if path.name.startswith(start)), None)
+        if kind is None:
             print(f"{path.name}: no class known by that name; left out", file=sys.stderr)
             continue
         files = sorted(path.iterdir())
         plain = [file for file in files if file.name != "tokenizer.json"]
-        yield path.name, name, files
+        cased = {} if "uncased" in path.name or not path.name.startswith("bert") else {"do_lower_case": False}
+        settings = {"tokenizer_class": kind, **cased}
+        yield Case(path.name, kind, files, settings)
         if len(files) > len(plain) > 0:
-            yield f"{path.name}, vocabulary files", name, plain
+            yield Case(f"{path.name}, vocabulary files", kind, plain, settings)
+        against = {"tokenizer_class": kind, **AGAINST[kind], **TOKENS}
+        yield Case(f"{path.name}, config against json", kind, files, against, as_json=True)
+        generic = {"tokenizer_class": "PreTrainedTokenizerFast", **TOKENS}
+        yield Case(f"{path.name}, generic", kind, files, generic, as_json=True)
 
 
-def check(name: str, kind: str, files: list[Path], lines: list[str]) -> Counts:
+TOKENS = {"mask_token": "1,000", "additional_special_tokens": ["the", "x"]}
+"""Special tokens that no vocabulary has; of what is in many a line."""
+
+
+def check(case: Case, lines: list[str]) -> Counts:
     with tempfile.TemporaryDirectory() as place:
         folder, saved = Path(place, "as it came"), Path(place, "saved")
         folder.mkdir()
         saved.mkdir()
-        for file in files:
+        for file in case.files:
             shutil.copy(file, folder)
+        if case.as_json:
+            keep_json(folder, case)
         if not (folder / "tokenizer_config.json").exists():
-            cased = {} if "uncased" in name or not name.startswith("bert") else {"do_lower_case": False}
-            (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, **cased}))
-        ours, theirs = load_tokenizer(folder), transformers_tokenizer(folder, kind)
-        assert ours is not None, f"{name}: no tokenizer in {[file.name for file in files]}"
+            (folder / "tokenizer_config.json").write_text(json.dumps(case.settings))
+        ours, theirs = load_tokenizer(folder), transformers_tokenizer(folder)
+        assert ours is not None, f"{case.name}: no tokenizer in {[file.name for file in case.files]}"
         counts = compared(ours, theirs, lines)
         save_tokenizer(ours, saved)
         total = counts + differences(ours, transformers_tokenizer(saved), lines)
         if any(astuple(total)):
-            print(f"{name}: {first_difference(ours, theirs, lines)}", file=sys.stderr)
+            print(f"{case.name}: {first_difference(ours, theirs, lines)}", file=sys.stderr)
         return total
+
+
+def keep_json(folder: Path, case: Case) -> None:
+    """Leave nothing in the folder but a tokenizer.json."""
+    if not (folder / "tokenizer.json").exists():
+        made = load_tokenizer(folder, default=case.kind)
+        assert made is not None, f"{case.name}: no tokenizer in {[file.name for file in case.files]}"
+        (folder / "tokenizer.json").write_text(made.to_json(), encoding="utf-8")
+    for file in folder.iterdir():
+        if file.name != "tokenizer.json":
+            file.unlink()
+
+
+def check_pieces(path: Path, lines: list[str]) -> Counts:
+    """Whether a `.model` file, read by us and run as it stands, gives the ids that sentencepiece gives."""
+    theirs, pieces = sentencepiece.SentencePieceProcessor(model_file=str(path)), read_pieces(path)
+    vocab = [(piece.text, piece.score) for piece in pieces.pieces]
+    words = pre_tokenizers.WhitespaceSplit()
+    ours = build_sentencepiece(pieces, vocab, pieces.unknown, mapped(pieces), split=words)
+    counts = Counts(ids=int([theirs.id_to_piece(i) for i in range(len(vocab))] != [text for text, _ in vocab]))
+    for line in lines:
+        if ours.encode(line).ids != theirs.encode(line):
+            if not counts.ids:
+                print(f"{path}: {line!r:.200}\n  ours {ours.encode(line).tokens}", file=sys.stderr)
+                print(f"  sentencepiece {theirs.encode(line, out_type=str)}", file=sys.stderr)
+            counts.ids += 1
+    return counts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -235,16 +311,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="vocabularies whose name begins so")
     options = parser.parse_args(arguments)
     transformers.utils.logging.set_verbosity_error()
-    lines = real_lines(options.data, options.lines) + nasty_lines(options.lines // 5)
-    print(f"{'vocabulary':<36}{'lines':>8}{'ids':>8}{'offsets':>9}{'types':>8}{'seconds':>9}   (how many differ)")
+    real = real_lines(options.data, options.lines)
+    lines = real + nasty_lines(options.lines // 5)
+    print(f"{'vocabulary':<44}{'lines':>8}{'ids':>8}{'offsets':>9}{'types':>8}{'seconds':>9}   (how many differ)")
+    checks = [(case.name, lines, partial(check, case, lines)) for case in vocabularies(options.data / "vocab")]
+    plain = [line for line in real if line.isascii() and line.isprintable()]
+    models = sorted(options.data.rglob("*.model"))
+    checks += [(f"{path.parent.name}/{path.name}", plain, partial(check_pieces, path, plain)) for path in models]
     differ = False
-    for name, kind, files in vocabularies(options.data / "vocab"):
+    for name, tried, run in sorted(checks, key=itemgetter(0)):
         if name.startswith(options.only):
             start = time.monotonic()
-            counts = check(name, kind, files, lines)
+            counts = run()
             differ |= any(astuple(counts))
-            row = f"{len(lines):>8,}{counts.ids:>8,}{counts.offsets:>9,}{counts.types:>8,}"
-            print(f"{name:<36}{row}{time.monotonic() - start:>9.1f}", flush=True)
+            row = f"{len(tried):>8,}{counts.ids:>8,}{counts.offsets:>9,}{counts.types:>8,}"
+            print(f"{name:<44}{row}{time.monotonic() - start:>9.1f}", flush=True)
     return int(differ)
 
 

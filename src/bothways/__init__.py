@@ -5,9 +5,6 @@ Names load when they are first used, so that importing the package does not impo
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from bothways.errors import (
     AssumedPoolingWarning,
     BothwaysError,
@@ -19,7 +16,10 @@ from bothways.errors import (
     UnusedWeightsWarning,
 )
 
+TYPE_CHECKING = False  # not from typing: what is imported here is imported before Ctrl-C has its answer
 if TYPE_CHECKING:
+    from typing import Any
+
     from bothways.checkpoint.encoder import Encoder
     from bothways.engine.inspect import Inspection, inspect
     from bothways.engine.pipeline import Pipeline, pipeline
@@ -69,6 +69,8 @@ _WHERE = {
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'bothways' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"bothways.{_WHERE[name]}"), name)
     globals()[name] = value
     return value

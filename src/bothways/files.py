@@ -11,18 +11,25 @@ from typing import Any
 
 from bothways.errors import ConfigError, InputError
 
-__all__ = ["make_folder", "read_json", "read_lines", "read_object", "replacing", "write_json"]
+__all__ = ["MOST_LISTED_BYTES", "make_folder", "read_json", "read_lines", "read_object", "replacing", "write_json"]
 
-# The largest JSON file that describes a model (a tokenizer of a million entries takes some 40 MB).
-MOST_JSON_BYTES = 1 << 28
+# The largest JSON file that describes a model, and the largest that lists what it consists of: a tokenizer of a million
+# entries takes some 40 MB.
+MOST_JSON_BYTES = 1 << 22
+MOST_LISTED_BYTES = 1 << 26
 
 
-def read_json(path: Path) -> Any:
-    """The parsed file. Raises ConfigError, naming file and place, if it is missing, not UTF-8 or not JSON."""
+def read_json(path: Path, most: int = MOST_JSON_BYTES) -> Any:
+    """The parsed file. Raises ConfigError, naming file and place, if it is missing, not UTF-8 or not JSON.
+
+    most: how many bytes it may have, since parsed it takes many times as much memory.
+    """
     try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are too many for a JSON description of a model")
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise ConfigError(f"{path}: more than {most:,} bytes, too many for such a file")
+        return json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -37,9 +44,9 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
     """As `read_json`, for a file that must hold an object."""
-    value = read_json(path)
+    value = read_json(path, most)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: an object was expected, not a {type(value).__name__}")
     return value

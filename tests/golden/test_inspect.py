@@ -124,3 +124,18 @@ def test_a_pair_has_its_segments(new_folder: Callable[[], Path], vocab: list[str
 def test_the_rows_of_roberta_start_at_two(new_folder: Callable[[], Path], vocab: list[str]) -> None:
     folder = saved(new_folder(), "roberta", vocab)
     assert bothways.inspect(folder, "the cat").positions == (2, 3, 4, 5)
+
+
+def test_a_literal_padding_token_of_roberta_stands_at_its_row_and_is_not_counted(
+    new_folder: Callable[[], Path], vocab: list[str]
+) -> None:
+    folder = saved(new_folder(), "roberta", vocab)
+    seen = bothways.inspect(folder, "the ☃ cat")  # [UNK] has the number that is RoBERTa's <pad>
+    assert (seen.ids[2], seen.positions) == (1, (2, 3, 1, 4, 5))
+
+
+@pytest.mark.parametrize("case", ["modernbert", "deberta-v2 as v3", "bert"])
+def test_positions_count_from_zero_where_no_row_is_padding(
+    case: str, new_folder: Callable[[], Path], vocab: list[str]
+) -> None:
+    assert bothways.inspect(saved(new_folder(), case, vocab), "the ☃").positions == (0, 1, 2, 3)

@@ -147,6 +147,16 @@ def test_a_target_inside_a_word_is_the_piece_that_goes_on_with_it(ours: Pipeline
     assert ours("the dog[MASK] ran", targets=["s"])[0]["token"] == vocab.index("##s")
 
 
+def test_what_is_spelt_as_a_piece_is_that_piece(ours: Pipeline, theirs: Any, vocab: list[str]) -> None:
+    text = "a dog[MASK] to the house"
+    targets = ["##able", "[UNK]", "##s", "[MASK]", "[SEP]"]
+    same_answers(ours(text, targets=targets), theirs(text, targets=targets))
+    marked = [one for one in ours(text, top_k=10_000) if one["token_str"].startswith(("##", "["))]
+    again = ours(text, targets=[one["token_str"] for one in marked])
+    same_answers(again, marked)
+    assert ours(text, targets=["able"])[0]["token"] == vocab.index("##able")
+
+
 @pytest.mark.parametrize(
     ("targets", "says"),
     [
@@ -200,6 +210,10 @@ def test_a_byte_level_target_has_the_space_that_its_place_has(byte_level: Path) 
     theirs = transformers.pipeline("fill-mask", str(byte_level), device="cpu")
     text, words = "the <mask> sat", ["cat", "dog", "sat"]
     same_answers(ours(text, targets=words), theirs(text, targets=[f"Ġ{word}" for word in words]))
+    at_the_start = [one for one in ours("<mask> sat", top_k=300) if one["token_str"][:1] == " " != one["token_str"]]
+    assert len(at_the_start) > 5
+    for spelt in ([one["token_str"] for one in at_the_start], ["Ġ" + one["token_str"][1:] for one in at_the_start]):
+        same_answers(ours("<mask> sat", targets=spelt), at_the_start)
     (answer,) = ours(text, targets=["cats"])
     assert answer["token_str"] == " cats"
     assert answer["sequence"] == "the cats sat"
@@ -287,8 +301,64 @@ def test_pieces_leave_room_in_a_text_that_is_cut(ours: Pipeline) -> None:
         assert ours("the [MASK] " + "cat " * 100, pieces=3)
     with pytest.warns(TruncationWarning, match="the text was cut to 39 tokens"):
         assert len(ours("the [MASK] " + "cat " * 100, targets=["cat", "unable"])) == 2
-    with pytest.raises(InputError, match="leaves no room"):
+    with pytest.raises(InputError, match="pieces must be a whole number from 1 to 8, got 40"):
         ours(TEXTS[0], pieces=40)
+
+
+def test_a_text_at_the_limit_is_cut_by_what_its_own_targets_need_in_place(ours: Pipeline) -> None:
+    inside, beside = "dog[MASK] " + "cat " * 36, "the [MASK] " + "cat " * 36
+    assert len(ours([beside, TEXTS[0]], targets=["cat"])) == 2  # no warning: a word of one piece needs no room
+    with pytest.warns(TruncationWarning, match="1 of 2 texts were cut to 38 tokens") as caught:
+        together = ours([inside, beside], targets=["cat"])
+    assert len(caught) == 1
+    assert len(together[0][0]["token"]) == 3
+    with pytest.warns(TruncationWarning, match="the text was cut to 38 tokens"):
+        assert together == [ours(inside, targets=["cat"]), ours(beside, targets=["cat"])]
+    with pytest.warns(TruncationWarning) as caught:
+        ours([inside, "the [MASK] " + "cat " * 60], targets=["cat"])
+    assert [str(one.message).partition(" (")[0] for one in caught] == [
+        "1 of 2 texts were cut to 38 tokens",
+        "1 of 2 texts were cut to 40 tokens",
+    ]
+
+
+def test_what_has_no_room_in_any_text_is_named(ours: Pipeline, save_bert: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match=r"the target 'catcat.*…' of 88 pieces has no room in a text.* 40 tokens"):
+        ours(["the [MASK] sat.", TEXTS[0]], targets=["cat", "cat" * 30])
+    short = pipeline("fill-mask", save_bert(kind="BertForMaskedLM", max_position_embeddings=6), device="cpu")
+    with pytest.raises(InputError, match="a word of 8 pieces has no room in a text: the model takes 6 tokens"):
+        short("[MASK]", pieces=8)
+
+
+def test_another_models_mask_is_met_with_how_this_ones_is_written(ours: Pipeline, byte_level: Path) -> None:
+    with pytest.raises(InputError, match=r"\(this model's mask is written <mask>\)"):
+        pipeline("fill-mask", byte_level, device="cpu")("the [MASK] sat")
+    with pytest.raises(InputError, match=r"\(this model's mask is written \[MASK\]\)"):
+        ours("the <mask> sat")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "says"),
+    [
+        (["a [MASK]"], {"topk": 3}, "fill-mask has no option topk; did you mean top_k?"),
+        (["a [MASK]"], {"colour": 3}, "fill-mask has no option colour; it has top_k, targets, pieces"),
+        ([], {}, "fill-mask: missing a required argument: 'texts'"),
+        (["a [MASK]", 3], {}, "fill-mask: too many positional arguments"),
+    ],
+    ids=str,
+)
+def test_arguments_that_a_task_does_not_take(ours: Pipeline, arguments: list, options: dict, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ours(*arguments, **options)
+    assert says in str(caught.value)
+
+
+def test_pipelines_and_encoders_say_what_they_are(folder: Path, ours: Pipeline) -> None:
+    assert repr(ours) == f"Pipeline('fill-mask', {str(folder)!r}, fp32 on cpu)"
+    encoder = Encoder.from_pretrained(folder)
+    assert repr(encoder).startswith("Encoder(bert, 2 layers × 32, 4 attention heads, 0.0 M parameters, ")
+    assert repr(encoder).endswith("output heads: mlm)")
+    assert repr(encoder) in repr(Pipeline("fill-mask", encoder, device="cpu", precision="bf16"))
 
 
 def test_a_pair_on_a_model_of_one_type_is_refused(save_bert: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 from torch import nn
 
-from bothways import CheckpointError, ConfigError, InputError, SentenceEncoder, TruncationWarning
+from bothways import AssumedPoolingWarning, CheckpointError, ConfigError, InputError, SentenceEncoder, TruncationWarning
 from bothways.checkpoint.sentence import DENSE_ACTIVATIONS, POOLING_KEYS, TRANSFORMER_SETTINGS, load_sentence_model
 from bothways.engine.sentence import SIMILARITIES
 from bothways.nn.pooling import POOLINGS
@@ -197,12 +198,58 @@ def test_weights_that_changed_or_went_are_not_saved(build: Callable[..., Path], 
     folder = build("mean", modules.Dense(32, 20))
     encoder = SentenceEncoder(folder, device="cpu")
     (folder / "2_Dense" / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match="changed since they were loaded"):
+    with pytest.raises(CheckpointError, match=r"2_Dense/model.safetensors: changed since the model was loaded"):
         encoder.save_pretrained(tmp_path / "new")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="changed since they were loaded"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: changed since the model was loaded"):
         encoder.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["1_Pooling/config.json", "modules.json", "config.json", "tokenizer.json", "sentence_bert_config.json"],
+)
+def test_a_description_that_changed_is_not_saved(build: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    folder = build("mean")
+    encoder = SentenceEncoder(folder, device="cpu")
+    text = (folder / name).read_text()
+    (folder / name).write_text(text + "\n")
+    with pytest.raises(CheckpointError, match=f"{name}: changed since the model was loaded"):
+        encoder.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "says"),
+    [
+        ("prompts", {"query": 3}, "prompts must be texts by name"),
+        ("prompts", {3: "query: "}, "prompts must be texts by name"),
+        ("prompts", ["query: "], "prompts must be texts by name"),
+        ("default_prompt_name", "queery", "default_prompt_name 'queery' is none of the prompts"),
+        ("default_prompt_name", 3, "default_prompt_name 3 is none of the prompts"),
+        ("similarity_fn_name", "cosin", "unknown similarity_fn_name 'cosin'; known: cosine, dot"),
+        ("similarity_fn_name", None, "unknown similarity_fn_name None; known: cosine, dot"),
+    ],
+)
+def test_what_nobody_could_load_again_is_not_saved(
+    build: Callable[..., Path], tmp_path: Path, attribute: str, value: Any, says: str
+) -> None:
+    encoder = SentenceEncoder(build("mean"), device="cpu")
+    setattr(encoder, attribute, value)
+    with pytest.raises(InputError, match=says):
+        encoder.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_mean_pooling_is_assumed_aloud_on_loading_and_only_then(save_bert: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.warns(AssumedPoolingWarning, match="mean pooling is assumed") as caught:
+        encoder = SentenceEncoder(save_bert(max_position_embeddings=64), device="cpu")
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.save_pretrained(tmp_path)
+        SentenceEncoder(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("module", ["2_Dense", "3_Normalize"])

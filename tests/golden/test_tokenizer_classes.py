@@ -260,6 +260,87 @@ def test_tokens_named_beside_the_vocabulary(name: str, beside: dict[str, dict[st
     assert_same(ours, transformers_tokenizer(tmp_path / "saved"), WITH_THEM)
 
 
+# A tokenizer.json beside settings that say otherwise
+
+
+def write_json_of(folder: Path, name: str, **config: Any) -> None:
+    """The tokenizer.json of a class with these options, and nothing beside it."""
+    made = folder / "made"
+    made.mkdir()
+    tokenizer = load_tokenizer(write(made, name, **config))
+    assert tokenizer is not None
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+
+
+AGAINST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    *((name, {}, {}) for name in TOKENIZERS),
+    *((name, config, {}) for name, config in CASES if config),
+    *((name, {}, config) for name, config in CASES if config),
+    ("BertTokenizer", {"do_lower_case": False}, {"strip_accents": False}),
+    ("ElectraTokenizer", {"do_lower_case": False}, {"do_lower_case": True, "tokenize_chinese_chars": False}),
+    ("DebertaTokenizer", {}, {"add_prefix_space": True}),
+    ("RobertaTokenizer", {"trim_offsets": False}, {"add_prefix_space": True}),
+    ("DebertaV2Tokenizer", {"split_by_punct": True}, {"do_lower_case": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "made", "said"), AGAINST)
+@pytest.mark.parametrize("kind", ["named", "of the model", "generic"])
+def test_a_tokenizer_json_beside_a_config(
+    name: str, made: dict[str, Any], said: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    write_json_of(tmp_path, name, **made)
+    named = {"named": name, "generic": "PreTrainedTokenizerFast"}.get(kind)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**({"tokenizer_class": named} if named else {}), **said})
+    )
+    if kind == "of the model":
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "tokenizer_class": name}))
+    ours, theirs = load_tokenizer(tmp_path), transformers_tokenizer(tmp_path)
+    assert_same(ours, theirs, LINES, LINES[::-1])
+    assert_same(ours, theirs, LINES, max_length=8)
+    (tmp_path / "saved").mkdir()
+    save_tokenizer(ours, tmp_path / "saved")
+    assert_same(load_tokenizer(tmp_path / "saved"), theirs, LINES)
+    assert_same(ours, transformers_tokenizer(tmp_path / "saved"), LINES)
+
+
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize("name", [*TOKENIZERS, "PreTrainedTokenizerFast"])
+def test_tokens_named_beside_a_tokenizer_json(name: str, beside: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    if name == "CamembertTokenizer" and "unk_token" in beside.get("tokenizer_config.json", {}):
+        pytest.skip("transformers takes id 0 for unknown pieces where unk_token is a new name; we what the file says")
+    write_json_of(tmp_path, name if name in TOKENIZERS else "BertTokenizer")
+    for file, content in beside.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    settings = {"tokenizer_class": name, **beside.get("tokenizer_config.json", {})}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours, theirs = load_tokenizer(tmp_path), transformers_tokenizer(tmp_path)
+    assert_same(ours, theirs, WITH_THEM, WITH_THEM[::-1])
+    assert ours.vocab_size == len(theirs)
+    assert ours.id_of("mask") == theirs.mask_token_id
+    (tmp_path / "saved").mkdir()
+    save_tokenizer(ours, tmp_path / "saved")
+    assert_same(load_tokenizer(tmp_path / "saved"), theirs, WITH_THEM)
+    assert_same(ours, transformers_tokenizer(tmp_path / "saved"), WITH_THEM)
+
+
+def test_a_model_that_its_class_does_not_know_is_taken_as_written_with_a_warning(tmp_path: Path) -> None:
+    write_json_of(tmp_path, "RobertaTokenizer")
+    expected = load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    with pytest.warns(UserWarning, match="has a BPE model, but BertTokenizer is WordPiece: taken as written"):
+        ours = load_tokenizer(tmp_path)
+    assert [one.ids for one in ours.encode(LINES)] == [one.ids for one in expected.encode(LINES)]
+
+
+def test_a_modernbert_is_taken_as_written_whatever_class_it_names(tmp_path: Path) -> None:
+    write_json_of(tmp_path, "BertTokenizer", do_lower_case=False)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "modernbert"}))
+    assert_same(load_tokenizer(tmp_path), transformers_tokenizer(tmp_path), LINES)
+
+
 # The script behind `make parity`
 
 
@@ -275,11 +356,16 @@ def data(tmp_path: Path) -> Path:
 
 def test_parity_prints_a_row_for_each_vocabulary(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(data), "--lines", "20"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [(row[0], *row[2:5]) for row in rows[1:]] == [(name, "0", "0", "0") for name in ("bert-tiny", "xlnet-tiny")]
+    rows = [line.rsplit(maxsplit=5)[:5] for line in capsys.readouterr().out.splitlines()[1:]]
+    forms = ("", ", config against json", ", generic")
+    names = [f"{name}{form}" for name in ("bert-tiny", "xlnet-tiny") for form in forms]
+    assert [(name, *counts) for name, _, *counts in rows] == [
+        (name, "0", "0", "0") for name in (*names, "xlnet-tiny/spiece.model")
+    ]
 
 
 def test_parity_notices_a_difference(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = load_tokenizer(data / "vocab" / "xlnet-tiny", default="XLNetTokenizer")
-    monkeypatch.setattr("parity.load_tokenizer", lambda folder: other)
+    # What is only made to get at its tokenizer.json, and so is asked for by class, stays right.
+    monkeypatch.setattr("parity.load_tokenizer", lambda folder, **of: load_tokenizer(folder, **of) if of else other)
     assert main([str(data), "--lines", "20", "--only", "bert"]) == 1

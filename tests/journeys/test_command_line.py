@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 import bothways
 from bothways.cli.demo import python_reference
@@ -78,6 +79,20 @@ def test_similarity_prints_the_matrix(minilm: Path, capsys: pytest.CaptureFixtur
     assert answer["matrix"][0][1] == pytest.approx(0.824, abs=1e-3)
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("count", [2, 6, 13, 30])
+def test_a_matrix_of_many_texts_comes_in_parts_and_the_texts_below(
+    minilm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, count: int, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run("similarity", minilm, *(f"猫 {i}" for i in range(count))) == 0
+    out = capsys.readouterr().out
+    assert max(map(cell_len, out.splitlines())) <= columns
+    assert out.count("1.000") == count
+    named = [line.split() for line in out.splitlines() if "猫" in line]
+    assert [(words[0], words[-1]) for words in named] == [(f"{i + 1}", f"{i}") for i in range(count)]
+
+
 def test_fill_mask_prints_candidates(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fill-mask", tiny_masked, "the [MASK] sat", "[MASK] [MASK]", "--top-k", "3", "--json") == 0
     one, two = json.loads(capsys.readouterr().out)
@@ -97,14 +112,27 @@ def test_fill_mask_scores_targets(tiny_masked: Path, capsys: pytest.CaptureFixtu
     assert run("fill-mask", tiny_masked, "the [MASK] sat", "--pieces", "2") == 0
 
 
-def test_inspect_shows_tokens_attention_and_layers(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("inspect", tiny_masked, "The cat was unable.", "dogs", "--layer", "-1", "--head", "-1") == 0
+def test_inspect_shows_tokens_attention_and_layers_in_80_columns(
+    tiny_masked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("inspect", tiny_masked, "The 猫 was unable.", "dogs", "--layer", "-1", "--head", "-1") == 0
     out = capsys.readouterr().out
     assert "11 tokens" in out
     assert "##able" in out
     assert "Attention of layer 1, head 3" in out
     assert "embedded" in out
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(cell_len, out.splitlines())) <= 80
+
+
+def test_json_of_too_many_weights_is_refused_before_they_are_computed(
+    tiny_masked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bothways.cli.inspect.MOST_PRINTED", 16)
+    assert run("inspect", tiny_masked, "the cat", "--json", "--head", "0") == 0
+    capsys.readouterr()
+    assert "--head N" in fails_with_one_line(capsys, "inspect", tiny_masked, "the cat", "--json")
+    assert run("inspect", tiny_masked, "the cat") == 0
 
 
 def test_inspect_gives_machines_everything(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +224,7 @@ def test_truncation_is_reported(minilm: Path, capsys: pytest.CaptureFixture[str]
         (["embed", "{minilm}", "text", "--json", "--max-seq-length", "-3"], "max_seq_length"),
         (["embed", "{minilm}", "text", "--json", "--prompt-name", "query"], "query"),
         (["similarity", "{minilm}", "alone"], "two texts"),
-        (["fill-mask", "{minilm}", "the [MASK] sat"], "mlm"),
+        (["fill-mask", "{minilm}", "the [MASK] sat"], "no masked-language head"),
         (["fill-mask", "{masked}", "no mask here"], "[MASK]"),
         (["fill-mask", "{masked}", "the [MASK] sat", "--top-k", "0"], "top_k"),
         (["fill-mask", "{masked}"], "text"),
@@ -246,6 +274,7 @@ def test_the_demo_searches_the_python_manual(
     assert "tokens/s" in out
     assert out.count("“") == 3
     assert "0.824" in out
+    assert all(f"bothways {name}" in out for name in ("similarity", "embed", "inspect", "families"))
 
 
 def test_the_python_reference_is_worth_searching() -> None:
@@ -297,6 +326,14 @@ except SystemExit:
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_hardly_anything_is_imported_before_ctrl_c_has_its_answer() -> None:
+    script = "import sys; old = set(sys.modules); import bothways.__main__; print(*sorted(set(sys.modules) - old))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(bothways.__file__).parents[1])}
+    command = [sys.executable, "-S", "-c", script]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert result.stdout.split() == ["__future__", "bothways", "bothways.__main__", "bothways.errors"]
 
 
 def test_ctrl_c_exits_with_130_and_leaves_nothing(minilm: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def fresh(new_folder: Callable[[], Path]) -> Callable[[str], Path]:
 
 # Keys of older generations, and those whose values are written in today's words.
 OLDER = {"modernbert": ("global_attn_every_n_layers", "rope_parameters")}
-REWORDED = ("pos_att_type", "norm_rel_ebd", "global_rope_theta", "local_rope_theta")
+REWORDED = ("rope_parameters", "rope_scaling", "pos_att_type", "norm_rel_ebd", "global_rope_theta", "local_rope_theta")
 TINY = {"hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 6, "num_hidden_layers": 1}
 
 

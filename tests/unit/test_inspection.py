@@ -83,12 +83,17 @@ def test_what_is_no_text_is_refused(encoder: Encoder) -> None:
 
 
 def test_a_model_without_a_tokenizer_is_refused(save_bert: Callable[..., Path], tmp_path: Path) -> None:
+    without = save_bert(tokenizer=False)
+    with pytest.raises(CheckpointError, match=r"the model at .* has no tokenizer: put tokenizer.json, or vocab.txt"):
+        bothways.inspect(without, "the cat")
     with pytest.raises(CheckpointError, match="the model has no tokenizer"):
-        bothways.inspect(save_bert(tokenizer=False), "the cat")
+        bothways.inspect(Encoder.from_pretrained(without), "the cat")
+    with pytest.raises(CheckpointError, match=r"the model at .* has no tokenizer"):
+        bothways.SentenceEncoder(without)
     folder = save_bert()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(folder / name, tmp_path)
-    with pytest.raises(CheckpointError, match="the model has no tokenizer"):
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
         bothways.inspect(tmp_path, "the cat")
 
 
@@ -103,8 +108,15 @@ def test_too_many_weights_are_refused_before_they_are_computed(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bothways.engine.inspect.MOST_WEIGHTS", 100)
-    with pytest.raises(InputError, match="6 tokens have 144 attention weights"):
-        bothways.inspect(encoder, "the cat sat.")
+    with pytest.raises(InputError, match=r"6 tokens have 144 attention weights in 4 heads .* give a shorter text"):
+        bothways.inspect(encoder, "the cat sat.", head=0)  # all heads are computed
+
+
+def test_weights_are_limited_by_the_heads_asked_for(encoder: Encoder) -> None:
+    assert bothways.inspect(encoder, "the cat sat.", head=0, most_weights=36).attention.shape == (1, 6, 6)
+    assert bothways.inspect(encoder, "the cat sat.", head="mean", most_weights=36).attention.shape == (1, 6, 6)
+    with pytest.raises(InputError, match=r"6 tokens have 144 .* in 4 heads .* at most 143: ask for one head"):
+        bothways.inspect(encoder, "the cat sat.", most_weights=143)
 
 
 def test_looking_changes_nothing(save_bert: Callable[..., Path]) -> None:

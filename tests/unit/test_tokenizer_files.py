@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import threading
 from base64 import b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,11 +20,13 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import FRAGMENTS, nasty_lines
-from tokenizers import normalizers
+from tokenizers import models, normalizers
 
+from bothways import Encoder
 from bothways.errors import BothwaysError, CheckpointError, ConfigError, InputError
 from bothways.text.classes import TOKENIZERS
 from bothways.text.formats import load_tokenizer
+from bothways.text.guard import guarded
 from bothways.text.pieces import BPE, CONTROL, UNIGRAM, USER_DEFINED, Piece, checked_charsmap, read_pieces
 
 SENTENCES = [
@@ -251,6 +257,12 @@ BAD_SETTINGS: dict[str, tuple[str, Any, str]] = {
     "added tokens without ids": ("added_tokens.json", {"a": "b"}, "each token must have its id"),
     "a list of added tokens": ("added_tokens.json", ["a"], "an object was expected"),
     "a map of nothing": ("special_tokens_map.json", 3, "an object was expected"),
+    "an id of 5,000 digits": (
+        "tokenizer_config.json",
+        {"added_tokens_decoder": {"1" * 5000: {"content": "a"}}},
+        "added_tokens_decoder",
+    ),
+    "letters for tokens": ("tokenizer_config.json", {"extra_special_tokens": "ab"}, "extra_special_tokens must be a l"),
     "half a switch": ("tokenizer_config.json", {"add_prefix_space": "half"}, "add_prefix_space must be true or false"),
 }
 
@@ -282,12 +294,224 @@ def test_sentinels_beyond_reason_are_refused(count: Any, tmp_path: Path) -> None
         load_tokenizer(tmp_path, default="T5Tokenizer")
 
 
+# What the Rust side does not survive
+
+LONG = b"a" * 300_000
+INSERT = {"type": "Replace", "pattern": {"Regex": "x*"}}
+HOSTILE = {
+    "a piece of any length": UNK + piece(LONG),
+    "a piece just too long": UNK + piece(b"a" * 513),
+    "a replacement of any length": UNK + field(3, field(2, (1024).to_bytes(4, "little") + TRIE + b"a" * 257 + b"\0")),
+    "more pieces than there are": UNK + piece(b"a") * (1 << 20),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_model_beyond_all_measure_is_refused(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"more than [0-9,]+"):
+        read_pieces(saved(tmp_path, data))
+
+
+def test_pieces_that_are_merges_in_too_many_ways_are_refused(tmp_path: Path) -> None:
+    pieces = b"".join(piece(b"a" * n) + piece(b"b" + b"a" * n) for n in range(1, 512)) + piece(b"b")
+    more = b"".join(piece(c.encode() + b"a" * n) for c in "cdefghijklmnopqr" for n in range(512))
+    saved(tmp_path, UNK + pieces + more + field(2, field(3, 2)))
+    with pytest.raises(CheckpointError, match="merges of each other in more than"):
+        load_tokenizer(tmp_path, default="T5Tokenizer")
+
+
+def unigram(folder: Path, **parts: Any) -> Path:
+    """A tokenizer.json of a few pieces, with some of its parts replaced."""
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["▁", -2.0]]}
+    parts = {"model": model, "normalizer": None, "pre_tokenizer": None, "decoder": None, **parts}
+    rest = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps({**rest, **parts}))
+    return folder
+
+
+def test_the_little_tokenizer_json_is_sound(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(unigram(tmp_path))
+    assert tokenizer is not None
+    assert tokenizer.encode(["aa"])[0].ids == [1, 1]
+
+
+LONG_PIECES = {
+    "Unigram": {"unk_id": 0, "vocab": [["<unk>", 0.0], [LONG.decode(), -1.0]]},
+    "WordPiece": {"unk_token": "a", "max_input_chars_per_word": 9, "vocab": {"a": 0, LONG.decode(): 1}},
+}
+
+
+@pytest.mark.parametrize("kind", LONG_PIECES)
+def test_a_tokenizer_json_with_a_piece_of_any_length_does_not_end_the_process(kind: str, tmp_path: Path) -> None:
+    unigram(tmp_path, model={"type": kind, "continuing_subword_prefix": "##", **LONG_PIECES[kind]})
+    program = f"from pathlib import Path; from bothways.text.formats import *; load_tokenizer(Path({str(tmp_path)!r}))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "ConfigError" in ended.stderr
+    assert "piece 1 has 300,000 characters, more than 512" in ended.stderr
+
+
+BEYOND = {
+    "around a text": {"type": "BertProcessing", "sep": ["[SEP]", 999_999], "cls": ["[CLS]", 1]},
+    "between two": {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "x", "type_id": 0}}],
+        "special_tokens": {"x": {"id": "x", "ids": [999_999], "tokens": ["x"]}},
+    },
+}
+
+
+@pytest.mark.parametrize("finish", BEYOND.values(), ids=BEYOND)
+def test_ids_that_a_post_processor_makes_up_are_refused(finish: Any, save_bert: Callable[..., Path]) -> None:
+    folder = save_bert()
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    unigram(folder, post_processor=finish)
+    with pytest.raises(CheckpointError, match=r"puts the id 999,999 around texts, but the model has only [0-9,]+ rows"):
+        Encoder.from_pretrained(folder)
+
+
+BAD_JSON: dict[str, tuple[Any, str]] = {
+    "no object": ([], "an object was expected under model"),
+    "scores that are none": ({"vocab": [["a", float("nan")]], "unk_id": 0}, "pieces with their scores was expected"),
+    "pieces without scores": ({"vocab": [["a"]], "unk_id": 0}, "pieces with their scores was expected"),
+    "no unknown piece": ({"vocab": [["a", 0.0]]}, "unk_id must be the place of a piece, got None"),
+    "an unknown piece outside": ({"vocab": [["a", 0.0]], "unk_id": 9}, "unk_id must be the place of a piece, got 9"),
+    "nothing": ({"vocab": [], "unk_id": 0}, "unk_id must be the place of a piece"),
+}
+
+
+@pytest.mark.parametrize(("model", "message"), BAD_JSON.values(), ids=BAD_JSON)
+def test_a_damaged_vocabulary_of_a_tokenizer_json_is_refused_by_name(model: Any, message: str, tmp_path: Path) -> None:
+    unigram(tmp_path, model={"type": "Unigram", **model} if model else model)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer"}))
+    with pytest.raises(ConfigError, match=message) as info:
+        load_tokenizer(tmp_path)
+    assert "tokenizer.json" in str(info.value)
+
+
+@pytest.mark.parametrize("merge", ["ab", ["a"], 3, "a b c"])
+def test_a_damaged_merge_of_a_tokenizer_json_is_refused_by_name(merge: Any, tmp_path: Path) -> None:
+    unigram(tmp_path, model={"type": "BPE", "vocab": PAIRS, "merges": [merge]})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: a merge must be of two pieces"):
+        load_tokenizer(tmp_path)
+
+
+def replacing(text: str, by: str, times: int) -> dict[str, Any]:
+    one = {"type": "Replace", "pattern": {"String": text}, "content": by}
+    return {"type": "Sequence", "normalizers": [one] * times}
+
+
+GROWING: dict[str, dict[str, Any]] = {
+    "replacements": {"normalizer": replacing("a", "a" * 10, 9)},
+    "patterns that match nothing": {
+        "normalizer": {"type": "Sequence", "normalizers": [{**INSERT, "content": "ab"} for _ in range(9)]}
+    },
+    "letters for bytes": {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": False}] * 30}
+    },
+    "the way back": {"decoder": {"type": "Sequence", "decoders": replacing("a", "a" * 10, 9)["normalizers"]}},
+    "a nest": {"normalizer": {"type": "Sequence", "normalizers": [replacing("a", "a" * 10, 1)] * 5}},
+}
+
+
+@pytest.mark.parametrize("parts", GROWING.values(), ids=GROWING)
+def test_a_tokenizer_json_that_makes_texts_grow_without_end_is_refused(parts: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: .*times as long, more than 64 times"):
+        load_tokenizer(unigram(tmp_path, **parts))
+
+
+def test_replacements_that_keep_a_text_its_length_may_be_many(tmp_path: Path) -> None:
+    assert load_tokenizer(unigram(tmp_path, normalizer=replacing("ab", "cd", 40))) is not None
+
+
+PANICS: dict[str, dict[str, Any]] = {
+    "chunks of no length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "a pattern without end": {
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": "(x+x+)+y"},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("parts", PANICS.values(), ids=PANICS)
+def test_a_panic_of_the_rust_side_is_one_line(parts: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(unigram(tmp_path, **parts))
+    assert tokenizer is not None
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"^cannot tokenize: "):
+            tokenizer.encode(["x" * 40])
+    assert json.loads(tokenizer.to_json())["truncation"] is None
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_stays_one(raised: type[BaseException]) -> None:
+    with pytest.raises(raised), guarded(InputError):
+        raise raised
+
+
+def test_ids_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(unigram(tmp_path))
+    assert tokenizer is not None
+    with pytest.raises(InputError, match="cannot make text of these ids"):
+        tokenizer.decode([-1])
+
+
+@pytest.mark.parametrize(("file", "size"), [("tokenizer.json", 1 << 26), ("tokenizer_config.json", 1 << 22)])
+def test_a_description_that_is_too_large_is_refused_before_it_is_parsed(file: str, size: int, tmp_path: Path) -> None:
+    with (unigram(tmp_path) / file).open("wb") as written:
+        written.truncate(size + 1)
+    with pytest.raises(ConfigError, match=rf"{file}: more than {size:,} bytes"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_is_saved_without_what_another_thread_cuts_to(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(unigram(tmp_path))
+    assert tokenizer is not None
+    stop = threading.Event()
+
+    def encode() -> None:
+        while not stop.is_set():
+            tokenizer.encode(["a" * 2000], max_length=7)
+
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(encode)
+        texts = [tokenizer.to_json() for _ in range(300)]
+        stop.set()
+        running.result()
+    assert all(json.loads(text)["truncation"] is None for text in texts)
+
+
 # Which files are read
 
 
-def test_a_class_that_nobody_knows_is_read_as_the_default(tmp_path: Path) -> None:
+def test_blanks_at_the_ends_of_lines_of_a_vocabulary_are_no_part_of_it(tmp_path: Path) -> None:
+    text = "[UNK] \n[CLS]\t\n[SEP]\u00a0\r\nb\u3000\nc\x1f\n"
+    (tmp_path / "vocab.txt").write_text(text, encoding="utf-8", newline="")
+    ours, theirs = load_tokenizer(tmp_path), models.WordPiece.read_file(str(tmp_path / "vocab.txt"))
+    assert ours is not None
+    pieces = ours.backend.get_vocab(with_added_tokens=False)
+    assert pieces == theirs == {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "b": 3, "c\x1f": 4}
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+def test_a_class_that_nobody_knows_is_refused_without_a_tokenizer_json(file: str, tmp_path: Path) -> None:
     saved(tmp_path, KINDS["unigram"])
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "OurOwnTokenizer"}))
+    (tmp_path / file).write_text(json.dumps({"tokenizer_class": "BertJapaneseTokenizer"}))
+    with pytest.raises(ConfigError, match="the tokenizer class BertJapaneseTokenizer is not known"):
+        load_tokenizer(tmp_path, default="T5Tokenizer")
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"])
+def test_a_class_that_says_nothing_is_read_as_the_default(name: str, tmp_path: Path) -> None:
+    saved(tmp_path, KINDS["unigram"])
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
     tokenizer = load_tokenizer(tmp_path, default="T5Tokenizer")
     assert tokenizer is not None
     assert tokenizer.encode(["the cat"])[0].tokens[-1] == "</s>"

@@ -68,6 +68,12 @@ def test_a_word_that_runs_on_into_its_neighbour_is_split_by_itself() -> None:
     assert pieces_of(tokenizer, "un_", "s") == [["##s"]]
 
 
+def test_a_piece_by_its_spelling_is_that_piece_wherever_it_stands() -> None:
+    assert pieces_of(metaspace(), "the un_", "▁cat", "cat", "<mask>") == [["▁cat"], ["cat"], ["<mask>"]]
+    assert pieces_of(byte_level(True), "_ sat", "Ġcat", " cat", "cat") == [["Ġcat"], ["Ġcat"], ["cat"]]
+    assert pieces_of(byte_level(True), "the _ sat", "cat", "cat ") == [["Ġcat"], ["Ġcat"]]
+
+
 @pytest.mark.parametrize("word", ["☃", "xyz", "the ☃"])
 def test_an_unknown_word_is_named(word: str) -> None:
     with pytest.raises(InputError, match=repr(word)):

@@ -13,13 +13,14 @@ from torch import nn
 from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.load import load_parts
 from bothways.checkpoint.save import save_parts
-from bothways.errors import UnusedWeightsWarning
+from bothways.errors import CheckpointError, UnusedWeightsWarning
 from bothways.families import Family
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
+from bothways.text.classes import TOKENIZERS
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "tokenizer_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,14 @@ class Encoder:
     heads: Mapping[str, nn.Module] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        config = self.config
+        size = f"{config.depth} layers × {config.width}, {config.heads} attention heads"
+        parameters = f"{sum(p.numel() for p in self.network.parameters()) / 1e6:.1f} M parameters"
+        return (
+            f"Encoder({self.family.model_type}, {size}, {parameters}, output heads: {', '.join(self.heads) or 'none'})"
+        )
 
     @property
     def config(self) -> EncoderConfig:
@@ -61,3 +70,15 @@ class Encoder:
             names = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
             warnings.warn(f"{folder}: saved without {names}", UnusedWeightsWarning, stacklevel=2)
         save_parts(Path(folder), self.network, self.family, self.heads, self.extras, self.tokenizer)
+
+
+def tokenizer_of(encoder: Encoder, model: str = "the model") -> Tokenizer:
+    """The encoder's tokenizer. Raises CheckpointError, saying what its folder lacks, if there is none.
+
+    model: what the message calls the model.
+    """
+    if encoder.tokenizer is None:
+        name = encoder.family.tokenizer
+        files = " and ".join(TOKENIZERS[name].files)
+        raise CheckpointError(f"{model} has no tokenizer: put tokenizer.json, or {files} ({name}), into its folder")
+    return encoder.tokenizer

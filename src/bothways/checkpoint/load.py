@@ -191,9 +191,19 @@ def _tie(head: nn.Module, network: EncoderNetwork) -> None:
 
 
 def _tokenizer(folder: Path, default: str, vocab: int) -> Tokenizer | None:
+    """The tokenizer, if the model has a row for every id that it can give."""
     tokenizer = load_tokenizer(folder, default)
-    if tokenizer is not None and tokenizer.vocab_size > vocab:
+    if tokenizer is None:
+        return None
+    if tokenizer.vocab_size > vocab:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size:,} entries, but the model only {vocab:,} rows"
+        )
+    # What stands around texts need not be in the vocabulary: a post-processor carries ids of its own.
+    around = [*tokenizer.encode([""]), *tokenizer.encode([""], [""])]
+    largest = max((i for encoded in around for i in encoded.ids), default=0)
+    if largest >= vocab:
+        raise CheckpointError(
+            f"{folder}: the tokenizer puts the id {largest:,} around texts, but the model has only {vocab:,} rows"
         )
     return tokenizer

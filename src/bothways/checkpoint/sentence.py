@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.load import load_parts
 from bothways.checkpoint.modules import MODULES, read_modules
-from bothways.checkpoint.weights import WEIGHTS, read_weights, refuse_pickles, write_weights
+from bothways.checkpoint.weights import WEIGHTS, read_weights, refuse_pickles, stamp, write_weights
 from bothways.errors import AssumedPoolingWarning, CheckpointError, ConfigError
 from bothways.files import make_folder, read_object, write_json
 from bothways.nn.heads import Dense, Normalize, SentenceHead
 from bothways.nn.pooling import POOLINGS
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["SentenceModel", "load_sentence_model"]
+__all__ = ["SentenceModel", "load_sentence_model", "stamps"]
+
+# What is read of each folder of a model.
+READ = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 # The older spelling of `pooling_mode`: a boolean for each.
 POOLING_KEYS = {
@@ -94,9 +97,12 @@ class SentenceModel:
         write_json(folder / MODULES, entries)
 
 
-def load_sentence_model(model: str | Path, revision: str | None = None) -> SentenceModel:
+def load_sentence_model(
+    model: str | Path, revision: str | None = None, *, warn_of_pooling: bool = True
+) -> SentenceModel:
     """Load a sentence-transformers folder; a plain encoder's folder gets mean pooling, as it does there.
 
+    warn_of_pooling: whether the latter is said with an AssumedPoolingWarning.
     Raises ConfigError or CheckpointError, naming file and key, on whatever does not fit.
     """
     folder = resolve(model, revision)
@@ -104,8 +110,10 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
     transformer = folder / modules[0][1]
     refuse_pickles(transformer, folder)
     encoder = Encoder(**load_parts(transformer))
-    if encoder.tokenizer is None:
-        raise CheckpointError(f"{transformer}: no tokenizer here (tokenizer.json, or its vocabulary files)")
+    tokenizer = tokenizer_of(encoder, f"the model at {transformer}")
+    if warn_of_pooling and not (folder / MODULES).exists():
+        message = f"{folder}: no {MODULES} in this folder, so mean pooling is assumed"
+        warnings.warn(message, AssumedPoolingWarning, stacklevel=3)
     settings = _transformer_settings(transformer)
     top = _optional(folder / SETTINGS)
     prompts = top.get("prompts") or {}
@@ -117,7 +125,7 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
             raise ConfigError(f"{folder / SETTINGS}: {key} must be a name, got {value!r}")
     return SentenceModel(
         encoder=encoder,
-        tokenizer=encoder.tokenizer,
+        tokenizer=tokenizer,
         head=_head(folder, modules[1:], encoder.config.width),
         max_seq_length=_max_seq_length(settings.get("max_seq_length"), encoder, transformer),
         prompts=prompts,
@@ -126,6 +134,13 @@ def load_sentence_model(model: str | Path, revision: str | None = None) -> Sente
         lower_case=bool(settings.get("do_lower_case", False)),
         extras={key: value for key, value in top.items() if key not in ("prompts", *named)},
     )
+
+
+def stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """What tells whether any file has changed that a model is read from, in its folder or in those of its modules."""
+    places = {place for _, place in read_modules(folder)} | {""}
+    files = [path for place in places for pattern in READ for path in (folder / place).glob(pattern)]
+    return {path: stamp(path) for path in files if path.is_file()}
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -139,8 +154,6 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module, the transformer first."""
     if not (folder / MODULES).exists():
-        message = f"{folder}: no {MODULES} in this folder, so mean pooling is assumed"
-        warnings.warn(message, AssumedPoolingWarning, stacklevel=4)
         return [("Transformer", "")]
     modules = read_modules(folder)
     if not modules or modules[0][0] != "Transformer":

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bothways.errors import CheckpointError, InputError
-from bothways.files import read_object, replacing, write_json
+from bothways.files import MOST_LISTED_BYTES, read_object, replacing, write_json
 
 __all__ = [
     "WEIGHTS",
@@ -23,7 +23,7 @@ __all__ = [
     "read_index",
     "read_weights",
     "refuse_pickles",
-    "weight_stamps",
+    "stamp",
     "write_weights",
 ]
 
@@ -49,7 +49,7 @@ class WeightFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._stamp = _stamp(path)
+            self._stamp = stamp(path)
             file = safe_open(path, framework="pt")
             self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
             self.dtypes = {name: file.get_slice(name).get_dtype() for name in self.shapes}
@@ -71,7 +71,7 @@ class WeightFile:
 
     def _mapped(self, name: str) -> Tensor:
         try:
-            if _stamp(self.path) != self._stamp:
+            if stamp(self.path) != self._stamp:
                 raise CheckpointError(f"{self.path}: changed while it was read; load it again")
             return safe_open(self.path, framework="pt").get_tensor(name).to(torch.float32)
         except (SafetensorError, RuntimeError, OSError) as error:
@@ -107,7 +107,7 @@ class ShardedWeights(WeightFile):
         self.dtypes |= shard.dtypes
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def stamp(path: Path) -> tuple[int, int, int]:
     """What tells a file from another one put in its place. Raises OSError on a pipe or device, which may never end."""
     status = path.stat()
     if not S_ISREG(status.st_mode):
@@ -115,18 +115,12 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def weight_stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
-    """What tells whether any weight file of a model has changed since, in its folder or in those of its modules."""
-    files = [path for pattern in ("*.safetensors", "*/*.safetensors") for path in folder.glob(pattern)]
-    return {path: _stamp(path) for path in files if path.is_file()}
-
-
 def read_index(path: Path) -> dict[str, str]:
     """Tensor → the file beside `path` that holds it: the weight map of a checkpoint in several files.
 
     Nothing else of an index is believed. Raises ConfigError or CheckpointError on any other content.
     """
-    places = read_object(path).get("weight_map")
+    places = read_object(path, MOST_LISTED_BYTES).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{path}: a weight_map from tensors to files was expected")
     kind = path.name.removesuffix(".index.json").rpartition(".")[2]

@@ -32,6 +32,13 @@ SENTENCES = [
     "Python is a programming language.",
 ]
 
+NEXT = (
+    'bothways similarity {model} "one text" "another"',
+    'bothways inspect {model} "a text"    # its tokens, what they look at, how they change',
+    "bothways families    # the encoders known by name; --measure how fast each runs here",
+    "bothways embed --help",
+)
+
 
 def demo(*, model: str | None = None, precision: str = "auto", device: str = "auto") -> None:
     """Load a real encoder, read the Python language reference that ships inside Python, and search it by meaning.
@@ -58,7 +65,9 @@ def demo(*, model: str | None = None, precision: str = "auto", device: str = "au
     print("How alike are these?")
     sentences = encoder.encode(SENTENCES)
     show_matrix(SENTENCES, encoder.similarity(sentences, sentences).tolist())
-    print(f'Try your own:\n  bothways similarity {model} "one text" "another"\n  bothways embed --help')
+    print("Try your own:")
+    for line in NEXT:
+        print(f"  {line.format(model=model)}")
 
 
 def installed_model() -> str:

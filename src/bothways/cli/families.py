@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,6 +25,7 @@ SIZES = {
     "parameters": "params",
 }
 SHOWN = tuple(name for name in SIZES if name != "ffn")
+TITLE = "longest: tokens of a text; params: with the pooler, without heads"
 BESIDE_SPEEDS = ("preset", "layers", "width", "parameters")
 TEXTS = ("preset", "family")
 
@@ -55,7 +55,7 @@ def families(*presets: str, measure: bool = False, seconds: float = 3.0, json: b
         _show_speeds(rows)
     else:
         cells = [[_cell(name, row[name]) for name in SHOWN] for row in rows]
-        print_table([SIZES[name] for name in SHOWN], cells, text=TEXTS)
+        print_table([SIZES[name] for name in SHOWN], cells, text=TEXTS, title=TITLE)
 
 
 def _known(presets: Sequence[str]) -> Sequence[str]:
@@ -64,7 +64,7 @@ def _known(presets: Sequence[str]) -> Sequence[str]:
     for name in presets:
         if name not in PRESETS:
             raise InputError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    return presets or tuple(PRESETS)
+    return tuple(dict.fromkeys(presets)) or tuple(PRESETS)
 
 
 def _sizes(name: str) -> dict[str, Any]:
@@ -77,21 +77,26 @@ def _sizes(name: str) -> dict[str, Any]:
 
 
 def _speeds(names: Sequence[str], seconds: float) -> list[dict[str, Any]]:
-    """What measuring adds to each preset's row; a preset that cannot be measured says why."""
-    from bothways.engine.measure import measure_apart
-    from bothways.engine.scheduler import progress
+    """What measuring adds to each preset's row; a preset that cannot be measured says why.
 
-    found: list[dict[str, Any]] = []
-
-    def measured(name: str) -> int:
-        try:
-            found.append(asdict(measure_apart(name, seconds)))
-        except InputError as error:
-            found.append({"tokens_per_second": {}, "peak_bytes": None, "left_out": str(error)})
-        return 1
-
-    deque(progress(map(measured, names), len(names), "presets"), maxlen=0)
+    Raises InputError, with the first reason, where none can be.
+    """
+    found = []
+    for number, name in enumerate(names, start=1):
+        print(f"bothways: measuring {name} ({number} of {len(names)}) …", file=sys.stderr, flush=True)
+        found.append(_speed(name, seconds))
+    if all("left_out" in row for row in found):
+        raise InputError(f"nothing could be measured: {found[0]['left_out']}")
     return found
+
+
+def _speed(name: str, seconds: float) -> dict[str, Any]:
+    from bothways.engine.measure import measure_apart
+
+    try:
+        return asdict(measure_apart(name, seconds))
+    except InputError as error:
+        return {"tokens_per_second": {}, "peak_bytes": None, "left_out": str(error)}
 
 
 def _show_speeds(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -32,9 +32,10 @@ def fill_mask(
     top_k
         How many words for each mask; by default 5, or all targets.
     target
-        Only this word (say --target again for more). One of several pieces counts as a whole.
+        Only this word (say --target again for more), split as it would be in the place of the mask; one of several
+        pieces counts as a whole. A piece spelt as in the vocabulary ("##able") is that piece.
     pieces
-        Words of up to so many pieces.
+        Words of up to so many pieces, 8 at most.
     precision
         fp32, bf16, or fp16 on a GPU. By default fp32 on a CPU, half on a GPU.
     device

@@ -19,6 +19,8 @@ __all__ = ["inspect"]
 
 # Of a longer text a table shows so many first and last tokens.
 FIRST, LAST = 48, 16
+# Attention weights that are printed as JSON at most: 12 heads of 512 tokens; each takes some 80 bytes on its way.
+MOST_PRINTED = 1 << 22
 # Tokens that a token looks at most: so many are shown.
 MOST_LOOKED_AT = 3
 
@@ -61,7 +63,8 @@ def inspect(
     def look() -> Inspection:
         from bothways.engine.inspect import inspect as look_at
 
-        return look_at(model, text, text2, layer=layer, head=which, device=device)
+        most = MOST_PRINTED if json else None
+        return look_at(model, text, text2, layer=layer, head=which, device=device, most_weights=most)
 
     if plot is None:
         seen = look()
@@ -107,8 +110,11 @@ def _show(seen: Inspection) -> None:
     whose = "mean of all heads" if seen.heads == ("mean",) else whose
     columns = ["#", "token", "looks most at (#, token, weight)"]
     print_table(columns, [_looks(seen, i) for i in shown], title=f"Attention of layer {seen.layer}, {whose}")
-    columns = ["after layer", "norm", "least", "most", "before", "embedded", "last"]
-    title = "Hidden states: norms over the tokens; cosines with the layer before, the embeddings and the last"
+    columns = ["after layer", "mean norm", "least", "most", "cos before", "cos embedded", "cos last"]
+    title = (
+        "Hidden states after each layer: their norms over the tokens, and how alike they\n"
+        "are (mean cosine) to the layer before, the embeddings and the last layer"
+    )
     print_table(columns, [_layer(seen, i) for i in range(len(seen.norms))], title=title, text=())
 
 

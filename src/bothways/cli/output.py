@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
-__all__ = ["print_json", "print_table", "printable", "shorten"]
+__all__ = ["BETWEEN", "LEAST_TEXT", "print_json", "print_table", "printable", "shorten", "terminal_width"]
 
-LEAST_TEXT = 24  # columns that the last column of a table gets at least
+LEAST_TEXT = 24  # columns that the last column of a table gets at least, if it is text
+BETWEEN = 2  # blanks between two columns
 
 
 def print_json(value: object) -> None:
@@ -24,32 +25,43 @@ def print_table(
 ) -> None:
     """A table that fits the terminal if numbers and a little text do; its title stands above it.
 
-    text: the columns that stand to the left; by default the last one, which alone is broken into lines.
+    text: the columns that stand to the left; by default the last one. The last one is broken into lines if it is text.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    left = columns[-1:] if text is None else text
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
     for i, column in enumerate(columns):
-        last = i == len(columns) - 1
-        left = last if text is None else column in text
-        table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=not last)
+        broken = i == len(columns) - 1 and column in left
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold", no_wrap=not broken)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
-    widest = sum(max(len(cell) for cell in cells) + 2 for cells in zip(columns[:-1], *(row[:-1] for row in rows)))
-    if title:
-        console.print(Text(f"\n{printable(title)}"))
-    if widest + LEAST_TEXT > console.width:
-        console.width = widest + LEAST_TEXT  # numbers are not broken: such lines are left to the terminal to wrap
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows)]
+    if columns[-1] in left:
+        widths[-1] = min(widths[-1], LEAST_TEXT)
+    console.print(Text("\n".join(["", *map(printable, (title or "").splitlines())])))
+    # Numbers are not broken: lines that are too long are left to the terminal to wrap.
+    console.width = max(console.width, sum(widths) + BETWEEN * (len(widths) - 1))
     console.print(table)
 
 
+def terminal_width() -> int:
+    """Columns that a line has; 80 where there is no terminal."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def shorten(text: str, longest: int = 12) -> str:
-    """At most so many characters, the last of them … where some are left out."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    """At most so many columns, the last of them … where some of the text is left out."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= longest else f"{set_cell_size(text, longest - 1).rstrip()}…"
 
 
 def printable(text: str) -> str:

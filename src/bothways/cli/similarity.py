@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bothways.cli.output import print_json, print_table
+from bothways.cli.output import BETWEEN, LEAST_TEXT, print_json, print_table, printable, terminal_width
 from bothways.errors import InputError
 
 __all__ = ["similarity"]
@@ -38,7 +38,21 @@ def similarity(model: str, /, *texts: str, precision: str = "auto", device: str 
 
 
 def show_matrix(texts: tuple[str, ...] | list[str], matrix: list[list[float]]) -> None:
-    """The texts, numbered, beside their similarities."""
+    """The texts, numbered, beside their similarities; below them where they have no room there.
+
+    A matrix that is too wide for the terminal comes in several parts, each with some of its columns.
+    """
     numbers = [str(i + 1) for i in range(len(texts))]
-    rows = [[n, *(f"{x:.3f}" for x in row), text] for n, row, text in zip(numbers, matrix, texts)]
-    print_table(["", *numbers, "text"], rows)
+    rows = [[f"{x:.3f}" for x in row] for row in matrix]
+    widest = max(len(cell) for row in rows for cell in row) + BETWEEN
+    room = terminal_width() - len(numbers[-1]) - BETWEEN
+    if widest * len(texts) + LEAST_TEXT <= room:
+        print_table(["", *numbers, "text"], [[n, *row, text] for n, row, text in zip(numbers, rows, texts)])
+        return
+    most = max(1, room // widest)
+    for start in range(0, len(texts), most):
+        part = slice(start, start + most)
+        print_table(["", *numbers[part]], [[n, *row[part]] for n, row in zip(numbers, rows)], text=())
+    print()
+    for number, text in zip(numbers, texts):
+        print(f"{number:>{len(numbers[-1])}}  {printable(text)}")

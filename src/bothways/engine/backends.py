@@ -30,6 +30,9 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
 
+    def __str__(self) -> str:
+        return f"{next(name for name, dtype in DTYPES.items() if dtype == self.dtype)} on {self.device}"
+
 
 def place(device: str = "auto", precision: str = "auto") -> Placement:
     """Resolve what a user asked for.

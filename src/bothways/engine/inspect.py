@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.data.batch import batch
 from bothways.engine.backends import BACKENDS, place
-from bothways.engine.pipeline import check_types, tokenizer_of
+from bothways.engine.pipeline import check_types
 from bothways.errors import InputError
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
@@ -23,7 +23,7 @@ from bothways.text.tokenizer import Encoded, Tokenizer, cut_lengths, warn_of_tru
 
 __all__ = ["Inspection", "inspect"]
 
-# Attention weights of one layer that are held at most: 1 GB of them.
+# Attention weights of one layer that are held at most, of all its heads: 1 GB of them.
 MOST_WEIGHTS = 1 << 28
 
 Floats = NDArray[np.float32]
@@ -35,7 +35,8 @@ class Inspection:
 
     tokens: as the vocabulary spells them.    ids: their numbers there.
     segments: token types, 0 for the first text and 1 for the second.
-    positions: rows of the model's table of positions (RoBERTa's start at 2), or 0, 1, … where there is no table.
+    positions: rows of the model's table of positions (RoBERTa's start at 2, and a literal "<pad>" stands at 1), or
+    0, 1, … where there is no table.
     offsets: (start, end) in characters of the token's own text; (0, 0) for special tokens.
     texts: what the token covers there, so that texts[i] is text[start:end].
     special: whether the tokenizer added the token.
@@ -75,6 +76,7 @@ def inspect(
     head: int | Literal["mean"] | None = None,
     device: str = "auto",
     revision: str | None = None,
+    most_weights: int | None = None,
 ) -> Inspection:
     """Look at one text, or a pair of texts, with a model.
 
@@ -84,21 +86,28 @@ def inspect(
     model: a folder, a hub id or a loaded encoder.
     layer: counted as they run (ALBERT runs the same ones again), negative from the end; the last one if None.
     head: negative from the end; "mean" for the mean of all, None for each of them.
+    most_weights: how many attention weights the result may have; as many as a layer may have if None.
 
     Computed in fp32. The attention weights are computed anew from the hidden states the layer reads. A text that is too
-    long is cut, with a TruncationWarning. Raises InputError on a layer or head that is not there.
+    long is cut, with a TruncationWarning. Raises InputError on a layer or head that is not there, and where there are
+    too many weights.
     """
     encoder = model if isinstance(model, Encoder) else Encoder.from_pretrained(model, revision=revision)
-    tokenizer, config = tokenizer_of(encoder), encoder.config
+    named = "the model" if encoder is model else f"the model at {model}"
+    tokenizer, config = tokenizer_of(encoder, named), encoder.config
     step = _numbered("layer", -1 if layer is None else layer, len(config.order))
     heads = _heads(head, config.heads)
     encoded = _read(tokenizer, text, pair, config)
+    _check_weights(config.heads, len(encoded), MOST_WEIGHTS, "give a shorter text")
+    if most_weights is not None:
+        _check_weights(len(heads), len(encoded), most_weights, "ask for one head (--head N), or give a shorter text")
     warn_of_truncation(cut_lengths([encoded]), 1, config.longest)
     network = BACKENDS["eager"](encoder.network, place(device, "fp32"), share=encoder is not model)
-    states, attention = _look(network, encoded, step)
+    states, attention, positions = _look(network, encoded, step)
     attention = attention.mean(0, keepdim=True) if head == "mean" else attention[[h for h in heads if h != "mean"]]
     return Inspection(
-        **_tokens(encoded, (text,) if pair is None else (text, pair), config),
+        **_tokens(encoded, (text,) if pair is None else (text, pair)),
+        positions=positions,
         layer=step,
         heads=heads,
         attention=attention.cpu().numpy(),
@@ -126,29 +135,36 @@ def _read(tokenizer: Tokenizer, text: str, pair: str | None, config: EncoderConf
     check_types([encoded], config)
     if not len(encoded):
         raise InputError("nothing to look at: the text is empty, and the tokenizer adds no tokens to it")
-    weights = config.heads * len(encoded) ** 2
-    if weights > MOST_WEIGHTS:
-        raise InputError(f"{len(encoded):,} tokens have {weights:,} attention weights in a layer: give a shorter text")
     return encoded
 
 
+def _check_weights(heads: int, tokens: int, most: int, advice: str) -> None:
+    weights = heads * tokens**2
+    if weights > most:
+        whose = f"{heads} head" + "s" * (heads > 1)
+        raise InputError(
+            f"{tokens:,} tokens have {weights:,} attention weights in {whose} of a layer, of at most {most:,}: {advice}"
+        )
+
+
 @torch.inference_mode()
-def _look(network: EncoderNetwork, encoded: Encoded, step: int) -> tuple[Tensor, Tensor]:
-    """The hidden states [D + 1, L, width] and the attention weights of a step [H, L, L]."""
+def _look(network: EncoderNetwork, encoded: Encoded, step: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """The hidden states [D + 1, L, width], the attention weights of a step [H, L, L], and each token's position."""
     one = batch([encoded], [0], network.embeddings.words.weight.device)
     states = network(one.tokens, one.types, keep=True).hidden_states
     (attention,) = network.attention_weights(step, states[step], one.tokens.layout)
-    return torch.stack(states).float(), attention
+    table = network.embeddings.positions is not None
+    rows = network.embeddings.position_rows(one.tokens) if table else one.tokens.layout.positions
+    return torch.stack(states).float(), attention, tuple(rows.tolist())
 
 
-def _tokens(encoded: Encoded, texts: tuple[str, ...], config: EncoderConfig) -> dict[str, Any]:
+def _tokens(encoded: Encoded, texts: tuple[str, ...]) -> dict[str, Any]:
     """What is known before anything is computed."""
     spans = list(zip(encoded.sequences, encoded.offsets))
     return {
         "tokens": tuple(encoded.tokens),
         "ids": tuple(encoded.ids),
         "segments": tuple(encoded.types),
-        "positions": tuple(range(config.offset, config.offset + len(encoded))),
         "offsets": tuple(encoded.offsets),
         "texts": tuple("" if side is None else texts[side][start:end] for side, (start, end) in spans),
         "special": tuple(encoded.special),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.data.batch import Batch
 from bothways.engine.backends import BACKENDS, place
 from bothways.engine.scheduler import progress, schedule
@@ -17,30 +19,42 @@ from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
 from bothways.nn.config import EncoderConfig
 from bothways.tasks import TASKS
-from bothways.tasks.task import Round, Rounds
-from bothways.text.tokenizer import Encoded, Tokenizer, cut_lengths, warn_of_truncation
+from bothways.tasks.task import Request, Round, Rounds
+from bothways.text.tokenizer import Encoded, cut_lengths, warn_of_truncation
 
-__all__ = ["Pipeline", "check_types", "pipeline", "tokenizer_of"]
+__all__ = ["Pipeline", "check_types", "pipeline"]
+
+HEADS = {"mlm": "masked-language"}
+"""What a head is called in words."""
 
 
 class Pipeline:
     """A task on a loaded model. Call it with one text or a list; the result has the same form.
 
     share: whether it may keep weights of the encoder instead of copies (nothing else uses the encoder).
+    name: what to call the model, such as the folder it is from.
     Results do not depend on what else is in the list.
     """
 
     def __init__(
-        self, task: str, encoder: Encoder, *, device: str = "auto", precision: str = "auto", share: bool = False
+        self,
+        task: str,
+        encoder: Encoder,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        share: bool = False,
+        name: str | None = None,
     ) -> None:
         if task not in TASKS:
             raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-        self.tokenizer = tokenizer_of(encoder)
+        model = "the model" if name is None else f"the model at {name}"
+        self.tokenizer = tokenizer_of(encoder, model)
         self.task = TASKS[task]
         if self.task.head is not None and self.task.head not in encoder.heads:
-            raise CheckpointError(
-                f"the model has no {self.task.head} head (weights for {task}); load one trained for it"
-            )
+            head = HEADS.get(self.task.head, self.task.head)
+            raise CheckpointError(f"{model} has no {head} head (weights that {task} needs); load one trained for it")
+        self._task_name, self._model = task, repr(encoder) if name is None else repr(name)
         self._config = encoder.config
         self._placement = place(device, precision)
         prepare = BACKENDS["eager"]
@@ -50,16 +64,32 @@ class Pipeline:
             None if self.task.head is None else prepare(encoder.heads[self.task.head], self._placement, share=share)
         )
 
+    def __repr__(self) -> str:
+        return f"Pipeline({self._task_name!r}, {self._model}, {self._placement})"
+
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Answer. Arguments are those of the task's `request`; see `bothways.tasks`."""
+        _check_arguments(self._task_name, self.task.request, inputs, options)
         request = self.task.request(*inputs, **options)
-        limit = self._config.longest - self.task.room(request, self.tokenizer)
-        encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=limit)
-        check_types(encoded, self._config)
+        encoded = self._encoded(request)
         self.task.check(request, encoded, self.tokenizer)
-        warn_of_truncation(cut_lengths(encoded), len(encoded), limit)
+        for length in sorted({len(e) for e in encoded if e.dropped}):
+            warn_of_truncation(cut_lengths(e for e in encoded if len(e) == length), len(encoded), length)
         answers = self._answers(self.task.rounds(request, encoded, self.tokenizer))
         return answers[0] if request.single else answers
+
+    def _encoded(self, request: Request) -> list[Encoded]:
+        """The texts as tokens, each cut where it leaves no room for what the task adds to it."""
+        longest = self._config.longest
+        encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=longest)
+        check_types(encoded, self._config)
+        limits = [longest - room for room in self.task.rooms(request, encoded, self.tokenizer, longest)]
+        for limit in {limit for one, limit in zip(encoded, limits) if len(one) > limit}:
+            long = [i for i, one in enumerate(encoded) if limits[i] == limit < len(one)]
+            texts, pairs = ([side[i] for i in long] if side else None for side in (request.texts, request.pairs))
+            for i, one in zip(long, self.tokenizer.encode(texts or [], pairs, max_length=limit)):
+                encoded[i] = one
+        return encoded
 
     def _answers(self, rounds: Rounds) -> list[Any]:
         predicted = None
@@ -85,13 +115,21 @@ class Pipeline:
         return results
 
 
-def tokenizer_of(encoder: Encoder) -> Tokenizer:
-    """The encoder's tokenizer. Raises CheckpointError if its folder had none."""
-    if encoder.tokenizer is None:
-        raise CheckpointError(
-            "the model has no tokenizer: put its tokenizer.json, or its vocabulary files, into its folder"
-        )
-    return encoder.tokenizer
+def _check_arguments(
+    task: str, request: Callable[..., Request], inputs: Sequence[Any], options: Mapping[str, Any]
+) -> None:
+    """Raise InputError on arguments that the task does not take, with the name that may have been meant."""
+    parameters = signature(request).parameters
+    known = [name for name, parameter in parameters.items() if parameter.kind is Parameter.KEYWORD_ONLY]
+    for name in options:
+        if name not in parameters:
+            near = get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise InputError(f"{task} has no option {name}; {meant}")
+    try:
+        signature(request).bind(*inputs, **options)
+    except TypeError as error:
+        raise InputError(f"{task}: {error}; give a text or a list of texts, and options by name") from None
 
 
 def check_types(encoded: Sequence[Encoded], config: EncoderConfig) -> None:
@@ -126,4 +164,4 @@ def pipeline(
     if model is None:
         raise InputError("no model is bundled yet: name a folder or a hub id")
     encoder = Encoder.from_pretrained(model, revision=revision)
-    return Pipeline(task, encoder, device=device, precision=precision, share=True)
+    return Pipeline(task, encoder, device=device, precision=precision, share=True, name=str(model))

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bothways.checkpoint.hub import resolve
-from bothways.checkpoint.sentence import load_sentence_model
-from bothways.checkpoint.weights import weight_stamps
+from bothways.checkpoint.sentence import load_sentence_model, stamps
 from bothways.data.batch import Batch
-from bothways.engine.backends import BACKENDS, DTYPES, Placement, place
+from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
@@ -66,7 +65,7 @@ class SentenceEncoder:
             raise InputError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
         self._name = str(model)
         self._folder = resolve(model, revision)
-        self._stamps = weight_stamps(self._folder)
+        self._stamps = stamps(self._folder)
         loaded = load_sentence_model(self._folder)
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
@@ -80,27 +79,47 @@ class SentenceEncoder:
         self.max_seq_length = loaded.max_seq_length
 
     def __repr__(self) -> str:
-        precision = next(name for name, dtype in DTYPES.items() if dtype == self._placement.dtype)
         width, length = self._head.width, self.max_seq_length
-        return f"SentenceEncoder({self._name!r}, {precision} on {self.device}, width {width}, max_seq_length {length})"
+        return f"SentenceEncoder({self._name!r}, {self._placement}, width {width}, max_seq_length {length})"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that this class and sentence-transformers load, with the prompts and lengths set here.
 
         The weights are those of the files it was loaded from, which must still be there: what it computes with is laid
-        out for this machine. Raises CheckpointError if they are gone or changed, InputError if it cannot be written.
+        out for this machine. Raises CheckpointError if any file of the model is gone or changed, InputError if what was
+        set here makes no model, or if it cannot be written.
         """
-        if weight_stamps(self._folder) != self._stamps:
-            raise CheckpointError(f"{self._folder}: the weights changed since they were loaded; load them again")
+        self._check_settings()
+        before = stamps(self._folder)
+        changed = [path for path in {**self._stamps, **before} if self._stamps.get(path) != before.get(path)]
+        if changed:
+            raise CheckpointError(f"{changed[0]}: changed since the model was loaded; load it again")
         model = replace(
-            load_sentence_model(self._folder),
+            load_sentence_model(self._folder, warn_of_pooling=False),
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
             similarity=self.similarity_fn_name,
             max_seq_length=self.max_seq_length,
         )
         model.save_pretrained(folder)
-        self._stamps = weight_stamps(self._folder)  # it may have been saved over itself
+        self._stamps = stamps(self._folder)  # it may have been saved over itself
+
+    def _check_settings(self) -> None:
+        """Raise InputError on attributes that nobody could load again."""
+        prompts = self.prompts
+        if not isinstance(prompts, dict) or not all(isinstance(text, str) for item in prompts.items() for text in item):
+            raise InputError(f"prompts must be texts by name, got {prompts!r:.60}")
+        if self.default_prompt_name is not None and self.default_prompt_name not in prompts:
+            names = ", ".join(prompts) or "none"
+            raise InputError(f"default_prompt_name {self.default_prompt_name!r} is none of the prompts: {names}")
+        self._measure()
+
+    def _measure(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The similarity that `similarity_fn_name` names. Raises InputError if it is none."""
+        if self.similarity_fn_name not in SIMILARITIES:
+            known = ", ".join(SIMILARITIES)
+            raise InputError(f"unknown similarity_fn_name {self.similarity_fn_name!r}; known: {known}")
+        return SIMILARITIES[self.similarity_fn_name]
 
     @property
     def device(self) -> torch.device:
@@ -180,9 +199,7 @@ class SentenceEncoder:
 
         A tensor if `a` is one, else numpy. A single vector [d] counts as one row.
         """
-        measure = SIMILARITIES.get(self.similarity_fn_name)
-        if measure is None:
-            raise InputError(f"unknown similarity {self.similarity_fn_name!r}; known: {', '.join(SIMILARITIES)}")
+        measure = self._measure()
         rows = [torch.tensor(x) if isinstance(x, np.ndarray) else torch.as_tensor(x) for x in (a, b)]
         rows = [x.float() for x in rows]
         rows = [x[None] if x.ndim == 1 else x for x in rows]

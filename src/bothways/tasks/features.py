@@ -36,8 +36,8 @@ class FeatureExtraction:
             raise InputError(f'layers must be "last" or "all", got {layers!r}')
         return Request(as_texts(texts), isinstance(texts, str), options=Options(layers))
 
-    def room(self, request: Request, tokenizer: Tokenizer) -> int:
-        return 0
+    def rooms(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer, longest: int) -> Sequence[int]:
+        return [0] * len(encoded)
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Every text has features."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ from bothways.text.tokenizer import Encoded, Tokenizer, as_texts
 __all__ = ["FillMask"]
 
 USUAL_TOP_K = 5
+# The longest words that are searched for: each piece more is a round over all texts, and hardly a word has more.
+MOST_PIECES = 8
+# How the mask is written in the vocabularies that people know.
+MASKS = ("[mask]", "<mask>")
 
 
 @dataclass(frozen=True)
@@ -62,26 +67,38 @@ class FillMask:
         """texts: each with at least one mask token.
 
         top_k: how many candidates for each mask; by default 5, or all targets.
-        targets: only these words, best first; each as its tokenizer splits it where the mask is.
-        pieces: words of up to so many pieces. Those of two and more are searched for with a beam (at least 10 wide),
-        and those of each length count with their own probability.
+        targets: only these, best first. A word is split as it would be where the mask is: after a space "cat" is the
+        piece with the space, inside a word the one that goes on with it (transformers takes the bare word there). What
+        is spelt as a piece of the vocabulary is spelt ("##able", "Ġcat", "▁cat", "[UNK]", or " cat" where the piece
+        has the space) is that piece, wherever it stands.
+        pieces: words of up to so many pieces, 8 at most. Those of two and more are searched for with a beam (at least
+        10 wide), and those of each length count with their own probability.
 
-        Raises InputError on a text without a mask, on numbers that are no counts, on a target that is no word or has
-        pieces that are not in the vocabulary.
+        A text near the model's limit is cut, with a TruncationWarning, to leave room for the longest of all targets or
+        for `pieces`; so the scores in a text that is cut depend on all that is asked for together.
+
+        Raises InputError on a text without a mask, on numbers that are no counts, on a target that is no word, has
+        pieces that are not in the vocabulary, or more of them than leave room for a text.
         """
-        for name, value in (("top_k", 1 if top_k is None else top_k), ("pieces", pieces)):
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name, value, most in (("top_k", 1 if top_k is None else top_k, None), ("pieces", pieces, MOST_PIECES)):
+            if type(value) is not int or not 1 <= value <= (most or value):
+                upto = "of at least 1" if most is None else f"from 1 to {most}"
+                raise InputError(f"{name} must be a whole number {upto}, got {value!r}")
         words = () if targets is None else _checked(targets)
         if words and pieces > 1:
             raise InputError("give targets, which have as many pieces as they need, or pieces, not both")
         top_k = top_k if top_k is not None or words else USUAL_TOP_K
         return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k, words, pieces))
 
-    def room(self, request: Request, tokenizer: Tokenizer) -> int:
-        options = request.options
-        lengths = [e.special.count(False) for e in tokenizer.encode(options.targets)]
-        return max([options.pieces, *lengths]) - 1
+    def rooms(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer, longest: int) -> Sequence[int]:
+        special = tokenizer.backend.num_special_tokens_to_add(False)
+        lengths = [request.options.pieces] * len(encoded)
+        for gap in _gaps(encoded, tokenizer) if request.options.targets else ():
+            for target, ids in zip(request.options.targets, _targets(request, encoded[gap.text], gap, tokenizer)):
+                _check_room(f"the target {_short(target)!r}", len(ids), special, longest)
+                lengths[gap.text] = max(lengths[gap.text], len(ids))
+        _check_room("a word", request.options.pieces, special, longest)
+        return [length - 1 for length in lengths]
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         mask = tokenizer.id_of("mask")
@@ -90,17 +107,17 @@ class FillMask:
         for text, tokens in zip(request.texts, encoded):
             if mask not in tokens.ids:
                 lost = " after it was cut to the model's length" if tokens.dropped else ""
-                raise InputError(f"no {tokenizer.special['mask']} in the text{lost}: {_short(text)!r}")
+                other = any(name in text.casefold() for name in MASKS) and tokenizer.special["mask"] not in text
+                hint = f" (this model's mask is written {tokenizer.special['mask']})" if other else ""
+                raise InputError(f"no {tokenizer.special['mask']} in the text{lost}: {_short(text)!r}{hint}")
 
     def rounds(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> Rounds:
-        mask = tokenizer.id_of("mask")
-        assert mask is not None
-        gaps = [Gap(text, place) for text, e in enumerate(encoded) for place, i in enumerate(e.ids) if i == mask]
+        gaps = _gaps(encoded, tokenizer)
+        masks = Counter(gap.text for gap in gaps)
         words = yield from _words(request, encoded, gaps, tokenizer)
         answers: list[Any] = [[] for _ in encoded]
         for gap in gaps:
-            single = encoded[gap.text].ids.count(mask) == 1
-            candidates = words[gap][: request.options.top_k]
+            candidates, single = words[gap][: request.options.top_k], masks[gap.text] == 1
             answers[gap.text].append([_shown(word, gap, encoded, tokenizer, single) for word in candidates])
         return [answer[0] if len(answer) == 1 else answer for answer in answers]
 
@@ -117,6 +134,17 @@ class FillMask:
         if asked.among is None:
             return [_top(part, asked.top_k) for part in parts]
         return [_top(part, asked.top_k, asked.among[i]) for part, i in zip(parts, batch.origin)]
+
+
+def _gaps(encoded: Sequence[Encoded], tokenizer: Tokenizer) -> list[Gap]:
+    mask = tokenizer.id_of("mask")
+    return [Gap(text, place) for text, e in enumerate(encoded) for place, i in enumerate(e.ids) if i == mask]
+
+
+def _check_room(what: str, pieces: int, special: int, longest: int) -> None:
+    """Refuse words in whose place a text would have no other token."""
+    if pieces + special > longest:
+        raise InputError(f"{what} of {pieces} pieces has no room in a text: the model takes {longest} tokens")
 
 
 def _words(
@@ -170,7 +198,7 @@ def _checked(targets: str | Sequence[str]) -> tuple[str, ...]:
             raise InputError(f"a target must be a word, got {word!r}")
     if not words:
         raise InputError("targets is empty: give at least one word, or leave it out")
-    return tuple(word.strip() for word in words)
+    return tuple(words)
 
 
 def _short(text: str) -> str:

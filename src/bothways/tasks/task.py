@@ -60,8 +60,12 @@ class Task(Protocol[AskedT]):
     def request(self) -> Callable[..., Request]:
         """Checks what the user gave; its signature is that of the pipeline's call."""
 
-    def room(self, request: Request, tokenizer: Tokenizer) -> int:
-        """How many tokens the task may put into a text; one that is cut is cut to leave that room."""
+    def rooms(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer, longest: int) -> Sequence[int]:
+        """How many tokens the task may add to each text; those that are then too long are cut to leave that room.
+
+        encoded: the texts, cut to the model's `longest`. What one text needs does not depend on the others.
+        Raises InputError, naming what needs the room, where none would be left for a text.
+        """
 
     def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
         """Raise InputError on a text the task cannot answer, before anything is computed."""

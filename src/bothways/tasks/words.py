@@ -30,6 +30,8 @@ __all__ = ["Asked", "Gap", "Scored", "Word", "best_pieces", "filled", "longer_wo
 LEAST_WIDTH = 10
 # How pieces that begin a new word are marked, by vocabularies that mark those and not the others.
 SPACES = ("Ġ", "Ċ", "ĉ", "č", "▁", " ")
+# Those of a plain space; the others are letters of languages too.
+MARKS = ("Ġ", "▁")
 
 T = TypeVar("T")
 Scored = Generator[Round, list[Any], T]
@@ -177,23 +179,42 @@ def pieces_in_place(
     """The pieces of each word where it stands in the text in the place of characters `mask[0]` to `mask[1]`.
 
     So a word gets the piece that its vocabulary has for it after a space ("Ġcat"), or inside a word ("##s"). Where its
-    pieces run on into what is beside it, they are those it has by itself.
+    pieces run on into what is beside it, they are those it has by itself. What is spelt as one piece is that piece.
 
     Raises InputError, naming it, on a word that the vocabulary does not know or that has a mask token in it.
     """
     start, end = mask
-    in_place = tokenizer.encode([text[:start] + word + text[end:] for word in words])
-    alone = tokenizer.encode(words)
+    bare = [word.strip() for word in words]
+    in_place = tokenizer.encode([text[:start] + word + text[end:] for word in bare])
     found = []
-    for word, within, single in zip(words, in_place, alone):
+    for said, word, within, single in zip(words, bare, in_place, tokenizer.encode(bare)):
         whole = text[:start] + word + text[end:]
         ids = _covering(within, whole, start, start + len(word)) or _covering(single, word, 0, len(word))
-        if not ids or tokenizer.id_of("unk") in ids:
-            raise InputError(f"the target {word!r} has pieces that are not in the model's vocabulary")
-        if tokenizer.id_of("mask") in ids:
-            raise InputError(f"the target {word!r} has a mask token in it")
-        found.append(ids)
+        found.append(_spelt(said, tokenizer) or _checked(word, ids, tokenizer))
     return found
+
+
+def _checked(word: str, ids: tuple[int, ...], tokenizer: Tokenizer) -> tuple[int, ...]:
+    if not ids or tokenizer.id_of("unk") in ids:
+        raise InputError(f"the target {word!r} has pieces that are not in the model's vocabulary")
+    if tokenizer.id_of("mask") in ids:
+        raise InputError(f"the target {word!r} has a mask token in it")
+    return ids
+
+
+def _spelt(word: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The piece that a word is the spelling of, with the mark that tells it from a plain word; () if of none.
+
+    Marked are pieces inside a word ("##s"), those after a space ("Ġcat", "▁cat", or " cat"), and added tokens.
+    """
+    spelling, backend = word.strip(), tokenizer.backend
+    number, inside = backend.token_to_id(spelling), getattr(backend.model, "continuing_subword_prefix", None)
+    whole = spelling in tokenizer.special.values() or number in backend.get_added_tokens_decoder()
+    if number is not None and (whole or spelling.startswith((*MARKS, inside or MARKS[0]))):
+        return (number,)
+    (encoded,) = tokenizer.encode([word])
+    ids = tuple(i for i, special in zip(encoded.ids, encoded.special) if not special)
+    return ids if word[:1].isspace() and len(ids) == 1 and tokenizer.decode(ids) == word else ()
 
 
 def _covering(encoded: Encoded, text: str, start: int, end: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 Token = str | AddedToken
+_ID = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,20 @@ class Named:
     added: tuple[AddedToken, ...]
 
 
-def read_named(folder: Path, config: Mapping[str, Any]) -> Named:
+def read_named(folder: Path, config: Mapping[str, Any], written: Any = ()) -> Named:
     """What `tokenizer_config.json` (given as `config`), `special_tokens_map.json` and `added_tokens.json` say.
 
-    `added_tokens_decoder` in the config is the newer form and stands for both other files. Raises ConfigError, naming
-    file and key, on one that cannot be understood.
+    written: the `added_tokens` of a `tokenizer.json`, if there is one. `added_tokens_decoder` in the config is the
+    newer form and stands for all else. Raises ConfigError, naming file and key, on what cannot be understood.
     """
+    path = folder / "tokenizer_config.json"
     if "added_tokens_decoder" in config:
-        added = _decoder(folder / "tokenizer_config.json", config["added_tokens_decoder"])
-        return _named(config, added)
+        return _named(path, config, _decoder(path, config["added_tokens_decoder"]))
     sources = {**config, **_optional(folder / "special_tokens_map.json")}
-    special = {content(token) for token in _named(sources, ()).roles.values()} | set(_contents(sources))
-    return _named(sources, _added(folder / "added_tokens.json", special))
+    special = {content(token) for token in _named(path, sources, {}).roles.values()}
+    special |= {content(token) for token in _extras(path, sources) or ()}
+    added = {**_added(folder / "added_tokens.json", special), **_written(folder / "tokenizer.json", written)}
+    return _named(path, sources, added)
 
 
 def content(token: Token) -> str:
@@ -66,27 +70,27 @@ def add_tokens(backend: Backend, named: Iterable[Token], added: Iterable[AddedTo
     backend.add_tokens([*added, *new])
 
 
-def _named(source: Mapping[str, Any], added: tuple[AddedToken, ...]) -> Named:
-    known = {token.content: token for token in added}
+def _named(path: Path, source: Mapping[str, Any], added: Mapping[int, AddedToken]) -> Named:
+    known = {token.content: token for token in added.values()}
     tokens = {role: _token(source.get(f"{role}_token")) for role in ROLES}
     roles = {role: known.get(content(token), token) for role, token in tokens.items() if token is not None}
     for token in roles.values():
         if isinstance(token, AddedToken):
             token.special = True
-    return Named(roles, _extras(source), added)
+    return Named(roles, _extras(path, source), tuple(added[number] for number in sorted(added)))
 
 
-def _extras(source: Mapping[str, Any]) -> tuple[Token, ...] | None:
-    for key in ("extra_special_tokens", "additional_special_tokens"):
-        if values := source.get(key):
-            values = values.values() if isinstance(values, dict) else values
-            tokens = [_token(value) for value in values] if isinstance(values, Iterable) else [None]
-            return tuple(token for token in tokens if token is not None)
-    return None
-
-
-def _contents(source: Mapping[str, Any]) -> list[str]:
-    return [content(token) for token in _extras(source) or ()]
+def _extras(path: Path, source: Mapping[str, Any]) -> tuple[Token, ...] | None:
+    """What either key lists, the newer one first; an empty list says that there are none."""
+    keys = [key for key in ("extra_special_tokens", "additional_special_tokens") if key in source]
+    listed = next((key for key in keys if source[key]), None)
+    if listed is None:
+        return () if keys else None
+    values = source[listed]
+    if not isinstance(values, (list, dict)):
+        raise ConfigError(f"{path}: {listed} must be a list of tokens, got {values!r:.60}")
+    tokens = [_token(value) for value in (values.values() if isinstance(values, dict) else values)]
+    return tuple(token for token in tokens if token is not None)
 
 
 def _token(value: Any) -> Token | None:
@@ -104,25 +108,34 @@ def _flags(value: Mapping[str, Any]) -> dict[str, bool]:
     return {flag: value.get(flag) is True for flag in FLAGS}
 
 
-def _decoder(path: Path, entries: Any) -> tuple[AddedToken, ...]:
-    if not isinstance(entries, dict) or not all(key.isdecimal() and _whole(value) for key, value in entries.items()):
+def _decoder(path: Path, entries: Any) -> dict[int, AddedToken]:
+    if not isinstance(entries, dict) or not all(_ID.fullmatch(k) and _whole(value) for k, value in entries.items()):
         raise ConfigError(f"{path}: added_tokens_decoder must map ids to objects that have a content")
-    ordered = sorted(entries.items(), key=lambda entry: int(entry[0]))
-    return tuple(
-        AddedToken(value["content"], special=value.get("special") is True, **_flags(value)) for _, value in ordered
-    )
+    return {int(number): _plain(value) for number, value in entries.items()}
+
+
+def _written(path: Path, entries: Any) -> dict[int, AddedToken]:
+    if not all(_whole(entry) and type(entry.get("id")) is int for entry in entries or ()):
+        raise ConfigError(f"{path}: each of its added_tokens must have an id and a content")
+    return {entry["id"]: _plain(entry) for entry in entries or ()}
+
+
+def _plain(value: Mapping[str, Any]) -> AddedToken:
+    return AddedToken(value["content"], special=value.get("special") is True, **_flags(value))
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("content"), str)
 
 
-def _added(path: Path, special: set[str]) -> tuple[AddedToken, ...]:
+def _added(path: Path, special: set[str]) -> dict[int, AddedToken]:
     entries = _optional(path)
     if not all(type(number) is int for number in entries.values()):
         raise ConfigError(f"{path}: each token must have its id")
-    ordered = sorted(entries, key=lambda token: entries[token])
-    return tuple(AddedToken(token, special=token in special, normalized=token not in special) for token in ordered)
+    return {
+        number: AddedToken(token, special=token in special, normalized=token not in special)
+        for token, number in entries.items()
+    }
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 BLANK = "▁"
+# The most merges that pieces may be made by; a quarter of a million pieces have half a million.
+MOST_MERGES = 1 << 21
 Vocab = Sequence[tuple[str, float]]
 
 
@@ -91,12 +94,15 @@ def sentencepiece_bpe(pieces: Pieces, vocab: Vocab, unknown: int) -> models.BPE:
     ids = {text: i for i, (text, _) in enumerate(vocab)}
     mergeable = {piece.text: piece.score for piece in pieces.pieces if piece.kind == NORMAL}
     ordered = sorted(mergeable, key=lambda text: -mergeable[text])
-    merges = [
+    every = (
         (text[:i], text[i:])
         for text in ordered
         for i in range(1, len(text))
         if text[:i] in mergeable and text[i:] in mergeable
-    ]
+    )
+    merges = list(islice(every, MOST_MERGES + 1))
+    if len(merges) > MOST_MERGES:
+        raise ValueError(f"its pieces are merges of each other in more than {MOST_MERGES:,} ways")
     return models.BPE(ids, merges, unk_token=vocab[unknown][0], fuse_unk=True, byte_fallback=pieces.byte_fallback)
 
 

@@ -12,41 +12,68 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from bothways.errors import CheckpointError, ConfigError
-from bothways.files import read_lines, read_object
+from bothways.files import MOST_LISTED_BYTES, read_lines, read_object
 from bothways.text.backends import byte_level, collapsing_blanks, mapped, plain_accents, sentencepiece, wordpiece
 from bothways.text.pieces import CONTROL, USER_DEFINED, Pieces, read_pieces
 
-__all__ = ["TOKENIZERS", "TokenizerClass", "options_of"]
+__all__ = ["TOKENIZERS", "Options", "TokenizerClass", "Vocabulary", "checked_ids", "options_of"]
 
 Options = Mapping[str, Any]
 Special = Mapping[str, str]
 Extras = tuple[str | AddedToken, ...]
-Built = tuple[Backend, Extras]
+NO_PIECES = Pieces(())
 Finish = Callable[[Backend, Special, Options], processors.PostProcessor]
 
+# What counts as blank at the end of a line of vocab.txt: Unicode's White_Space, some of which Python counts otherwise.
+RUST_BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 # The most sentinels that T5's `extra_ids` may ask for; real ones have 100 to 300.
 MOST_SENTINELS = 10_000
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """What a backend is made over, from a class's own files or from a `tokenizer.json`.
+
+    numbered, merges: ids by piece, and what is merged first, of WordPiece and byte pairs.
+    scored, unknown: (piece, log probability) by id, and the id that stands for all else, of SentencePiece.
+    pieces: what a `.model` file says beyond that.    extras: further tokens, where no other file names any.
+    """
+
+    numbered: Mapping[str, int] = field(default_factory=dict)
+    merges: Sequence[tuple[str, str]] = ()
+    scored: Sequence[tuple[str, float]] = ()
+    unknown: int = 0
+    pieces: Pieces = NO_PIECES
+    extras: Extras = ()
+
+
+@dataclass(frozen=True)
 class TokenizerClass:
-    """How a class of tokenizer is made from its own files.
+    """How a class of tokenizer is made from its own files, or over the vocabulary of a `tokenizer.json`.
 
     files: what it reads, all in one folder.    special: its special tokens by role, unless config files name others.
-    build: (those files, special tokens, options) → a backend without special tokens, and the further tokens that the
-    files hold.    finish: what puts special tokens around one text or two, and gives their types.
+    model: its algorithm, as a `tokenizer.json` calls it.
+    read: (those files, special tokens, options) → the vocabulary.
+    make: (vocabulary, special tokens, options) → a backend without special tokens.
+    finish: what puts special tokens around one text or two, and gives their types.
     options: the keys of `tokenizer_config.json` that change the result, with the value where nothing is said.
     flags: of special tokens by role, where they are not the plain ones.
     behind: roles whose token may be missing from the files and then gets the next free id.
+    extras: options → the further tokens over a `tokenizer.json`, where no other file names any.
+    finishes: whether `finish` replaces what a `tokenizer.json` says of its own.
     """
 
     files: tuple[str, ...]
     special: Special
-    build: Callable[[Sequence[Path], Special, Options], Built]
+    model: str
+    read: Callable[[Sequence[Path], Special, Options], Vocabulary]
+    make: Callable[[Vocabulary, Special, Options], Backend]
     finish: Finish
     options: Options = field(default_factory=dict)
     flags: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     behind: tuple[str, ...] = ()
+    extras: Callable[[Options], Extras] = lambda options: ()
+    finishes: bool = True
 
 
 def _around(single: str, pair: str) -> Finish:
@@ -78,30 +105,43 @@ def _numbered(backend: Backend, token: str) -> tuple[str, int]:
     return token, number
 
 
-def _wordpiece(files: Sequence[Path], special: Special, options: Options) -> Built:
+def _read_words(files: Sequence[Path], special: Special, options: Options) -> Vocabulary:
     (path,) = files
-    lines = read_lines(path)
+    lines = [line.rstrip(RUST_BLANKS) for line in read_lines(path)]
     if not any(lines):
         raise CheckpointError(f"{path}: empty; one token a line was expected")
     vocab = {token: i for i, token in enumerate(lines)}
     _check_present(path, vocab, special, ("unk", "cls", "sep"))
-    backend = wordpiece(
-        vocab,
+    return Vocabulary(vocab)
+
+
+def _wordpiece(vocabulary: Vocabulary, special: Special, options: Options) -> Backend:
+    return wordpiece(
+        vocabulary.numbered,
         special["unk"],
         lowercase=options["do_lower_case"],
         strip_accents=options["strip_accents"],
         chinese_characters=options["tokenize_chinese_chars"],
     )
-    return backend, ()
 
 
-def _byte_level(needed: tuple[str, ...], files: Sequence[Path], special: Special, options: Options) -> Built:
-    vocab = read_object(files[0])
-    if not vocab or not all(type(number) is int and 0 <= number < 1 << 32 for number in vocab.values()):
-        raise CheckpointError(f"{files[0]}: each token must have its id")
+def _read_byte_pairs(needed: tuple[str, ...], files: Sequence[Path], special: Special, options: Options) -> Vocabulary:
+    vocab = checked_ids(files[0], read_object(files[0], MOST_LISTED_BYTES))
     _check_present(files[0], vocab, special, needed)
-    merges = _merges(files[1], vocab)
-    return byte_level(vocab, merges, prefix_space=options["add_prefix_space"]), ()
+    return Vocabulary(vocab, _merges(files[1], vocab))
+
+
+def _byte_level(vocabulary: Vocabulary, special: Special, options: Options) -> Backend:
+    return byte_level(vocabulary.numbered, vocabulary.merges, prefix_space=options["add_prefix_space"])
+
+
+def checked_ids(path: Path, vocab: Any) -> Mapping[str, int]:
+    """The same map, if it is one from pieces to ids. Raises CheckpointError on another."""
+    if not vocab or not isinstance(vocab, dict):
+        raise CheckpointError(f"{path}: a vocabulary that maps tokens to ids was expected")
+    if not all(type(number) is int and 0 <= number < 1 << 32 for number in vocab.values()):
+        raise CheckpointError(f"{path}: each token must have its id")
+    return vocab
 
 
 def _merges(path: Path, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -122,70 +162,86 @@ def _check_present(path: Path, vocab: Mapping[str, int], special: Special, roles
         raise CheckpointError(f"{path}: the special tokens {', '.join(missing)} are not in the vocabulary")
 
 
-def _albert(files: Sequence[Path], special: Special, options: Options) -> Built:
+def _read_pieces(files: Sequence[Path], special: Special, options: Options) -> Vocabulary:
     pieces = read_pieces(files[0])
-    normalizer = plain_accents(pieces, lowercase=options["do_lower_case"], keep_accents=options["keep_accents"])
-    return _in_words(
-        pieces, _as_they_are(pieces), pieces.unknown, normalizer, special, prefix_space=options["add_prefix_space"]
-    )
+    return _scored(pieces, _as_they_are(pieces), pieces.unknown, special)
 
 
-def _xlnet(files: Sequence[Path], special: Special, options: Options) -> Built:
-    pieces = read_pieces(files[0])
-    normalizer = plain_accents(pieces, lowercase=options["do_lower_case"])
-    return _in_words(pieces, _as_they_are(pieces), pieces.unknown, normalizer, special)
-
-
-def _xlm_roberta(files: Sequence[Path], special: Special, options: Options) -> Built:
+def _read_xlm_roberta(files: Sequence[Path], special: Special, options: Options) -> Vocabulary:
     """fairseq's ids: its own four special tokens before the file's pieces, whose first three they replace."""
     pieces = read_pieces(files[0])
     first = [(special[role], 0.0) for role in ("bos", "pad", "eos", "unk")]
-    vocab = [*first, *_as_they_are(pieces)[3:], (special["mask"], 0.0)]
-    return _in_words(pieces, vocab, 3, mapped(pieces), special, prefix_space=options["add_prefix_space"])
+    return _scored(pieces, [*first, *_as_they_are(pieces)[3:], (special["mask"], 0.0)], 3, special)
 
 
-def _camembert(files: Sequence[Path], special: Special, options: Options) -> Built:
+def _read_camembert(files: Sequence[Path], special: Special, options: Options) -> Vocabulary:
     """fairseq's ids once more, with places that no text reaches."""
     pieces = read_pieces(files[0])
     first = [("<s>NOTUSED", 0.0), (special["pad"], 0.0), ("</s>NOTUSED", 0.0), (special["unk"], 0.0)]
     vocab = [*first, ("<unk>NOTUSED", -100.0), *_as_they_are(pieces)[1:], (special["mask"], 0.0)]
-    return _in_words(pieces, vocab, 3, mapped(pieces), special, prefix_space=options["add_prefix_space"])
+    return _scored(pieces, vocab, 3, special)
 
 
-def _t5(files: Sequence[Path], special: Special, options: Options) -> Built:
+def _read_t5(files: Sequence[Path], special: Special, options: Options) -> Vocabulary:
     """The file's pieces, and behind them the sentinels of T5's objective, the last first."""
-    pieces = read_pieces(files[0])
-    sentinels = [f"<extra_id_{i}>" for i in range(options["extra_ids"])]
+    pieces, sentinels = read_pieces(files[0]), _sentinels(options)
     vocab = [*_as_they_are(pieces), *((token, 0.0) for token in reversed(sentinels))]
-    backend, extras = _in_words(pieces, vocab, pieces.unknown, mapped(pieces), special)
-    return backend, (*extras, *sentinels)
+    return _scored(pieces, vocab, pieces.unknown, special, sentinels)
 
 
-def _deberta_v2(files: Sequence[Path], special: Special, options: Options) -> Built:
-    pieces = read_pieces(files[0])
-    backend = sentencepiece(
-        pieces,
-        _as_they_are(pieces),
-        pieces.unknown,
+def _sentinels(options: Options) -> tuple[str, ...]:
+    return tuple(f"<extra_id_{i}>" for i in range(options["extra_ids"]))
+
+
+def _scored(
+    pieces: Pieces,
+    vocab: Sequence[tuple[str, float]],
+    unknown: int,
+    special: Special,
+    further: Extras = (),
+) -> Vocabulary:
+    return Vocabulary(
+        scored=vocab, unknown=unknown, pieces=pieces, extras=(*_standing_apart(pieces, special), *further)
+    )
+
+
+def _albert(vocabulary: Vocabulary, special: Special, options: Options) -> Backend:
+    normalizer = plain_accents(
+        vocabulary.pieces, lowercase=options["do_lower_case"], keep_accents=options["keep_accents"]
+    )
+    return _in_words(vocabulary, normalizer, prefix_space=options["add_prefix_space"])
+
+
+def _xlnet(vocabulary: Vocabulary, special: Special, options: Options) -> Backend:
+    return _in_words(vocabulary, plain_accents(vocabulary.pieces, lowercase=options["do_lower_case"]))
+
+
+def _fairseq(vocabulary: Vocabulary, special: Special, options: Options) -> Backend:
+    return _in_words(vocabulary, mapped(vocabulary.pieces), prefix_space=options["add_prefix_space"])
+
+
+def _t5(vocabulary: Vocabulary, special: Special, options: Options) -> Backend:
+    return _in_words(vocabulary, mapped(vocabulary.pieces))
+
+
+def _deberta_v2(vocabulary: Vocabulary, special: Special, options: Options) -> Backend:
+    return sentencepiece(
+        vocabulary.pieces,
+        vocabulary.scored,
+        vocabulary.unknown,
         collapsing_blanks(lowercase=options["do_lower_case"]),
         split=pre_tokenizers.Punctuation(behavior="isolated") if options["split_by_punct"] else None,
         prefix="always" if options["add_prefix_space"] else "first",
     )
-    return backend, _standing_apart(pieces, special)
 
 
 def _in_words(
-    pieces: Pieces,
-    vocab: Sequence[tuple[str, float]],
-    unknown: int,
-    normalizer: normalizers.Normalizer | None,
-    special: Special,
-    *,
-    prefix_space: bool = True,
-) -> Built:
+    vocabulary: Vocabulary, normalizer: normalizers.Normalizer | None, *, prefix_space: bool = True
+) -> Backend:
     words, prefix = pre_tokenizers.WhitespaceSplit(), "always" if prefix_space else "never"
-    backend = sentencepiece(pieces, vocab, unknown, normalizer, split=words, prefix=prefix)
-    return backend, _standing_apart(pieces, special)
+    return sentencepiece(
+        vocabulary.pieces, vocabulary.scored, vocabulary.unknown, normalizer, split=words, prefix=prefix
+    )
 
 
 def _as_they_are(pieces: Pieces) -> list[tuple[str, float]]:
@@ -226,7 +282,7 @@ FAIRSEQ_FINISH = _around("bos $A eos", "bos $A eos eos $B eos")
 BYTE_PAIRS = ("vocab.json", "merges.txt")
 EVERY_ROLE = tuple(ROBERTA_SPECIAL)
 
-BERT = TokenizerClass(("vocab.txt",), BERT_SPECIAL, _wordpiece, BERT_FINISH, CASE)
+BERT = TokenizerClass(("vocab.txt",), BERT_SPECIAL, "WordPiece", _read_words, _wordpiece, BERT_FINISH, CASE)
 
 TOKENIZERS: Mapping[str, TokenizerClass] = {
     "BertTokenizer": BERT,
@@ -235,6 +291,8 @@ TOKENIZERS: Mapping[str, TokenizerClass] = {
     "MPNetTokenizer": TokenizerClass(
         ("vocab.txt",),
         {**ROBERTA_SPECIAL, "unk": "[UNK]"},
+        "WordPiece",
+        _read_words,
         _wordpiece,
         _doubled,
         CASE,
@@ -243,59 +301,96 @@ TOKENIZERS: Mapping[str, TokenizerClass] = {
     "RobertaTokenizer": TokenizerClass(
         BYTE_PAIRS,
         ROBERTA_SPECIAL,
-        partial(_byte_level, ("cls", "sep")),
+        "BPE",
+        partial(_read_byte_pairs, ("cls", "sep")),
+        _byte_level,
         _doubled,
         {**NO_PREFIX_SPACE, "trim_offsets": True},
     ),
     "DebertaTokenizer": TokenizerClass(
         BYTE_PAIRS,
         DEBERTA_SPECIAL,
-        partial(_byte_level, ("cls", "sep")),
+        "BPE",
+        partial(_read_byte_pairs, ("cls", "sep")),
+        _byte_level,
         _around("cls $A sep", "cls $A sep sep $B sep"),
         NO_PREFIX_SPACE,
     ),
     "GPT2Tokenizer": TokenizerClass(
-        BYTE_PAIRS, GPT2_SPECIAL, partial(_byte_level, ()), _around("$A", "$A $B:1"), NO_PREFIX_SPACE
+        BYTE_PAIRS,
+        GPT2_SPECIAL,
+        "BPE",
+        partial(_read_byte_pairs, ()),
+        _byte_level,
+        _around("$A", "$A $B:1"),
+        NO_PREFIX_SPACE,
+        finishes=False,
     ),
     "AlbertTokenizer": TokenizerClass(
         ("spiece.model",),
         ALBERT_SPECIAL,
+        "Unigram",
+        _read_pieces,
         _albert,
         BERT_FINISH,
         {"do_lower_case": True, "keep_accents": False, **PREFIX_SPACE},
         behind=EVERY_ROLE,
+        finishes=False,
     ),
     "XLMRobertaTokenizer": TokenizerClass(
-        ("sentencepiece.bpe.model",), ROBERTA_SPECIAL, _xlm_roberta, FAIRSEQ_FINISH, PREFIX_SPACE, behind=EVERY_ROLE
+        ("sentencepiece.bpe.model",),
+        ROBERTA_SPECIAL,
+        "Unigram",
+        _read_xlm_roberta,
+        _fairseq,
+        FAIRSEQ_FINISH,
+        PREFIX_SPACE,
+        behind=EVERY_ROLE,
     ),
     "CamembertTokenizer": TokenizerClass(
         ("sentencepiece.bpe.model",),
         ROBERTA_SPECIAL,
-        _camembert,
+        "Unigram",
+        _read_camembert,
+        _fairseq,
         FAIRSEQ_FINISH,
         PREFIX_SPACE,
         flags={"mask": AFTER_BLANK},
         behind=EVERY_ROLE,
+        extras=lambda options: ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
     ),
     "DebertaV2Tokenizer": TokenizerClass(
         ("spm.model",),
         DEBERTA_SPECIAL,
+        "Unigram",
+        _read_pieces,
         _deberta_v2,
         BERT_FINISH,
         {"do_lower_case": False, "split_by_punct": False, **PREFIX_SPACE},
         behind=EVERY_ROLE,
     ),
     "T5Tokenizer": TokenizerClass(
-        ("spiece.model",), T5_SPECIAL, _t5, _around("$A eos", "$A eos $B eos"), {"extra_ids": 100}, behind=EVERY_ROLE
+        ("spiece.model",),
+        T5_SPECIAL,
+        "Unigram",
+        _read_t5,
+        _t5,
+        _around("$A eos", "$A eos $B eos"),
+        {"extra_ids": 100},
+        behind=EVERY_ROLE,
+        extras=_sentinels,
     ),
     "XLNetTokenizer": TokenizerClass(
         ("spiece.model",),
         XLNET_SPECIAL,
+        "Unigram",
+        _read_pieces,
         _xlnet,
         _around("$A sep cls:2", "$A sep $B:1 sep:1 cls:2"),
         {"do_lower_case": False},
         flags={"mask": AFTER_BLANK},
         behind=EVERY_ROLE,
+        extras=lambda options: ("<eop>", "<eod>"),
     ),
 }
 """A class of tokenizer by its name in `tokenizer_config.json`, without "Fast"."""

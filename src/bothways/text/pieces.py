@@ -15,7 +15,17 @@ import numpy as np
 
 from bothways.errors import CheckpointError
 
-__all__ = ["CONTROL", "UNIGRAM", "USER_DEFINED", "Piece", "Pieces", "checked_charsmap", "read_pieces"]
+__all__ = [
+    "CONTROL",
+    "MOST_CHARACTERS",
+    "UNIGRAM",
+    "USER_DEFINED",
+    "Piece",
+    "Pieces",
+    "checked_charsmap",
+    "longest_replacement",
+    "read_pieces",
+]
 
 # The kinds of a piece.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -23,7 +33,13 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
 
 # The largest model in use (a quarter of a million pieces) takes 5 MB.
-MOST_BYTES = 1 << 27
+MOST_BYTES = 1 << 25
+MOST_PIECES = 1 << 20
+# The longest piece: real ones have 16 to 128 characters. The backend walks a piece by recursion, and so cannot take
+# one of any length.
+MOST_CHARACTERS = 512
+# The longest replacement of a character map: the longest of NFKC takes 33 bytes.
+MOST_REPLACED_BYTES = 256
 # How many bytes follow the tag of a field, by its wire type; variable-length ones are read apart.
 FIXED = {1: 8, 5: 4}
 
@@ -88,6 +104,12 @@ def checked_charsmap(data: bytes) -> bytes:
     return data
 
 
+def longest_replacement(charsmap: bytes) -> int:
+    """How many characters the longest replacement of a checked character map has."""
+    size = int.from_bytes(charsmap[:4], "little")
+    return max(len(text) for text in charsmap[4 + size :].decode("utf-8").split("\0"))
+
+
 class _Damaged(ValueError):
     """What is wrong with a file, without its name."""
 
@@ -101,6 +123,9 @@ def _check_replacements(text: bytes, starts: np.ndarray) -> None:
         raise _Damaged("its character map points outside its replacements")
     if ((np.frombuffer(text, np.uint8)[starts] & 0xC0) == 0x80).any():
         raise _Damaged("its character map points inside a character")
+    longest = max(map(len, text.split(b"\0")))
+    if longest > MOST_REPLACED_BYTES:
+        raise _Damaged(f"its character map has a replacement of {longest:,} bytes, more than {MOST_REPLACED_BYTES}")
 
 
 def _parsed(data: bytes) -> Pieces:
@@ -108,6 +133,8 @@ def _parsed(data: bytes) -> Pieces:
     trainer = normaliser = b""
     for field, value in _fields(data):
         if field == 1:
+            if len(pieces) == MOST_PIECES:
+                raise _Damaged(f"it has more than {MOST_PIECES:,} pieces")
             pieces.append(_piece(value, len(pieces)))
         elif field == 2:
             trainer = _bytes(value)
@@ -129,6 +156,8 @@ def _piece(value: int | bytes, number: int) -> Piece:
         text = _bytes(fields.get(1, b"")).decode("utf-8")
     except UnicodeDecodeError:
         raise _Damaged(f"piece {number} is not UTF-8") from None
+    if len(text) > MOST_CHARACTERS:
+        raise _Damaged(f"piece {number} has {len(text):,} characters, more than {MOST_CHARACTERS}")
     score, kind = _score(_bytes(fields.get(2, bytes(4)))), fields.get(3, NORMAL)
     if not text or not isfinite(score) or not isinstance(kind, int):
         raise _Damaged(f"piece {number} has no text, no finite score or no kind")

@@ -13,6 +13,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from bothways.errors import InputError, TruncationWarning
+from bothways.text.guard import guarded
 
 __all__ = ["Encoded", "Strategy", "Tokenizer", "as_texts", "cut_lengths", "warn_of_truncation"]
 
@@ -128,11 +129,10 @@ class Tokenizer:
             if stride is not None:
                 self._check_stride(stride, max_length, inputs, strategy)
             try:
-                self._truncate(max_length, strategy, stride or 0)
-                encodings = self._run(inputs, offsets)
-                lost = [0 if stride is not None else self._dropped(e, x) for e, x in zip(encodings, inputs)]
-            except Exception as error:  # the Rust side raises plain Exception, as where only_first cannot cut enough
-                raise InputError(f"cannot cut to {max_length} tokens with {strategy}: {error}") from None
+                with guarded(lambda message: _refusal(message, max_length, strategy)):
+                    self._truncate(max_length, strategy, stride or 0)
+                    encodings = self._run(inputs, offsets)
+                    lost = [0 if stride is not None else self._dropped(e, x) for e, x in zip(encodings, inputs)]
             finally:
                 self.backend.no_truncation()  # the backend is saved as it stands
         return [
@@ -142,8 +142,14 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """Ids to text, joined as the tokenizer's own decoder joins them."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        """Ids to text, joined as the tokenizer's own decoder joins them. Raises InputError on what is not an id."""
+        with guarded(lambda message: InputError(f"cannot make text of these ids: {message}")):
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def to_json(self) -> str:
+        """What `tokenizer.json` says of it, whatever other threads encode meanwhile."""
+        with self._lock:
+            return self.backend.to_str(pretty=True)
 
     def _run(self, inputs: list[Any], offsets: bool) -> list[Encoding]:
         return self.backend.encode_batch(inputs) if offsets else self.backend.encode_batch_fast(inputs)
@@ -180,13 +186,22 @@ class Tokenizer:
                 )
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
-        return [len(e) for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with guarded(lambda message: InputError(f"cannot tokenize: {message}")):
+            return [len(e) for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def _truncate(self, max_length: int | None, strategy: Strategy, stride: int) -> None:
         if max_length is None:
             self.backend.no_truncation()
         else:
             self.backend.enable_truncation(max_length, stride=stride, strategy=strategy)
+
+
+def _refusal(message: str, max_length: int | None, strategy: Strategy) -> InputError:
+    """Of a text that cannot be encoded, or not be cut (as where only_first cannot cut enough)."""
+    cutting = max_length is not None and "truncat" in message.lower()
+    return InputError(
+        f"cannot cut to {max_length} tokens with {strategy}: {message}" if cutting else f"cannot tokenize: {message}"
+    )
 
 
 def as_texts(inputs: Any) -> list[str]:
