@@ -7,6 +7,7 @@ __all__ = [
     "BothwaysError",
     "CheckpointError",
     "ConfigError",
+    "DamagedCheckpointWarning",
     "InputError",
     "MissingExtraError",
     "TruncationWarning",
@@ -50,3 +51,7 @@ class AssumedPoolingWarning(UserWarning):
 
 class TruncationWarning(UserWarning):
     """Some texts were longer than the model takes, and their ends were dropped."""
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A checkpoint of a run could not be used, and the one before it was."""

@@ -120,6 +120,15 @@ class Grouping:
     groups: tuple[Group, ...]
     restore: Tensor | None
 
+    def split(self, x: Tensor, *, keys: bool = False) -> list[Tensor]:
+        """Rows [T, …] of the queries (or keys) as one tensor for each group: `count × length` rows; the way back of
+        `merge`. One copy at most, and one on the way back of a gradient."""
+        rows = [group.key_rows if keys else group.query_rows for group in self.groups]
+        if self.restore is not None:
+            x = x.index_select(0, torch.cat([_numbers(some, x.device) for some in rows]))
+        lengths = [group.key_length if keys else group.query_length for group in self.groups]
+        return list(x.split([group.count * length for group, length in zip(self.groups, lengths)]))
+
     def merge(self, parts: Sequence[Tensor]) -> Tensor:
         """The groups' results (`parts[g]` has `count × query_length` rows) as one tensor in the layout's order."""
         merged = parts[0] if len(parts) == 1 else torch.cat(list(parts))
@@ -152,6 +161,10 @@ def _indices(numbers: NDArray[Any], device: torch.device | str) -> Tensor:
     """Host numbers as a tensor there, fit for autograd even if they are first asked for in inference mode."""
     with torch.inference_mode(False):
         return torch.from_numpy(numbers).to(device, non_blocking=True)
+
+
+def _numbers(rows: slice | Tensor, device: torch.device) -> Tensor:
+    return torch.arange(rows.start, rows.stop, device=device) if isinstance(rows, slice) else rows
 
 
 def _rows(layout: Layout, sequences: list[int]) -> slice | Tensor:

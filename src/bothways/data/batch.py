@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -40,6 +40,7 @@ class Batch:
     origin: where each sequence stood in the input.
     target: the other side of a sequence-to-sequence pair.    groups: sequences that belong together (the choices of a
     question, the documents of a query).    labels: what a loss compares with.
+    rows: int64 [M], the rows of tokens that labels belong to; None where they belong to all, or to sequences.
     """
 
     tokens: Ragged
@@ -48,6 +49,23 @@ class Batch:
     target: Ragged | None = None
     groups: Layout | None = None
     labels: Tensor | None = None
+    rows: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """This batch on another device."""
+
+        def moved(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            types=moved(self.types),
+            target=None if self.target is None else self.target.to(device),
+            groups=None if self.groups is None else self.groups.to(device),
+            labels=moved(self.labels),
+            rows=moved(self.rows),
+        )
 
 
 def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:

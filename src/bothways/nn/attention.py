@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bothways.errors import InputError
+from bothways.nn.dropout import dropout as drop
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
 __all__ = ["Bias", "aligned", "attend", "weights"]
@@ -82,9 +83,11 @@ def weights(
     _check(q, k, k, layout, layout, window, 0.0)
     choices = _Choices(bias, window, False, q.shape[-1] ** -0.5 if scale is None else scale, 0.0)
     found: dict[int, Tensor] = {}
-    for group in layout.grouping.groups:
+    sides = layout.grouping.split(q), layout.grouping.split(k)
+    for group, q_rows, k_rows in zip(layout.grouping.groups, *sides):
         if group.query_length:
-            found |= zip(group.sequences, _group_weights(*_rectangles(q, k, k, group)[:2], group, choices))
+            rectangles = _rectangle(q_rows, group), _rectangle(k_rows, group)
+            found |= zip(group.sequences, _group_weights(*rectangles, group, choices))
     return [found.get(i, q.new_zeros(q.shape[1], 0, 0).float()) for i in range(len(layout))]
 
 
@@ -156,21 +159,23 @@ class _Choices:
 def _attend_groups(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping, choices: _Choices) -> Tensor:
     """One rectangle for each group of equal lengths, then back into one tensor."""
     parts: list[Tensor] = []
-    for group in grouping.groups:
+    sides = grouping.split(q), grouping.split(k, keys=True), grouping.split(v, keys=True)
+    for group, q_rows, k_rows, v_rows in zip(grouping.groups, *sides):
         if group.query_length == 0:
             continue
         if group.key_length == 0:
             parts.append(q.new_zeros(group.count, group.query_length, *q.shape[1:-1], v.shape[-1]))
             continue
-        rectangles = _rectangles(q, k, v, group)
-        blocks = [_attend_span(*rectangles, group, span, choices) for span in _spans(group, choices)]
+        rectangles = [_rectangle(rows, group) for rows in (q_rows, k_rows, v_rows)]
+        blocks = [_attend_span(rectangles, group, span, choices) for span in _spans(group, choices)]
         parts += blocks[0] if len(blocks) == 1 else [torch.cat([torch.cat(block) for block in blocks], dim=1)]
     return _laid_end_to_end(parts, grouping, v.new_empty(len(q), *v.shape[1:]))
 
 
-def _attend_span(q: Tensor, k: Tensor, v: Tensor, group: Group, span: Span, choices: _Choices) -> list[Tensor]:
+def _attend_span(rectangles: list[Tensor], group: Group, span: Span, choices: _Choices) -> list[Tensor]:
     """q, k, v [B, H, L, D] of a group → the queries of a span [B', Lq, H, D], some sequences at a time."""
     first, last, key_first, key_last = span
+    q, k, v = rectangles
     q, k, v = q[:, :, first:last], k[:, :, key_first:key_last], v[:, :, key_first:key_last]
     mask = _mask(group, span, choices, q.device)
     dtype = _working_dtype(k)
@@ -210,17 +215,9 @@ def _laid_end_to_end(parts: list[Tensor], grouping: Grouping, out: Tensor) -> Te
     return grouping.merge([out])
 
 
-def _rectangles(q: Tensor, k: Tensor, v: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
-    """The group's rows as [B, H, L, D] (views, where the rows are neighbours)."""
-
-    def rectangle(x: Tensor, rows: slice | Tensor, length: int) -> Tensor:
-        return x[rows].view(group.count, length, *x.shape[1:]).transpose(1, 2)
-
-    return (
-        rectangle(q, group.query_rows, group.query_length),
-        rectangle(k, group.key_rows, group.key_length),
-        rectangle(v, group.key_rows, group.key_length),
-    )
+def _rectangle(rows: Tensor, group: Group) -> Tensor:
+    """The group's rows as [B, H, L, D], a view."""
+    return rows.view(group.count, -1, *rows.shape[1:]).transpose(1, 2)
 
 
 def _working_dtype(k: Tensor) -> torch.dtype:
@@ -296,7 +293,7 @@ def _products(
     if mask is not None:
         weights = weights.masked_fill(mask.all(-1)[:, None], 0.0)
     if dropout > 0.0:
-        weights = F.dropout(weights, dropout)
+        weights = drop(weights, dropout)
     return torch.bmm(weights, v_flat).view(count, heads, queries, -1)
 
 

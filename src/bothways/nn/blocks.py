@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bothways.nn.attention import Bias, attend, weights
 from bothways.nn.config import DisentangledPositions, EncoderConfig, RotaryPositions
+from bothways.nn.dropout import dropout
 from bothways.nn.layers import Linear, PackedLinear, activate, add, norm, packs
 from bothways.nn.positions import DisentangledBias, Turns, turn
 from bothways.ragged import Layout
@@ -136,13 +137,13 @@ class EncoderLayer(nn.Module):
 
     def _rest(self, context: Tensor, x: Tensor) -> Tensor:
         """Everything after attention; each row by itself."""
-        dropout = self.dropout if self.training else 0.0
-        x = add(self.attention.out, context, x, dropout)
+        dropped = self.dropout if self.training else 0.0
+        x = add(self.attention.out, context, x, dropped)
         if self.norm_first:
-            return add(self.ffn.down, self.ffn.widen(self.ffn_norm(x)), x, dropout)
+            return add(self.ffn.down, self.ffn.widen(self.ffn_norm(x)), x, dropped)
         assert self.attention_norm is not None
         x = self.attention_norm(x)
-        return self.ffn_norm(add(self.ffn.down, self.ffn.widen(x), x, dropout))
+        return self.ffn_norm(add(self.ffn.down, self.ffn.widen(x), x, dropped))
 
     def freeze(self, positions: Positions) -> None:
         """Compute once what does not depend on tokens: for inference, where weights no longer change."""
@@ -179,7 +180,7 @@ class Convolution(nn.Module):
             weights = self.weight.to(x.dtype).unflatten(0, (self.groups, -1)).flatten(2)
             parts = [F.linear(rows, weight) for rows, weight in zip(columns, weights)]
         convolved = torch.cat(parts, dim=-1) + self.bias.to(x.dtype)
-        return self.norm(y + activate(F.dropout(convolved, self.dropout, self.training), self.act))
+        return self.norm(y + activate(dropout(convolved, self.dropout, self.training), self.act))
 
 
 def _neighbours(x: Tensor, layout: Layout, kernel: int) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bothways.errors import InputError
 from bothways.nn.blocks import Convolution, EncoderLayer, Positions
@@ -18,6 +19,7 @@ from bothways.nn.config import (
     LearnedPositions,
     RotaryPositions,
 )
+from bothways.nn.dropout import dropout, replayed
 from bothways.nn.layers import Embedding, Linear, norm
 from bothways.nn.positions import DistanceBias, RelativeVectors, turns
 from bothways.ragged import Layout, Ragged
@@ -69,8 +71,8 @@ class Embeddings(nn.Module):
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.map_first:
-            return F.dropout(self.norm(self._mapped(x, dtype)), self.dropout, self.training)
-        return self._mapped(F.dropout(self.norm(x), self.dropout, self.training), dtype)
+            return dropout(self.norm(self._mapped(x, dtype)), self.dropout, self.training)
+        return self._mapped(dropout(self.norm(x), self.dropout, self.training), dtype)
 
     def position_rows(self, tokens: Ragged) -> Tensor:
         """int64 [T]: each token's row in the table of positions.
@@ -123,20 +125,22 @@ class RelativePositions(nn.Module):
         angles = {theta: turns(layout, self.head_width, theta) for theta in self.thetas}
         vectors = None if self.vectors is None else self.vectors()
         vectors = vectors if vectors is None or dtype is None else vectors.to(dtype)
-        return Positions(angles, None if self.bias is None else self.bias(), vectors)
+        return Positions(angles, None if self.bias is None else self.bias(layout), vectors)
 
 
 class EncoderNetwork(nn.Module):
     """A bidirectional encoder, as its config says; its weights have no values until `initialise` or a checkpoint.
 
     pooler: None where the checkpoint has none.
-    dtype: of the hidden states, if other than that of the embeddings (set by a backend, never by a family).
+    dtype: of the hidden states, if other than that of the embeddings (set by a backend or for training, never by a
+    family).    checkpointing: compute a layer's activations again on the way back instead of keeping them.
     """
 
     def __init__(self, config: EncoderConfig, *, pooler: bool = True) -> None:
         super().__init__()
         self.config = config
         self.dtype: torch.dtype | None = None
+        self.checkpointing = False
         self.embeddings = Embeddings(config)
         self.relative = RelativePositions(config)
         self.layers = nn.ModuleList(EncoderLayer(config, i) for i in range(config.distinct_layers))
@@ -150,12 +154,17 @@ class EncoderNetwork(nn.Module):
         yield x
         positions = self.relative(tokens.layout, self.dtype)
         for step, layer in enumerate(order := self.config.order):
-            x = self.layers[layer](x, tokens.layout, positions)
+            x = self._layer(layer, x, tokens.layout, positions)
             if step == 0 and self.convolution is not None:
                 x = self.convolution(embedded, x, tokens.layout)
             if self.norm is not None and step == len(order) - 1:
                 x = self.norm(x)
             yield x
+
+    def _layer(self, layer: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.layers[layer], x, layout, positions, use_reentrant=False, context_fn=replayed)
+        return self.layers[layer](x, layout, positions)
 
     def forward(self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False) -> EncoderOutput:
         """Encode token ids int [T] with token types int [T] (None: all 0; without meaning for a model without types).

@@ -12,6 +12,7 @@ from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork, EncoderOutput
 from bothways.nn.layers import Embedding, Linear, norm
+from bothways.nn.losses import vocabulary_cross_entropy
 from bothways.nn.pooling import pool
 from bothways.ragged import Layout, Ragged
 
@@ -54,7 +55,14 @@ class MaskedLanguageHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows [M, width] → logits [M, vocab]. Give it only the rows to be predicted."""
-        return self.decoder(self.norm(self.transform(rows, act=self.act)))
+        return self.decoder(self._transformed(rows))
+
+    def _transformed(self, rows: Tensor) -> Tensor:
+        return self.norm(self.transform(rows, act=self.act))
+
+    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
+        return vocabulary_cross_entropy(self._transformed(rows), self.decoder.weight, self.decoder.bias, targets)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that words are predicted from."""
@@ -85,6 +93,10 @@ class MaskDecoder(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """rows [M, width] of `states` → logits [M, vocab]."""
         return self.lm(rows)
+
+    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """As that of the masked-language head."""
+        return self.lm.loss(rows, targets)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that words are predicted from."""

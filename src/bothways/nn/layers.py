@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
+from bothways.nn.dropout import dropout
 
 __all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "initialise", "norm", "packs"]
 
@@ -43,7 +44,9 @@ class Linear(nn.Linear):
         """Leave the memory as it is."""
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        # Trained in half precision, the weights themselves stay in fp32.
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = F.linear(x, self.weight.to(x.dtype), bias)
         if act is not None:
             y = ACTIVATIONS[act](y)
         return y if residual is None else y + residual
@@ -53,12 +56,11 @@ class Linear(nn.Linear):
 def initialise(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
     """Fresh weights for a network or a head, as BERT has them: normal with `std`, norms 1, biases 0."""
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)):
-            part.weight.normal_(0.0, std, generator=generator)
-        if isinstance(part, nn.LayerNorm):
-            part.weight.fill_(1.0)
-        if isinstance(part, (nn.Linear, nn.LayerNorm)) and part.bias is not None:
-            part.bias.zero_()
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, std, generator=generator)
+            else:
+                parameter.fill_(float(isinstance(part, nn.LayerNorm) and name == "weight"))
 
 
 def packs(dtype: torch.dtype) -> bool:
@@ -113,10 +115,10 @@ def activate(x: Tensor, act: str) -> Tensor:
     return ACTIVATIONS[act](F.pad(x, (0, idle)))[..., :-idle].contiguous()
 
 
-def add(linear: nn.Module, x: Tensor, residual: Tensor, dropout: float) -> Tensor:
+def add(linear: nn.Module, x: Tensor, residual: Tensor, dropped: float) -> Tensor:
     """residual + dropout(linear(x)), in one kernel where nothing is dropped."""
-    if dropout > 0.0:
-        return residual + F.dropout(linear(x), dropout)
+    if dropped > 0.0:
+        return residual + dropout(linear(x), dropped)
     return linear(x, residual=residual)
 
 

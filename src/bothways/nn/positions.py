@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bothways.nn.attention import Bias, aligned
 from bothways.nn.config import DisentangledPositions, DistanceBuckets, EncoderConfig
+from bothways.nn.dropout import dropout
 from bothways.nn.layers import Embedding, Linear
 from bothways.ragged import Layout
 
@@ -64,19 +65,17 @@ class DistanceBias(nn.Module):
         self.relative = relative
         self.numbers = Embedding(relative.rows, config.heads)
 
-    def forward(self) -> Bias:
-        """The bias of one forward: it computes each length once, for all layers."""
-        known: dict[int, Tensor] = {}
+    def forward(self, layout: Layout) -> Bias:
+        """The bias of one forward: each length is computed once, for all layers, and before the first of them, so that
+        a layer that is computed again on the way back finds it as before."""
+        known = {length: self._of(length) for length in set(layout.lengths) if length}
+        return lambda q, k: known[q.shape[2]]
 
-        def bias(q: Tensor, k: Tensor) -> Tensor:
-            length = q.shape[2]
-            if length not in known:
-                buckets = distance_buckets(self.relative.buckets, self.relative.furthest, length)
-                by_distance = self.numbers(buckets.to(q.device)).T.contiguous()
-                known[length] = by_distance.unfold(1, length, 1).flip(1)[None]  # each query's keys, one further each
-            return known[length]
-
-        return bias
+    def _of(self, length: int) -> Tensor:
+        """[1, H, L, L]."""
+        buckets = distance_buckets(self.relative.buckets, self.relative.furthest, length)
+        by_distance = self.numbers(buckets.to(self.numbers.weight.device)).T.contiguous()
+        return by_distance.unfold(1, length, 1).flip(1)[None]  # each query's keys, one further each
 
 
 def log_buckets(distances: Tensor, buckets: int, furthest: int) -> Tensor:
@@ -114,7 +113,7 @@ class RelativeVectors(nn.Module):
 
     def forward(self) -> Tensor:
         vectors = self.vectors.weight if self.norm is None else self.norm(self.vectors.weight)
-        return F.dropout(vectors, self.dropout, self.training)
+        return dropout(vectors, self.dropout, self.training)
 
 
 def reach(config: EncoderConfig, relative: DisentangledPositions) -> int:

@@ -1,0 +1,46 @@
+"""`bothways pretrain`: an encoder from shards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from bothways.errors import InputError
+
+__all__ = ["pretrain"]
+
+Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+
+def pretrain(config: Path, /, *flags: Rest) -> None:
+    """Pretrain an encoder as a TOML file says; any key of it can be given as a flag too, which wins.
+
+    Further flags: --output DIR, where the run is kept (default: run); --resume, to go on with it; --device.
+    Interrupted (Ctrl-C, SIGTERM), it saves and exits with 130; say --resume to go on.
+
+    Parameters
+    ----------
+    config
+        A TOML file. Its keys are those of `bothways.train.settings`.
+    flags
+        Keys as flags: --steps 1000 --lr 3e-4.
+    """
+    from bothways.cli.settings import read_settings
+    from bothways.cli.training import show
+    from bothways.train.pretrain import pretrain as run
+
+    settings, where = read_settings(config, flags)
+    with show(settings.step.steps) as watch:
+        outcome = run(settings, where.output, resume=where.resume, device=where.device, watch=watch)
+    if outcome.stopped:
+        raise InputError(
+            f"{where.output}: the loss or gradient of step {outcome.progress.step} is not a finite number; "
+            "its batches are in nonfinite.json; go on with --resume --nonfinite skip, or start anew with a lower --lr"
+        )
+    if not outcome.finished:
+        print(f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume", file=sys.stderr)
+        raise KeyboardInterrupt
+    print(f"{where.output / 'model'}: {outcome.progress.step:,} steps, {outcome.progress.tokens:,} tokens")

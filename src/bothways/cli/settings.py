@@ -1,0 +1,111 @@
+"""Settings of a run from a TOML file and flags: every key is a flag, and every error names the key and the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts.config import Toml
+
+from bothways.errors import ConfigError
+from bothways.objectives.masking import Masking
+from bothways.train.optim import AdamSettings
+from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, RunSettings, StepSettings
+
+__all__ = ["RunFlags", "known_keys", "read_settings"]
+
+FLAT = Parameter(name="*")
+PARTS = {
+    "model": ModelSettings,
+    "corpus": CorpusSettings,
+    "masking": Masking,
+    "adam": AdamSettings,
+    "step": StepSettings,
+    "run": RunSettings,
+}
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """What is said of a run beside its settings."""
+
+    output: Path = Path("run")
+    resume: bool = False
+    device: str = "cpu"
+
+
+def known_keys() -> list[str]:
+    """Every key that a file or a flag may have."""
+    return [field.name for part in (*PARTS.values(), RunFlags) for field in fields(part)]
+
+
+def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, RunFlags]:
+    """The file's settings, and over them the flags'. Tables of the file group keys as they like.
+
+    Raises ConfigError on a missing file, unknown keys (with the nearest that is known) and values that cannot be.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    app = App(
+        name="pretrain",
+        config=_Flat(path, use_commands_as_keys=False),
+        result_action="return_value",
+        help_flags=[],
+        version_flags=[],
+    )
+
+    @app.default
+    def read(
+        *,
+        model: Annotated[ModelSettings, FLAT] = ModelSettings(),  # noqa: B008 (frozen values)
+        corpus: Annotated[CorpusSettings, FLAT] = CorpusSettings(),  # noqa: B008
+        masking: Annotated[Masking, FLAT] = Masking(),  # noqa: B008
+        adam: Annotated[AdamSettings, FLAT] = AdamSettings(),  # noqa: B008
+        step: Annotated[StepSettings, FLAT] = StepSettings(),  # noqa: B008
+        run: Annotated[RunSettings, FLAT] = RunSettings(),  # noqa: B008
+        where: Annotated[RunFlags, FLAT] = RunFlags(),
+    ) -> tuple[PretrainSettings, RunFlags]:
+        return PretrainSettings(model, corpus, masking, adam, step, run), where
+
+    try:
+        found: tuple[PretrainSettings, RunFlags] = app(list(flags), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise ConfigError(_said(error, path)) from None
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({path}, or a flag)") from None
+    return found
+
+
+class _Flat(Toml):
+    """A TOML file whose tables mean nothing: their keys are as good as keys outside any."""
+
+    def _load_config(self, path: Path) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in _leaves(super()._load_config(path)):
+            if key in flat:
+                raise CycloptsError(msg=f"{key} is given twice")
+            flat[key] = value
+        return flat
+
+
+def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield key.replace("-", "_"), value
+
+
+def _said(error: CycloptsError, path: Path) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, UnknownOptionError) and (said := re.search(r"\[(\w+)\]|(--[\w-]+)", message)):
+        key = said[1] or said[2]
+        near = get_close_matches(key.lstrip("-").replace("-", "_"), known_keys(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known_keys())}"
+        return f"{path}: unknown key {key}{hint}" if said[1] else f"unknown flag {key}{hint}"
+    return message if str(path) in message else f"{message} ({path})"

@@ -1,0 +1,158 @@
+"""From a corpus to batches under a budget of tokens: documents are cut into sequences, and those laid end to end.
+
+Which sequences a batch has is a function of the seed, the epoch and the batch's number alone, so that a run can be
+resumed anywhere and prepared by any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bothways.errors import InputError
+
+__all__ = ["Packed", "Packing", "Shard", "cut_documents"]
+
+Ints = NDArray[np.int64]
+
+
+class Shard(Protocol):
+    """A part of a corpus, as arrays that may be mapped from files.
+
+    tokens: [T] ids without special tokens.    words: [T], 1 where a token begins a word.
+    sentences: [S + 1] offsets into the tokens.    documents: [D + 1] offsets into the sentences.
+    """
+
+    @property
+    def tokens(self) -> NDArray[Any]: ...
+    @property
+    def words(self) -> NDArray[Any]: ...
+    @property
+    def sentences(self) -> NDArray[Any]: ...
+    @property
+    def documents(self) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Sequences of one batch, end to end, with special tokens, on the host.
+
+    ids: int64 [T].    words: bool [T], whether a token begins a word.    special: bool [T], tokens that were added.
+    lengths: of the sequences.
+    """
+
+    ids: Ints
+    words: NDArray[np.bool_]
+    special: NDArray[np.bool_]
+    lengths: tuple[int, ...]
+
+
+def cut_documents(sentences: NDArray[Any], documents: NDArray[Any], room: int) -> tuple[Ints, Ints]:
+    """First and last row (exclusive) of sequences of at most `room` tokens: whole sentences, as many as fit.
+
+    No sequence crosses a document's end; a sentence that is too long is cut into pieces of `room` tokens.
+    """
+    starts: list[int] = []
+    ends: list[int] = []
+    for first, last in zip(documents[:-1].tolist(), documents[1:].tolist()):
+        if first == last:
+            continue
+        bounds = np.asarray(sentences[first : last + 1])
+        start, end = int(bounds[0]), int(bounds[-1])
+        while start < end:
+            fit = int(bounds[np.searchsorted(bounds, start + room, side="right") - 1])
+            stop = fit if fit > start else start + room
+            starts.append(start)
+            ends.append(stop)
+            start = stop
+    return np.array(starts, dtype=np.int64), np.array(ends, dtype=np.int64)
+
+
+class Packing:
+    """The batches of a split of a corpus.
+
+    longest: tokens of a sequence, special ones included.    budget: tokens of a batch.
+    before, after: special tokens that every sequence starts and ends with.
+    shuffle: a new order each epoch, by the seed; else the corpus's own.
+
+    Raises InputError where a sequence cannot fit, or there is none.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        *,
+        longest: int,
+        budget: int,
+        before: int,
+        after: int,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        if longest < 3:
+            raise InputError(f"sequences of {longest} tokens leave no room beside two special ones")
+        if budget < longest:
+            raise InputError(f"a budget of {budget} tokens a batch is smaller than one sequence of {longest}")
+        self._shards = shards
+        self._budget, self._seed, self._shuffle = budget, seed, shuffle
+        self._before, self._after = np.array([before], np.int64), np.array([after], np.int64)
+        cuts = [cut_documents(shard.sentences, shard.documents, longest - 2) for shard in shards]
+        self._starts = np.concatenate([np.zeros(0, np.int64), *(starts for starts, _ in cuts)])
+        self._ends = np.concatenate([np.zeros(0, np.int64), *(ends for _, ends in cuts)])
+        self._of = np.repeat(np.arange(len(cuts)), [len(starts) for starts, _ in cuts])
+        if not len(self._starts):
+            raise InputError("the corpus has no sequence to make a batch of")
+        self._epoch = lru_cache(maxsize=2)(self._plan)
+
+    @property
+    def sequences(self) -> int:
+        return len(self._starts)
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences, special ones included."""
+        return int((self._ends - self._starts + 2).sum())
+
+    def batches(self, epoch: int) -> int:
+        """How many batches an epoch has."""
+        return len(self._epoch(epoch)[1]) - 1
+
+    def __call__(self, epoch: int, number: int) -> Packed:
+        """One batch, its longest sequences first: those of equal length are neighbours, which attention likes."""
+        order, bounds = self._epoch(epoch)
+        chosen = order[bounds[number] : bounds[number + 1]]
+        chosen = chosen[np.argsort(self._starts[chosen] - self._ends[chosen], kind="stable")].tolist()
+        ids: list[Any] = []
+        words: list[Any] = []
+        edge = np.zeros(1, bool)
+        for i in chosen:
+            shard, rows = self._shards[self._of[i]], slice(self._starts[i], self._ends[i])
+            ids += (self._before, shard.tokens[rows], self._after)
+            words += (edge, shard.words[rows], edge)
+        lengths = (self._ends[chosen] - self._starts[chosen] + 2).tolist()
+        special = np.zeros(sum(lengths), bool)
+        ends = np.cumsum(lengths)
+        special[ends - 1] = special[ends - lengths] = True
+        return Packed(
+            np.concatenate(ids, dtype=np.int64, casting="unsafe"),
+            np.concatenate(words).astype(bool),
+            special,
+            tuple(lengths),
+        )
+
+    def _plan(self, epoch: int) -> tuple[Ints, Ints]:
+        """The epoch's order of sequences, and where in it each batch starts."""
+        order = np.arange(self.sequences)
+        if self._shuffle:
+            order = np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(order)
+        ends = np.cumsum((self._ends - self._starts + 2)[order])
+        bounds, filled = [0], 0
+        while bounds[-1] < len(order):
+            bounds.append(int(np.searchsorted(ends, filled + self._budget, side="right")))
+            filled = int(ends[bounds[-1] - 1])
+        return order, np.array(bounds)

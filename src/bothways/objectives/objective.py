@@ -1,0 +1,65 @@
+"""What an objective is: how a batch is corrupted, which heads read it, and what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from bothways.data.batch import Batch
+from bothways.data.packing import Packed
+from bothways.nn.encoder import EncoderNetwork
+
+__all__ = ["Losses", "Model", "Objective", "Part"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sum over some rows, and how many they are: the mean is taken over all micro-batches together.
+
+    total: a number, with a gradient where it is a loss.
+    """
+
+    total: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class Losses:
+    """losses: what is minimised, by name.    metrics: what is reported besides, such as correct predictions."""
+
+    losses: Mapping[str, Part]
+    metrics: Mapping[str, Part]
+
+
+class Model(nn.Module):
+    """A network and the heads that are trained with it."""
+
+    def __init__(self, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.network = network
+        self.heads = nn.ModuleDict(heads)
+
+
+class Objective(Protocol):
+    """One way to learn from text. Objectives hold no state of training."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads it needs, by their names in a family."""
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of what is minimised."""
+
+    def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
+        """What the model gets to see and what it shall say, on the host. Same generator, same batch."""
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        """How many rows each loss will be a sum over; known on the host before anything is computed."""
+
+    def loss(self, model: Model, batch: Batch) -> Losses:
+        """The losses of a batch, as sums."""

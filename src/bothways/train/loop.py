@@ -1,0 +1,133 @@
+"""The loop: steps, evaluations and checkpoints, as events; whoever drives it shows and logs them.
+
+Everything that happens in a step is a function of the settings' seed and the step's number: order, masks, dropout. A
+run that is stopped anywhere and resumed from a checkpoint gives the same losses, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+import torch
+
+from bothways.data.batch import Batch
+from bothways.data.packing import Packing
+from bothways.engine.streams import Streams
+from bothways.objectives.objective import Model, Objective
+from bothways.train.feed import Cursor, feed, held_out
+from bothways.train.schedule import learning_rate
+from bothways.train.settings import CorpusSettings, RunSettings, StepSettings
+from bothways.train.state import Progress
+from bothways.train.step import StepResult, evaluate, train_step
+
+__all__ = ["Event", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened after `progress.step` steps.
+
+    kind: "step" (result, lr), "skip" or "stop" (a number was not finite; batches: where), "evaluate" (means), "save"
+    (now is the time).
+    """
+
+    kind: Literal["step", "skip", "stop", "evaluate", "save"]
+    progress: Progress
+    result: StepResult | None = None
+    lr: float = 0.0
+    means: dict[str, float] | None = None
+    batches: tuple[Batch, ...] = ()
+
+
+@dataclass(eq=False)
+class Trainer:
+    """What a run is made of. Weights and optimizer change as `events` runs; nothing else does.
+
+    held: batches of the held-out split, or None.
+    """
+
+    model: Model
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    packing: Packing
+    held: Packing | None
+    device: torch.device
+    corpus: CorpusSettings
+    step: StepSettings
+    run: RunSettings
+
+    def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Go on from `progress` to the last step.
+
+        asked: whether to stop early. Asked after each step, it ends the loop with what else belongs to that step (an
+        evaluation that is due) and a save, so that a resumed run misses nothing.
+        """
+        self.model.train()
+        base = [group["lr"] for group in self.optimizer.param_groups]
+        scaler = torch.amp.GradScaler(self.device.type) if self.step.precision == "fp16" else None
+        streams = Streams(self.device)
+        batches = feed(self.packing, self.objective, self.run.seed, progress.cursor, self.corpus.workers)
+        while progress.step < self.step.steps:
+            some = list(islice(batches, self.step.batches))
+            share = learning_rate(progress.step, self.step.steps, self.step.warmup, self.step.schedule)
+            for group, lr in zip(self.optimizer.param_groups, base):
+                group["lr"] = lr * share
+            on_device = [batch.to(self.device) for batch, _ in some]
+            result = train_step(
+                self.model,
+                self.objective,
+                on_device,
+                self.optimizer,
+                streams,
+                seed=_mixed(self.run.seed, progress.step),
+                clip=self.step.clip,
+                scaler=scaler,
+            )
+            progress = _after(progress, result, some[-1][1])
+            kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
+            failed = () if result.applied else tuple(batch for batch, _ in some)
+            yield Event(kind, progress, result, base[0] * share, batches=failed)
+            if kind == "stop":
+                return
+            stop = asked()
+            progress = yield from self._at_times(progress, stop)
+            if stop:
+                return
+
+    def _otherwise(self, scaler: torch.amp.GradScaler | None) -> Literal["skip", "stop"]:
+        """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say."""
+        return "skip" if scaler is not None or self.step.nonfinite == "skip" else "stop"
+
+    def _at_times(self, progress: Progress, stop: bool) -> Generator[Event, None, Progress]:
+        """What is due after some steps only."""
+        last = progress.step == self.step.steps
+        if self.held is not None and (last or progress.step % self.run.evaluate_every == 0):
+            batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
+            means = evaluate(self.model, self.objective, batches, self.device)
+            loss = sum(means[name] for name in means if name in self.objective.losses)
+            if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
+                progress = replace(progress, best_loss=loss, best_step=progress.step)
+            yield Event("evaluate", progress, means=means)
+        if last or stop or progress.step % self.run.save_every == 0:
+            yield Event("save", progress)
+        return progress
+
+
+def _after(progress: Progress, result: StepResult, place: Cursor) -> Progress:
+    return replace(
+        progress,
+        step=progress.step + 1,
+        tokens=progress.tokens + result.tokens,
+        epoch=place.epoch,
+        number=place.number,
+    )
+
+
+def _mixed(seed: int, step: int) -> int:
+    """A seed of dropout for each step; the batches of a step count on from it."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
+    return (mixed ^ (mixed >> 31)) & ((1 << 62) - 1)

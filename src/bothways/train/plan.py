@@ -1,0 +1,120 @@
+"""What a run will take, before it is spent: parameters, operations, memory, time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bothways.data.packing import Packing
+from bothways.engine.streams import Streams
+from bothways.nn.config import EncoderConfig
+from bothways.objectives.objective import Model, Objective
+from bothways.train.feed import Cursor, feed
+from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
+from bothways.train.settings import PretrainSettings
+from bothways.train.step import train_step
+
+__all__ = ["Plan", "flops_of_token", "matmul_rate", "plan_of"]
+
+# Weight, gradient and Adam's two moments, in fp32.
+BYTES_PER_PARAMETER = 16
+TRIED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """parameters: of network and heads.    tokens: of the whole run; epochs: how often that is the corpus.
+
+    flops: multiplications and additions of matrix products in the whole run, forward and back.
+    state_bytes: of weights, gradients and moments.    activation_bytes: about what a step keeps for the way back.
+    tokens_per_second: as tried here; rate: share of the machine's matrix-product rate that is.    seconds: of the run.
+    """
+
+    parameters: int
+    tokens: int
+    epochs: float
+    flops: float
+    state_bytes: int
+    activation_bytes: int
+    tokens_per_second: float
+    rate: float
+    seconds: float
+
+
+def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> float:
+    """Of one forward, a token: linear maps, attention over `length` tokens, and the head on a share of the tokens."""
+    width, ffn = config.width, config.ffn
+    layer = 2 * (4 * width * width + (3 if config.gated else 2) * width * ffn) + 4 * length * width
+    head = 2 * (width * config.embed_width + config.embed_width * config.vocab)
+    mapped = 2 * config.embed_width * width if config.embed_mapped else 0
+    return len(config.order) * layer + mapped + predicted * head
+
+
+def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float) -> int:
+    """What autograd keeps of a step's batches that run side by side: an estimate."""
+    size = 4 if settings.step.precision == "fp32" else 2
+    token = len(config.order) * (12 * config.width + 4 * config.ffn + 3 * config.heads * length) * size
+    if settings.step.checkpointing:
+        token = len(config.order) * config.width * size + token / len(config.order)
+    scores = 2 * settings.masking.rate * config.vocab * 4
+    return int(settings.step.step_tokens * (token + scores))
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:
+    """Multiplications and additions a second of large matrix products here."""
+    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    done, started = 0, time.perf_counter()
+    a @ b
+    while time.perf_counter() - started < seconds:
+        a @ b
+        done += 1
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return done * 2 * 2048**3 / (time.perf_counter() - started)
+
+
+def plan_of(
+    settings: PretrainSettings, model: Model, objective: Objective, packing: Packing, device: torch.device
+) -> Plan:
+    """Count what can be counted, and try a few steps on real batches for the rest. The model's weights change."""
+    config, step = model.network.config, settings.step
+    length = packing.tokens / packing.sequences
+    tokens = step.steps * step.step_tokens
+    per_token = 3 * flops_of_token(config, length, settings.masking.rate)
+    speed = _tried(model, objective, packing, settings, device)
+    dtype = torch.float32 if model.network.dtype is None else model.network.dtype
+    parameters = _count(model)
+    return Plan(
+        parameters=parameters,
+        tokens=tokens,
+        epochs=tokens / packing.tokens,
+        flops=per_token * tokens,
+        state_bytes=parameters * BYTES_PER_PARAMETER,
+        activation_bytes=_activation_bytes(settings, config, length),
+        tokens_per_second=speed,
+        rate=per_token * speed / matmul_rate(dtype, device),
+        seconds=tokens / speed,
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _tried(
+    model: Model, objective: Objective, packing: Packing, settings: PretrainSettings, device: torch.device
+) -> float:
+    """Tokens a second of a few steps, after one that does not count."""
+    groups = parameter_groups(model, settings.adam.weight_decay)
+    optimizer = OPTIMIZERS[settings.step.optimizer](groups, AdamSettings(lr=0.0))
+    batches, streams = feed(packing, objective, settings.run.seed, Cursor(), 0), Streams(device)
+    tokens, started = 0, 0.0
+    for tried in range(TRIED_STEPS + 1):
+        started = time.perf_counter() if tried == 1 else started
+        some = [next(batches)[0].to(device) for _ in range(settings.step.batches)]
+        result = train_step(model, objective, some, optimizer, streams, clip=settings.step.clip)
+        tokens += result.tokens if tried else 0
+    return tokens / (time.perf_counter() - started)

@@ -1,0 +1,122 @@
+"""What a pretraining run is told: plain values, each with the default that a first run should have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bothways.errors import ConfigError
+from bothways.objectives.masking import Masking
+from bothways.train.optim import OPTIMIZERS, AdamSettings
+from bothways.train.schedule import SCHEDULES
+
+__all__ = ["CorpusSettings", "ModelSettings", "PretrainSettings", "RunSettings", "StepSettings"]
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """preset: a name that `bothways families` lists; its vocabulary becomes the tokenizer's.
+
+    dropout: from 0 to less than 1; the preset's if it is not given.
+    """
+
+    preset: str = "bert-mini"
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be 0 or more and less than 1, got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """corpus: a folder that `bothways corpus build` wrote.    longest: tokens of a sequence, special ones included.
+
+    workers: threads that prepare batches; 0 prepares each where it is needed.
+    """
+
+    corpus: Path = Path("shards")
+    longest: int = 128
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """steps: how many.    step_tokens: tokens of one.
+    batch_tokens: tokens computed at a time (memory against speed); a step has as many batches as it takes.
+
+    optimizer, schedule: names in OPTIMIZERS and SCHEDULES.    warmup: steps in which the learning rate rises.
+    clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
+    checkpointing: compute activations again on the way back, for less memory.
+    nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
+    """
+
+    steps: int = 10_000
+    step_tokens: int = 4096
+    batch_tokens: int = 4096
+    optimizer: str = "adamw"
+    schedule: str = "linear"
+    warmup: int = 500
+    clip: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    checkpointing: bool = False
+    nonfinite: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "step_tokens", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.nonfinite not in ("stop", "skip"):
+            raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
+        if not self.clip >= 0:
+            raise ConfigError(f"clip must be 0 or more, got {self.clip}")
+        if not 0 <= self.warmup <= self.steps:
+            raise ConfigError(f"warmup must be between 0 and the {self.steps} steps, got {self.warmup}")
+
+    @property
+    def batches(self) -> int:
+        """Batches of a step."""
+        return -(-self.step_tokens // self.batch_tokens)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """seed: of weights, order, masks and dropout.    log_every, evaluate_every, save_every: steps.
+
+    evaluate_tokens: of the held-out split, at most.    keep: newest checkpoints that stay, beside the best one.
+    """
+
+    seed: int = 0
+    log_every: int = 10
+    evaluate_every: int = 500
+    evaluate_tokens: int = 200_000
+    save_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "evaluate_every", "evaluate_tokens", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed must be a number from 0 on, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """A whole run."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    masking: Masking = field(default_factory=Masking)
+    adam: AdamSettings = field(default_factory=AdamSettings)
+    step: StepSettings = field(default_factory=StepSettings)
+    run: RunSettings = field(default_factory=RunSettings)

@@ -1,0 +1,159 @@
+"""Checkpoints of a run: folders that are whole or not there, and from which a run goes on as if it had never stopped.
+
+    run/checkpoints/step-00001000/    config.json, model.safetensors, tokenizer: a folder like any other model's
+                                      optimizer.safetensors, state.json: what training needs besides
+
+Nothing in them is pickled. `state.json` has the checksum of every other file, so damage is found, not trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bothways.checkpoint.encoder import Encoder
+from bothways.data.corpus import sha256
+from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning, InputError
+from bothways.files import make_folder, read_object, write_json
+from bothways.objectives.objective import Model
+from bothways.train.feed import Cursor
+from bothways.train.optim import optimizer_state, restore_optimizer
+
+__all__ = ["Progress", "Restored", "checkpoints", "prune", "restore", "save_checkpoint"]
+
+FOLDER = "checkpoints"
+STATE = "state.json"
+OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps done, tokens seen, the next batch's place, and the best held-out loss with its step."""
+
+    step: int = 0
+    tokens: int = 0
+    epoch: int = 0
+    number: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.epoch, self.number)
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """What a checkpoint holds, ready to go on."""
+
+    encoder: Encoder
+    model: Model
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    folder: Path
+
+
+OptimizerOf = Callable[[Model], torch.optim.Optimizer]
+
+
+def save_checkpoint(
+    run: Path, encoder: Encoder, optimizer: torch.optim.Optimizer, progress: Progress, settings: Mapping[str, Any]
+) -> Path:
+    """Write the checkpoint of a step, aside first; the finished folder's path. Raises InputError if it cannot be."""
+    place = run / FOLDER / _name(progress.step)
+    aside = place.with_name(f".{place.name}.{os.getpid()}")
+    for begun in place.parent.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(begun, ignore_errors=True)
+    make_folder(aside)
+    try:
+        encoder.save_pretrained(aside)
+        save_file(optimizer_state(Model(encoder.network, encoder.heads), optimizer), aside / OPTIMIZER)
+        sums = {path.name: sha256(path) for path in sorted(aside.iterdir())}
+        write_json(aside / STATE, {"progress": asdict(progress), "settings": dict(settings), "sha256": sums})
+        for path in aside.iterdir():
+            _to_disk(path)
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)
+        _to_disk(place.parent)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{place}: cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return place
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
+
+
+def restore(run: Path, optimizer_of: OptimizerOf) -> Restored | None:
+    """The newest checkpoint that is whole; None if there is none at all.
+
+    optimizer_of: makes the optimizer of a model.    Damaged ones are passed over with a warning.
+    Raises CheckpointError if there are checkpoints, but none of them is whole.
+    """
+    found = checkpoints(run)
+    for folder in reversed(found):
+        restored = _whole(folder, optimizer_of)
+        if restored is not None:
+            return restored
+    if found:
+        raise CheckpointError(f"{run / FOLDER}: none of the {len(found)} checkpoints is whole")
+    return None
+
+
+def _whole(folder: Path, optimizer_of: OptimizerOf) -> Restored | None:
+    try:
+        return _read(folder, optimizer_of)
+    except (BothwaysError, OSError, SafetensorError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        warnings.warn(f"{folder} cannot be used ({reason})", DamagedCheckpointWarning, stacklevel=3)
+        return None
+
+
+def _read(folder: Path, optimizer_of: OptimizerOf) -> Restored:
+    state = read_object(folder / STATE)
+    for name, expected in state["sha256"].items():
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name}: missing")
+        if sha256(folder / name) != expected:
+            raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
+    encoder = Encoder.from_pretrained(folder)
+    model = Model(encoder.network, encoder.heads)
+    optimizer = optimizer_of(model)
+    restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
+    return Restored(encoder, model, optimizer, Progress(**state["progress"]), folder)
+
+
+def prune(run: Path, keep: int, progress: Progress) -> None:
+    """Remove all checkpoints but the newest `keep` and the best.
+
+    Those of later steps are damaged ones that were passed over; they count for nothing.
+    """
+    best = None if progress.best_step is None else _name(progress.best_step)
+    so_far = [folder for folder in checkpoints(run) if folder.name <= _name(progress.step)]
+    for folder in so_far[:-keep]:
+        if folder.name != best:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,132 @@
+"""One optimizer step, over as many batches as it takes; and evaluation, which is the same without the step."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bothways.data.batch import Batch
+from bothways.engine.streams import Streams
+from bothways.nn.dropout import seeded
+from bothways.objectives.objective import Model, Objective, Part
+
+__all__ = ["Means", "StepResult", "evaluate", "train_step"]
+
+
+class Means:
+    """Means over all rows of several batches: sums and counts are added, never means."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, name: str, total: float, count: int) -> None:
+        self._totals[name] += total
+        self._counts[name] += count
+
+    def values(self) -> dict[str, float]:
+        """The mean of each name; NaN where there was no row."""
+        return {name: self._totals[name] / n if n else math.nan for name, n in self._counts.items()}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss: the sum of the objective's mean losses.    means: of losses and metrics, by name.
+
+    tokens: of all batches.    gradient: its length before clipping.    applied: whether the weights were changed.
+    """
+
+    loss: float
+    means: dict[str, float]
+    tokens: int
+    gradient: float
+    applied: bool
+
+
+def train_step(
+    model: Model,
+    objective: Objective,
+    batches: Sequence[Batch],
+    optimizer: torch.optim.Optimizer,
+    streams: Streams,
+    *,
+    seed: int = 0,
+    clip: float = 0.0,
+    scaler: torch.amp.GradScaler | None = None,
+) -> StepResult:
+    """Gradients of the batches' losses, as if they were one batch; then a step, unless a number is not finite.
+
+    Each loss is a sum over rows, divided by the count of such rows in all batches together, which is known beforehand.
+    On a CPU the batches are computed side by side, and their gradients added in their order: the result does not
+    depend on how many threads there are. seed: of dropout.
+    """
+    counts: dict[str, int] = defaultdict(int)
+    for batch in batches:
+        for name, count in objective.counts(batch).items():
+            counts[name] += count
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def gradients(numbered: tuple[int, Batch]) -> tuple[Sequence[Tensor | None], list[tuple[str, Part]]]:
+        number, batch = numbered
+        with seeded(seed + number):
+            result = objective.loss(model, batch)
+            parts = [(part.total / max(1, counts[name])) for name, part in result.losses.items()]
+            loss = torch.stack(parts).sum() if scaler is None else scaler.scale(torch.stack(parts).sum())
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        told = (*result.losses.items(), *result.metrics.items())
+        return found, [(name, Part(part.total.detach(), part.count)) for name, part in told]
+
+    optimizer.zero_grad(set_to_none=True)
+    sums: list[tuple[str, Part]] = []
+    for found, parts in streams.map(gradients, list(enumerate(batches))):
+        _add_gradients(parameters, found)
+        sums += parts
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    gradient = _clip(model, clip)
+    means = _means(sums)
+    loss = sum(means[name] for name in counts if counts[name])
+    applied = math.isfinite(loss) and math.isfinite(gradient)
+    if scaler is not None:
+        scaler.step(optimizer)
+        scaler.update()
+    elif applied:
+        optimizer.step()
+    return StepResult(loss, means, sum(batch.tokens.layout.total for batch in batches), gradient, applied)
+
+
+def _add_gradients(parameters: Iterable[nn.Parameter], found: Iterable[Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, found):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def _clip(model: nn.Module, longest: float) -> float:
+    """Shorten the gradient to `longest` (0: not at all); its length before."""
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), longest or math.inf))
+
+
+def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
+    means = Means()
+    for name, part in sums:
+        means.add(name, float(part.total), part.count)
+    return means.values()
+
+
+@torch.no_grad()
+def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], device: torch.device) -> dict[str, float]:
+    """Mean losses and metrics over all rows of the batches, without dropout."""
+    training = model.training
+    model.eval()
+    means = Means()
+    for batch in batches:
+        result = objective.loss(model, batch.to(device))
+        for name, part in (*result.losses.items(), *result.metrics.items()):
+            means.add(name, float(part.total), part.count)
+    model.train(training)
+    return means.values()

@@ -1,0 +1,494 @@
+"""What a user does who pretrains an encoder at the prompt, and what happens when that goes wrong or is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from pydoc_data.topics import topics as pages
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import bothways
+from bothways.cli.main import main
+from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
+from bothways.nn.config import EmbeddingMap, LocalAttention
+from bothways.text.formats import load_tokenizer
+from bothways.train import pretrain as pretraining
+from bothways.train.report import MetricsLog, plot_curves
+from bothways.train.settings import ModelSettings, PretrainSettings
+
+SETTINGS = """\
+preset = "bert-tiny"
+corpus = "{corpus}"
+longest = 64
+precision = "fp32"
+
+[how]  # tables group keys as one likes
+batch-tokens = 256
+step_tokens = 512
+warmup = 2
+lr = 1e-3
+evaluate_every = 4
+evaluate_tokens = 2000
+save_every = 3
+log_every = 1
+"""
+STEPS = 12
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of the command in this process."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for i, name in enumerate(sorted(pages)[:30]):
+        (folder / f"{i:02}.txt").write_text(pages[name], encoding="utf-8")
+    train = ["tokenizer", "train", "--input", folder, "--vocab-size", "700", "--output", folder / "tokenizer"]
+    build = ["corpus", "build", "--input", folder, "--tokenizer", folder / "tokenizer", "--output", folder / "shards"]
+    assert run(*train) == 0
+    assert run(*build, "--held-out", "0.2", "--workers", "1") == 0
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def config(corpus: Path) -> Path:
+    path = corpus.parent / "tiny.toml"
+    path.write_text(SETTINGS.format(corpus=corpus))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path) -> Path:
+    """A run that nothing interrupted."""
+    output = config.parent / "whole"
+    assert run("pretrain", config, "--output", output, "--steps", str(STEPS)) == 0
+    return output
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A finished run, but for its model."""
+    output = Path(shutil.copytree(whole, tmp_path / "copy"))
+    shutil.rmtree(output / "model")
+    return output
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> Callable[..., str]:
+    """(flags …) → the one line that a run with them ends with."""
+
+    def failing(*flags: str | Path, config: Path = config) -> str:
+        capsys.readouterr()
+        output = () if "--output" in flags else ("--output", tmp_path / "run")
+        assert run("pretrain", config, *output, *flags) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        *before, last = captured.err.splitlines()
+        assert last.startswith("bothways: ")
+        assert all(line.startswith("step ") for line in before), before
+        return last
+
+    return failing
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(output: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (output / "checkpoints").iterdir())
+
+
+def same(output: Path, whole: Path) -> None:
+    """The run left what an uninterrupted one leaves, byte for byte."""
+    names = ["metrics.jsonl", "model/model.safetensors", "model/config.json", "model/README.md", "model/tokenizer.json"]
+    for name in names:
+        assert (output / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_run_leaves_a_log_checkpoints_and_a_model_that_everyone_loads(whole: Path, corpus: Path) -> None:
+    steps = [row for row in rows(whole) if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
+    assert all(row["loss"] > 0 and row["gradient"] > 0 and 0 <= row["accuracy"] <= 1 for row in steps)
+    assert steps[0]["lr"] == pytest.approx(5e-4)
+    assert steps[1]["lr"] == steps[2]["lr"] == pytest.approx(1e-3)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    held = [row for row in rows(whole) if "held_out" in row]
+    assert [row["step"] for row in held] == [4, 8, 12]
+    assert held[-1]["held_out"]["mlm"] < held[0]["held_out"]["mlm"]
+    assert saved(whole) == [9, 12]
+    assert not (whole / "nonfinite.json").exists()
+    assert plot_curves(whole).read_bytes().startswith(b"\x89PNG")
+    card = (whole / "model" / "README.md").read_text()
+    assert "| steps | 12 |" in card
+    assert "| preset | bert-tiny |" in card
+    assert "documents" in card
+
+
+def test_the_model_is_transformers_too(whole: Path) -> None:
+    folder, text = whole / "model", "The value of an expression is [MASK] ."
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    theirs = transformers.pipeline("fill-mask", model=model, tokenizer=tokenizer)(text)
+    (ours,) = bothways.pipeline("fill-mask", folder)([text])
+    assert [one["token"] for one in theirs] == [one["token"] for one in ours]
+    for one, other in zip(theirs, ours):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+@pytest.fixture
+def nan_memory() -> Iterator[None]:
+    """What is allocated and never written to is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    "preset", ["bert-tiny", "albert-base", "deberta-v3-xsmall", "electra-small", "modernbert-base"]
+)
+def test_fresh_weights_leave_nothing_to_chance(
+    preset: str, corpus: Path, nan_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_convolution = replace(PRESETS["deberta-v2-xlarge"].config, depth=2, width=48, heads=2, ffn=48)
+    monkeypatch.setitem(PRESETS, "convolution", Preset("deberta-v2", with_convolution))
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    assert tokenizer is not None
+    settings = PretrainSettings(ModelSettings(preset))
+    one, other = (pretraining._fresh(settings, tokenizer) for _ in range(2))
+    for first, second in [(one.network, other.network), (one.heads["mlm"], other.heads["mlm"])]:
+        for (name, p), q in zip(first.named_parameters(), second.parameters(), strict=True):
+            assert torch.isfinite(p).all(), name
+            assert torch.equal(p, q), name
+
+
+FAMILIES_OF_PRESETS = {preset.family: name for name, preset in reversed(PRESETS.items())}
+
+
+@pytest.mark.parametrize("family", FAMILIES_OF_PRESETS)
+def test_every_family_can_be_pretrained(
+    family: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a vocabulary whose padding and unknown tokens have other ids than the released one's.
+
+    DeBERTa's mask decoder is one that transformers does not have; its hidden states can be compared.
+    """
+    shape = PRESETS[FAMILIES_OF_PRESETS[family]].config
+    sizes: dict[str, Any] = {"depth": 2, "width": 32, "heads": 2, "ffn": 48}
+    sizes |= {"embedding": EmbeddingMap(16)} if shape.embedding.words else {}
+    sizes |= {"local": LocalAttention(16, (GLOBAL, LOCAL))} if family == "modernbert" else {}
+    small = replace(shape, **sizes)
+    monkeypatch.setitem(PRESETS, "small", Preset(family, small))
+    assert run("pretrain", config, "--preset", "small", "--steps", "2", "--output", tmp_path) == 0
+    encoder = bothways.Encoder.from_pretrained(tmp_path / "model")
+    assert encoder.unused == ()
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()
+    assert encoder.tokenizer is not None
+    ids = [2, 1, 30, 40, 1, 0, 50, 3]  # with [UNK] and [PAD] in the middle
+    with torch.inference_mode():
+        output = encoder.network(bothways.Ragged.of([ids]))
+        theirs = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        torch.testing.assert_close(output.last.data, theirs.hidden_states[-1][0], atol=1e-4, rtol=0)
+        if family != "deberta-v2":
+            head = encoder.heads["mlm"]
+            torch.testing.assert_close(head(head.states(output)), theirs.logits[0], atol=1e-4, rtol=0)
+
+
+def test_a_second_run_in_the_same_folder_must_be_meant(
+    whole: Path, fails: Callable[..., str], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    said = fails("--steps", str(STEPS), "--output", whole)
+    assert "holds a run already; say --resume" in said
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
+    said = fails("--steps", str(STEPS), "--output", whole, "--resume", "--lr", "2e-3", "--seed", "1")
+    assert "lr was 0.001, now 0.002" in said
+    assert "seed was 0, now 1" in said
+    assert run("pretrain", config, "--steps", str(STEPS), "--output", whole, "--resume") == 0  # nothing left to do
+
+
+KILLS = """
+import contextlib, os, random, signal, sys, time
+import torch
+from bothways.cli.main import main
+torch.set_num_threads(1)
+seed, finished, output, *command = sys.argv[1:]
+with contextlib.suppress(SystemExit):
+    main([*command, "--output", finished])  # imports everything, and has nothing to do
+source = random.Random(int(seed))
+
+def saved():
+    return sorted(os.listdir(output + "/checkpoints")) if os.path.isdir(output + "/checkpoints") else []
+
+for attempt in range(30):
+    before, end = saved(), None
+    child = os.fork()
+    if not child:
+        main([*command, "--output", output])
+    while end is None or time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            print(attempt, file=sys.stderr)
+            os._exit(os.waitstatus_to_exitcode(status))
+        if end is None and (saved() != before or attempt % 4 == 1):
+            end = time.monotonic() + source.uniform(0.0, 0.1)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+os._exit(1)
+"""
+"""Forks a run again and again and kills it, until one gets to the end: most while or after they save."""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_killed_at_any_moment_and_resumed_a_run_is_the_same_byte_for_byte(
+    workers: str, whole: Path, copy: Path, config: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    command = ["pretrain", str(config), "--steps", str(STEPS), "--resume", "--workers", workers, "--save-every", "1"]
+    script = [sys.executable, "-W", "ignore", "-c", KILLS, workers, str(copy), str(output)]
+    done = subprocess.run([*script, *command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.split()[-1]) >= 3  # times killed
+    assert (output / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (output / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+    assert saved(output) == [11, 12]  # and nothing that a killed process began
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]]:
+    """(step, signal): the process gets the signal while it is at that step."""
+    add = MetricsLog.add
+
+    def arm(step: int, number: int) -> None:
+        def adding(self: MetricsLog, event: Any) -> None:
+            add(self, event)
+            if event.kind == "step" and event.progress.step == step:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(MetricsLog, "add", adding)
+
+    yield arm
+    monkeypatch.undo()
+
+
+def test_asked_to_stop_a_run_saves_says_so_and_goes_on(
+    whole: Path,
+    config: Path,
+    tmp_path: Path,
+    stop_at: Callable[[int, int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also at steps where an evaluation (8) or a checkpoint (9) is due."""
+    command = ["pretrain", config, "--output", tmp_path, "--steps", str(STEPS)]
+    for step, number in [(1, signal.SIGTERM), (8, signal.SIGINT), (9, signal.SIGTERM), (11, signal.SIGINT)]:
+        stop_at(step, number)
+        assert run(*command, *(["--resume"] if step > 1 else [])) == 130
+        captured = capsys.readouterr()
+        said = f"bothways: stopped and saved after step {step}; go on with --resume\nbothways: interrupted\n"
+        assert captured.err.endswith(said)
+        assert saved(tmp_path)[-1] == step
+        assert not (tmp_path / "model").exists()
+    stop_at(STEPS, signal.SIGTERM)  # too late to stop anything
+    assert run(*command, "--resume") == 0
+    same(tmp_path, whole)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def damage(folder: Path, name: str) -> None:
+    path = folder / name
+    if name == "state.json":
+        path.write_text('{"progress": {"steps": 9}, "sha256": {}}')
+    elif path.suffix == ".safetensors":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        path.unlink()
+
+
+@pytest.mark.filterwarnings("always::bothways.errors.DamagedCheckpointWarning")
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json", "state.json"])
+def test_a_damaged_checkpoint_is_passed_over_and_the_log_cut_back(
+    name: str, whole: Path, copy: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copy / "checkpoints" / "step-00000012", name)
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "lo')
+    assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume", "--keep", "1") == 0
+    warning = next(line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert "step-00000012 cannot be used" in warning
+    assert (copy / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (copy / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+    assert saved(copy) == [12]
+
+
+@pytest.mark.filterwarnings("always::bothways.errors.DamagedCheckpointWarning")
+def test_a_damaged_checkpoint_of_a_later_step_does_not_push_out_whole_ones(
+    copy: Path, config: Path, stop_at: Callable[[int, int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copy / "checkpoints" / "step-00000012", "model.safetensors")
+    stop_at(10, signal.SIGTERM)
+    command = ["pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume", "--keep", "1"]
+    assert run(*command) == 130
+    assert 10 in saved(copy)
+    assert run(*command) == 0
+
+
+@pytest.mark.filterwarnings("ignore::bothways.errors.DamagedCheckpointWarning")
+def test_nothing_is_done_where_no_checkpoint_is_whole(copy: Path, fails: Callable[..., str]) -> None:
+    log = (copy / "metrics.jsonl").read_bytes()
+    for folder in (copy / "checkpoints").iterdir():
+        damage(folder, "model.safetensors")
+    said = fails("--output", copy, "--steps", str(STEPS), "--resume")
+    assert "none of the 2 checkpoints is whole" in said
+    assert (copy / "metrics.jsonl").read_bytes() == log
+
+
+def test_a_damaged_log_or_settings_are_one_line(copy: Path, fails: Callable[..., str]) -> None:
+    flags = ["--output", copy, "--steps", str(STEPS), "--resume"]
+    (copy / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2}\n')
+    assert "metrics.jsonl: line 2" in fails(*flags)
+    (copy / "settings.json").write_text("{")
+    assert "settings.json: not JSON" in fails(*flags)
+
+
+WRONG = {
+    "preset": ("bert-huge", "preset 'bert-huge'"),
+    "longest": ("600", "longest 600 is more than the 512 tokens bert-tiny takes"),
+    "batch-tokens": ("63", "a budget of 63 tokens a batch is smaller than one sequence of 64"),
+    "step-tokens": ("0", "step_tokens must be at least 1"),
+    "steps": ("many", "many"),
+    "optimizer": ("sgd", "optimizer must be one of adamw"),
+    "schedule": ("square", "schedule must be one of linear"),
+    "precision": ("fp8", "fp8"),
+    "warmup": ("13", "warmup must be between 0 and the 12 steps, got 13"),
+    "lr": ("-1", "lr must be 0 or more"),
+    "beta2": ("1", "beta2 must be 0 or more and less than 1"),
+    "clip": ("-1", "clip must be 0 or more"),
+    "dropout": ("1.5", "dropout must be"),
+    "rate": ("0", "rate must be above 0"),
+    "mask": ("0.95", "are more than all"),
+    "unit": ("letter", "letter"),
+    "save-every": ("0", "save_every must be at least 1"),
+    "nonfinite": ("ignore", "ignore"),
+    "device": ("abacus", "device 'abacus'"),
+    "seed": ("-1", "seed must be"),
+    "corpus": ("/nowhere", "/nowhere/corpus.json: no such file"),
+    "workers": ("x", "workers"),
+    "batch-tokenz": ("1", "unknown flag --batch-tokenz; did you mean batch_tokens?"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_wrong_values_are_one_line_that_names_them(key: str, fails: Callable[..., str]) -> None:
+    value, expected = WRONG[key]
+    flags = {"--steps": "12", "--batch-tokens": "1024", f"--{key}": value}
+    said = fails(*(word for flag in flags.items() for word in flag))
+    assert expected in said, said
+    assert key.replace("-", "_") in said.replace("-", "_") or key in ("mask", "corpus", "batch-tokens"), said
+
+
+def test_wrong_files_are_one_line(fails: Callable[..., str], config: Path, tmp_path: Path) -> None:
+    text = config.read_text()
+
+    def with_lines(*lines: str) -> Path:
+        path = tmp_path / "wrong.toml"
+        path.write_text("\n".join(lines) + "\n" + text)
+        return path
+
+    assert "wrong.toml: unknown key stepz; did you mean steps?" in fails(config=with_lines("stepz = 3"))
+    assert "unknown key zebra; known are preset, dropout, " in fails(config=with_lines("zebra = 3"))
+    assert "wrong.toml" in fails(config=with_lines("steps = 'a'"))
+    assert "wrong.toml" in fails(config=with_lines("steps = "))
+    assert "wrong.toml" in fails(config=with_lines("steps = 0"))
+    assert "lr is given twice" in fails(config=with_lines("lr = 1"))
+    assert "nowhere.toml: no such file" in fails(config=tmp_path / "nowhere.toml")
+
+
+def test_a_corpus_that_cannot_be_trained_on_is_one_line(
+    corpus: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    flags = ["--steps", "12", "--corpus"]
+    other = Path(shutil.copytree(corpus, tmp_path / "other"))
+    path = other / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"the"', '"eht"'))
+    said = fails(*flags, other)
+    assert "not the tokenizer that the shards were made with" in said
+    bare = tmp_path / "bare"
+    build = ["corpus", "build", "--input", corpus.parent / "00.txt", "--tokenizer", corpus.parent / "tokenizer"]
+    assert run(*build, "--output", bare, "--held-out", "0", "--workers", "1") == 0
+    assert "the held-out split is empty" in fails(*flags, bare)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(
+    tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be made a folder" in fails("--steps", "12", "--output", tmp_path / "file")
+    assert "cannot be made a folder" in fails("--steps", "12", "--output", "/proc/nowhere")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bothways.train.state.save_file", full)
+    said = fails("--steps", "3", "--output", tmp_path / "run")
+    assert "step-00000003: cannot be written" in said
+    assert "No space left" in said
+    assert saved(tmp_path / "run") == []
+
+
+def test_a_wrong_first_try_does_not_stand_in_the_way(config: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    command = ["--steps", "2", "--output", tmp_path / "run", "--resume"]
+    assert "preset" in fails(*command, "--preset", "bert-huge")
+    assert run("pretrain", config, *command) == 0
+
+
+def test_a_number_that_is_not_finite_stops_the_run_and_its_batch_is_kept(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["pretrain", config, "--output", tmp_path, "--steps", "8", "--lr", "1e30", "--save-every", "1"]
+    assert run(*command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    found = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert f"step {found['step']} is not a finite number" in said
+    assert "--nonfinite skip" in said
+    last = rows(tmp_path)[-1]
+    assert (last["step"], last["loss"], last["skipped"]) == (found["step"], None, True)
+    assert saved(tmp_path)[-1] == found["step"] - 1
+    assert len(found["batches"]) == 2
+    for batch in found["batches"]:
+        ids = [token for sequence in batch["ids"] for token in sequence]
+        assert 64 < len(ids) <= 256
+        assert len(batch["rows"]) == len(batch["labels"]) > 0
+        assert max(batch["rows"]) < len(ids)
+    assert run(*command, "--resume", "--nonfinite", "skip") == 0
+    assert "not a finite number; skip" in capsys.readouterr().err
+    skipped = [row["step"] for row in rows(tmp_path) if row.get("skipped")]
+    assert skipped == list(range(found["step"], 9))
+
+
+def test_half_precision_and_computing_again_train_too(whole: Path, config: Path, tmp_path: Path) -> None:
+    flags = ["--steps", "12", "--checkpointing", "--unit", "span"]
+    assert run("pretrain", config, "--output", tmp_path / "run", *flags, "--precision", "bf16") == 0
+    losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert (
+        torch.float32 == next(iter(bothways.Encoder.from_pretrained(tmp_path / "run/model").network.parameters())).dtype
+    )
+    assert pretraining.SETTINGS in {path.name for path in (tmp_path / "run").iterdir()}
