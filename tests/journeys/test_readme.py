@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -22,6 +24,17 @@ COMMANDS = [
     for line in code.splitlines()
     if line.startswith("$ bothways")
 ]
+
+
+PRETRAIN = """
+preset = "bert-tiny"
+corpus = "shards"
+steps = 2
+warmup = 1
+batch_tokens = 512
+step_tokens = 512
+evaluate_tokens = 512
+"""
 
 
 def in_cache(cache: Path, name: str, folder: Path) -> None:
@@ -42,6 +55,10 @@ def place(
     in_cache(folder / "cache", "sentence-transformers/all-MiniLM-L6-v2", minilm)
     in_cache(folder / "cache", "bert-base-uncased", base_sized_masked)
     (folder / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
+    paragraphs = [text for page in topics.values() for text in page.split("\n\n")]
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in paragraphs)
+    (folder / "corpus.jsonl").write_text(rows, encoding="utf-8")
+    (folder / "pretrain.toml").write_text(PRETRAIN)
     shutil.copytree(base_sized_masked, folder / "old-bert")
     convert = (
         "import sys, torch; from safetensors.torch import load_file; torch.save(load_file(sys.argv[1]), sys.argv[2])"
