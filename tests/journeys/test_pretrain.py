@@ -24,7 +24,7 @@ from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
 from bothways.nn.config import EmbeddingMap, LocalAttention
 from bothways.text.formats import load_tokenizer
 from bothways.train import pretrain as pretraining
-from bothways.train.report import MetricsLog, plot_curves
+from bothways.train.report import MetricsLog
 from bothways.train.settings import ModelSettings, PretrainSettings
 
 SETTINGS = """\
@@ -135,7 +135,7 @@ def test_a_run_leaves_a_log_checkpoints_and_a_model_that_everyone_loads(whole: P
     assert held[-1]["held_out"]["mlm"] < held[0]["held_out"]["mlm"]
     assert saved(whole) == [9, 12]
     assert not (whole / "nonfinite.json").exists()
-    assert plot_curves(whole).read_bytes().startswith(b"\x89PNG")
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
     card = (whole / "model" / "README.md").read_text()
     assert "| steps | 12 |" in card
     assert "| preset | bert-tiny |" in card

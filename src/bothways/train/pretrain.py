@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
-from bothways.errors import CheckpointError, ConfigError, InputError
+from bothways.errors import CheckpointError, ConfigError, InputError, MissingExtraError
 from bothways.families import FAMILIES
 from bothways.families.presets import PRESETS
 from bothways.files import make_folder, read_object, write_json
@@ -29,7 +29,7 @@ from bothways.text.tokenizer import Tokenizer
 from bothways.train.loop import Event, Trainer
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, plan_of
-from bothways.train.report import MetricsLog, write_card, write_failure
+from bothways.train.report import MetricsLog, plot_curves, write_card, write_failure
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Progress, checkpoints, prune, restore, save_checkpoint
 
@@ -98,6 +98,8 @@ def pretrain(
         prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
         encoder.save_pretrained(output / "model")
         write_card(output / "model", f"{settings.model.preset}, pretrained", _facts(settings, corpus, outcome.progress))
+        with suppress(MissingExtraError):  # no picture without matplotlib
+            plot_curves(output)
     return outcome
 
 
