@@ -12,29 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prompt import fails_with_one_line, run
 from rich.cells import cell_len
 
 import bothways
 from bothways.cli.demo import python_reference
 from bothways.cli.main import main
-
-
-def run(*arguments: str | Path) -> int:
-    """The exit code of the command in this process."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-def fails_with_one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    assert run(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("bothways: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 @pytest.fixture(scope="module")

@@ -13,27 +13,9 @@ from pydoc_data.topics import topics as pages
 
 import pytest
 import transformers
+from prompt import fails_with_one_line, run
 
-from bothways.cli.main import main
 from bothways.data.corpus import Corpus
-
-
-def run(*arguments: str | Path) -> int:
-    """The exit code of the command in this process."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-def fails_with_one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    assert run(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("bothways: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from prompt import run
 
 import bothways
-from bothways.cli.main import main
 from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
 from bothways.nn.config import EmbeddingMap, LocalAttention
 from bothways.text.formats import load_tokenizer
@@ -44,15 +44,6 @@ save_every = 3
 log_every = 1
 """
 STEPS = 12
-
-
-def run(*arguments: str | Path) -> int:
-    """The exit code of the command in this process."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

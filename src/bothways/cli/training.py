@@ -58,9 +58,9 @@ class _Meter:
         self._tokens = 0.9 * self._tokens + event.result.tokens
         self._last = now
         accuracy = event.result.means.get("accuracy", 0.0)
-        first = self._loss is None
-        self._loss = event.result.loss if first else 0.95 * self._loss + 0.05 * event.result.loss  # type: ignore[operator]
-        self._accuracy = accuracy if first else 0.95 * self._accuracy + 0.05 * accuracy
+        new = 1.0 if self._loss is None else 0.05
+        self._loss = (1.0 - new) * (self._loss or 0.0) + new * event.result.loss
+        self._accuracy = (1.0 - new) * self._accuracy + new * accuracy
         speed = self._tokens / max(self._seconds, 1e-9)
         return f"loss {self._loss:.3f}, accuracy {self._accuracy:.1%}, {speed:,.0f} tokens/s"
 
