@@ -123,11 +123,20 @@ class Grouping:
     def split(self, x: Tensor, *, keys: bool = False) -> list[Tensor]:
         """Rows [T, …] of the queries (or keys) as one tensor for each group: `count × length` rows; the way back of
         `merge`. One copy at most, and one on the way back of a gradient."""
-        rows = [group.key_rows if keys else group.query_rows for group in self.groups]
         if self.restore is not None:
-            x = x.index_select(0, torch.cat([_numbers(some, x.device) for some in rows]))
+            x = x.index_select(0, self.key_order if keys else self.query_order)
         lengths = [group.key_length if keys else group.query_length for group in self.groups]
         return list(x.split([group.count * length for group, length in zip(self.groups, lengths)]))
+
+    @cached_property
+    def query_order(self) -> Tensor:
+        """int64 [Tq]: the queries' rows, group after group."""
+        return _one_after_another([group.query_rows for group in self.groups])
+
+    @cached_property
+    def key_order(self) -> Tensor:
+        """int64 [Tk]: the keys' rows, group after group."""
+        return _one_after_another([group.key_rows for group in self.groups])
 
     def merge(self, parts: Sequence[Tensor]) -> Tensor:
         """The groups' results (`parts[g]` has `count × query_length` rows) as one tensor in the layout's order."""
@@ -163,8 +172,12 @@ def _indices(numbers: NDArray[Any], device: torch.device | str) -> Tensor:
         return torch.from_numpy(numbers).to(device, non_blocking=True)
 
 
-def _numbers(rows: slice | Tensor, device: torch.device) -> Tensor:
-    return torch.arange(rows.start, rows.stop, device=device) if isinstance(rows, slice) else rows
+def _one_after_another(rows: Sequence[slice | Tensor]) -> Tensor:
+    """Row numbers, fit for autograd even if they are first asked for in inference mode."""
+    device = next((some.device for some in rows if isinstance(some, Tensor)), torch.device("cpu"))
+    with torch.inference_mode(False):
+        parts = [torch.arange(r.start, r.stop, device=device) if isinstance(r, slice) else r for r in rows]
+        return torch.cat(parts)
 
 
 def _rows(layout: Layout, sequences: list[int]) -> slice | Tensor:
