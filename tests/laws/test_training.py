@@ -208,7 +208,7 @@ def test_one_batch_is_learned_by_heart(save_family: Save, family: str) -> None:
     optimizer = OPTIMIZERS["adamw"](parameter_groups(model, 0.0), adam)
     for number in range(150):
         train_step(model, objective(vocab), batches, optimizer, Streams(CPU), seed=number, clip=1.0)
-    means = evaluate(model, objective(vocab), batches, CPU)
+    means = evaluate(model, objective(vocab), batches, Streams(CPU))
     assert means["accuracy"] == 1.0
     assert means["mlm"] < 0.02
 
@@ -218,9 +218,11 @@ def test_evaluation_has_no_dropout_changes_nothing_and_means_over_rows(save_bert
     before = copy.deepcopy(model.state_dict())
     vocab = model.network.config.vocab
     batches = [masked(vocab, lengths, seed, rate) for seed, (lengths, rate) in enumerate(MICRO)]
-    first = evaluate(model, objective(vocab), batches, CPU)
-    assert evaluate(model, objective(vocab), batches, CPU) == first
-    assert first["mlm"] == pytest.approx(evaluate(model, objective(vocab), [joined(batches)], CPU)["mlm"], rel=1e-6)
+    first = evaluate(model, objective(vocab), batches, Streams(CPU))
+    assert evaluate(model, objective(vocab), batches, Streams(CPU)) == first
+    assert first["mlm"] == pytest.approx(
+        evaluate(model, objective(vocab), [joined(batches)], Streams(CPU))["mlm"], rel=1e-6
+    )
     assert model.training
     assert_same_bits(model.state_dict(), before)
 

@@ -61,12 +61,12 @@ corpora = st.lists(documents, min_size=1, max_size=3)
 longest = st.integers(3, 24)
 
 
-@given(corpora, longest, st.integers(0, 60), st.integers(0, 2**63 - 1), st.booleans(), st.integers(0, 3))
+@given(corpora, longest, st.integers(0, 60), st.integers(0, 2**63 - 1), st.booleans(), st.booleans(), st.integers(0, 3))
 def test_every_token_is_there_once_an_epoch_in_sequences_that_fit(
-    corpus: list[Documents], longest: int, more: int, seed: int, shuffle: bool, number: int
+    corpus: list[Documents], longest: int, more: int, seed: int, shuffle: bool, filled: bool, number: int
 ) -> None:
     shards = shards_of(corpus)
-    packed = packing(shards, longest, longest + more, seed=seed, shuffle=shuffle)
+    packed = packing(shards, longest, longest + more, seed=seed, shuffle=shuffle, filled=filled)
     batches = epoch(packed, number)
     found = [sequence for batch in batches for sequence in sequences(batch)]
     assert all(sequence[0] == CLS and sequence[-1] == SEP for sequence in found)
@@ -79,8 +79,12 @@ def test_every_token_is_there_once_an_epoch_in_sequences_that_fit(
         assert not ends & set(inner[1:])  # no document begins inside
     tokens = Counter(token for sequence in found for token in sequence[1:-1])
     assert tokens == Counter(token for s in shards for token in s.tokens.tolist())
-    assert packed.sequences == len(found)
-    assert packed.tokens == sum(map(len, found))
+    if filled:
+        assert all(sum(batch.lengths) >= longest + more - 2 for batch in batches[:-1])
+        assert packed.sequences <= len(found) < packed.sequences + len(batches)
+    else:
+        assert packed.sequences == len(found)
+        assert packed.tokens == sum(map(len, found))
 
 
 @given(corpora, longest)
@@ -124,12 +128,16 @@ def test_the_same_seed_epoch_and_number_give_the_same_batch(corpus: list[Documen
 def test_other_epochs_and_seeds_have_another_order_and_the_held_out_split_has_its_own() -> None:
     shards = shards_of([[[5, 6, 7], [8, 9]] * 20])
     orders = [
-        [tuple(s) for batch in epoch(packing(shards, 12, 40, seed=seed), number) for s in sequences(batch)]
+        [
+            tuple(s)
+            for batch in epoch(packing(shards, 12, 40, seed=seed, filled=False), number)
+            for s in sequences(batch)
+        ]
         for seed, number in [(0, 0), (0, 1), (1, 0)]
     ]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2])
-    straight = packing(shards, 12, 40, shuffle=False)
+    straight = packing(shards, 12, 40, shuffle=False, filled=False)
     firsts = [min(map(min, (s[1:-1] for s in sequences(batch)))) for batch in epoch(straight, 1)]
     assert firsts == sorted(firsts)
     assert [b.ids.tolist() for b in epoch(straight, 0)] == [b.ids.tolist() for b in epoch(straight, 1)]

@@ -73,12 +73,26 @@ def cut_documents(sentences: NDArray[Any], documents: NDArray[Any], room: int) -
     return np.array(starts, dtype=np.int64), np.array(ends, dtype=np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """An epoch's order of sequences, and where in it batches begin, with the end: the sequence, and how many tokens of
+    it the batch before has.
+    """
+
+    order: Ints
+    first: list[int]
+    done: list[int]
+
+
 class Packing:
     """The batches of a split of a corpus.
 
     longest: tokens of a sequence, special ones included.    budget: tokens of a batch.
     before, after: special tokens that every sequence starts and ends with.
     shuffle: a new order each epoch, by the seed; else the corpus's own.
+    filled: a sequence that no longer fits into a batch is cut there and goes on in the next one, so that all batches
+    but an epoch's last have `budget` tokens (up to 2 fewer, where no piece fits). Kernels are compiled for a shape: with
+    other shapes in every batch a CPU spends a tenth of its time and gigabytes of memory on them.
 
     Raises InputError where a sequence cannot fit, or there is none.
     """
@@ -93,13 +107,14 @@ class Packing:
         after: int,
         seed: int = 0,
         shuffle: bool = True,
+        filled: bool = True,
     ) -> None:
         if longest < 3:
             raise InputError(f"sequences of {longest} tokens leave no room beside two special ones")
         if budget < longest:
             raise InputError(f"a budget of {budget} tokens a batch is smaller than one sequence of {longest}")
         self._shards = shards
-        self._budget, self._seed, self._shuffle = budget, seed, shuffle
+        self._budget, self._seed, self._shuffle, self._filled = budget, seed, shuffle, filled
         self._before, self._after = np.array([before], np.int64), np.array([after], np.int64)
         cuts = [cut_documents(shard.sentences, shard.documents, longest - 2) for shard in shards]
         self._starts = np.concatenate([np.zeros(0, np.int64), *(starts for starts, _ in cuts)])
@@ -111,33 +126,34 @@ class Packing:
 
     @property
     def sequences(self) -> int:
+        """How many there are before any is cut to fill a batch."""
         return len(self._starts)
 
     @property
     def tokens(self) -> int:
-        """Of all sequences, special ones included."""
+        """Of all these sequences, special ones included."""
         return int((self._ends - self._starts + 2).sum())
 
     def batches(self, epoch: int) -> int:
         """How many batches an epoch has."""
-        return len(self._epoch(epoch)[1]) - 1
+        return len(self._epoch(epoch).first) - 1
 
     def __call__(self, epoch: int, number: int) -> Packed:
         """One batch, its longest sequences first: those of equal length are neighbours, which attention likes."""
-        order, bounds = self._epoch(epoch)
-        chosen = order[bounds[number] : bounds[number + 1]]
-        chosen = chosen[np.argsort(self._starts[chosen] - self._ends[chosen], kind="stable")].tolist()
+        chosen, starts, ends = self._sequences(epoch, number)
+        longest_first = np.argsort(starts - ends, kind="stable")
+        chosen, starts, ends = chosen[longest_first], starts[longest_first], ends[longest_first]
         ids: list[Any] = []
         words: list[Any] = []
         edge = np.zeros(1, bool)
-        for i in chosen:
-            shard, rows = self._shards[self._of[i]], slice(self._starts[i], self._ends[i])
+        for of, start, end in zip(self._of[chosen].tolist(), starts.tolist(), ends.tolist()):
+            shard, rows = self._shards[of], slice(start, end)
             ids += (self._before, shard.tokens[rows], self._after)
             words += (edge, shard.words[rows], edge)
-        lengths = (self._ends[chosen] - self._starts[chosen] + 2).tolist()
+        lengths = (ends - starts + 2).tolist()
         special = np.zeros(sum(lengths), bool)
-        ends = np.cumsum(lengths)
-        special[ends - 1] = special[ends - lengths] = True
+        behind = np.cumsum(lengths)
+        special[behind - 1] = special[behind - lengths] = True
         return Packed(
             np.concatenate(ids, dtype=np.int64, casting="unsafe"),
             np.concatenate(words).astype(bool),
@@ -145,14 +161,29 @@ class Packing:
             tuple(lengths),
         )
 
-    def _plan(self, epoch: int) -> tuple[Ints, Ints]:
-        """The epoch's order of sequences, and where in it each batch starts."""
+    def _sequences(self, epoch: int, number: int) -> tuple[Ints, Ints, Ints]:
+        """A batch's sequences, with the first row and the last (exclusive) of what the batch has of them."""
+        plan = self._epoch(epoch)
+        (first, last), (done, cut) = plan.first[number : number + 2], plan.done[number : number + 2]
+        chosen = plan.order[first : last + (cut > 0)]
+        starts, ends = self._starts[chosen], self._ends[chosen]  # copies
+        if cut:
+            ends[-1] = starts[-1] + cut
+        starts[0] += done
+        return chosen, starts, ends
+
+    def _plan(self, epoch: int) -> _Plan:
         order = np.arange(self.sequences)
         if self._shuffle:
             order = np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(order)
-        ends = np.cumsum((self._ends - self._starts + 2)[order])
-        bounds, filled = [0], 0
-        while bounds[-1] < len(order):
-            bounds.append(int(np.searchsorted(ends, filled + self._budget, side="right")))
-            filled = int(ends[bounds[-1] - 1])
-        return order, np.array(bounds)
+        behind = np.cumsum((self._ends - self._starts + 2)[order])
+        first, done, filled = [0], [0], 0
+        while first[-1] < len(order):
+            # What was cut off the first sequence is not in this batch, but for the special tokens it has again.
+            end = filled + done[-1] + self._budget
+            last = int(np.searchsorted(behind, end, side="right"))
+            filled = int(behind[last - 1]) if last else 0
+            room = end - filled - 2 if self._filled and last < len(order) else 0
+            first.append(last)
+            done.append(max(0, room))
+        return _Plan(order, first, done)

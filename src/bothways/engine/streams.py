@@ -27,6 +27,7 @@ class Streams:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._cores = torch.get_num_threads()
         self._streams = min(MOST_STREAMS, self._cores) if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None

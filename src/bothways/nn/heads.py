@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork, EncoderOutput
-from bothways.nn.layers import Embedding, Linear, norm
+from bothways.nn.layers import Embedding, Linear, filled, norm
 from bothways.nn.losses import vocabulary_cross_entropy
 from bothways.nn.pooling import pool
 from bothways.ragged import Layout, Ragged
@@ -62,7 +62,8 @@ class MaskedLanguageHead(nn.Module):
 
     def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
-        return vocabulary_cross_entropy(self._transformed(rows), self.decoder.weight, self.decoder.bias, targets)
+        x = self._transformed(filled(rows))
+        return vocabulary_cross_entropy(x, self.decoder.weight, self.decoder.bias, targets)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that words are predicted from."""

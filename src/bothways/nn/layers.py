@@ -10,7 +10,7 @@ from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
 
-__all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "initialise", "norm", "packs"]
+__all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "filled", "initialise", "norm", "packs"]
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
@@ -25,6 +25,7 @@ _EPILOGUES = {
 }
 # Below this many rows oneDNN may take another kernel, whose sums differ in the last bit: small inputs are filled up.
 _FEWEST_ROWS = 8
+_FILLED_ROWS = 32
 
 
 class Embedding(nn.Embedding):
@@ -120,6 +121,16 @@ def add(linear: nn.Module, x: Tensor, residual: Tensor, dropped: float) -> Tenso
     if dropped > 0.0:
         return residual + dropout(linear(x), dropped)
     return linear(x, residual=residual)
+
+
+def filled(rows: Tensor) -> Tensor:
+    """rows [M, width] and zeros behind them, to a multiple of 32 on a CPU.
+
+    oneDNN compiles and keeps kernels for every M, near a megabyte for each: as many rows as were masked by chance would
+    be hundreds of them.
+    """
+    idle = -len(rows) % _FILLED_ROWS if rows.device.type == "cpu" else 0
+    return F.pad(rows, (0, 0, 0, idle)) if idle else rows
 
 
 def norm(config: EncoderConfig, width: int | None = None) -> nn.LayerNorm:

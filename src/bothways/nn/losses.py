@@ -10,6 +10,9 @@ from torch import Tensor
 __all__ = ["vocabulary_cross_entropy"]
 
 ROWS_AT_A_TIME = 1024
+# Scores in fp32 at a time: a megabyte on a CPU, so that the passes over them stay in a core's cache.
+SCORES_AT_A_TIME = {"cpu": 1 << 18}
+SCORES_AT_A_TIME_ELSEWHERE = 1 << 27
 
 
 class _VocabularyCrossEntropy(torch.autograd.Function):
@@ -19,30 +22,19 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
         half, wanted = weight.to(x.dtype), ctx.needs_input_grad
         loss, correct = x.new_zeros((), dtype=torch.float32), targets.new_zeros(())
-        dx = torch.empty_like(x) if wanted[0] else None
+        dx = torch.zeros_like(x) if wanted[0] else None
         dw = torch.zeros_like(weight) if wanted[1] else None
         db = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        for rows, gold, place in zip(
-            x.split(ROWS_AT_A_TIME), targets.split(ROWS_AT_A_TIME), range(0, len(x), ROWS_AT_A_TIME)
-        ):
-            scores = (rows @ half.T).float()
-            if bias is not None:
-                scores += bias
-            right = scores.gather(1, gold[:, None])
-            correct += (right[:, 0] == scores.amax(1)).sum()
-            total = scores.logsumexp(1, keepdim=True)
-            loss += (total - right).sum()
-            if not any(wanted):
-                continue
-            slope = scores.sub_(total).exp_()
-            slope.scatter_add_(1, gold[:, None], torch.full_like(right, -1.0))
-            if db is not None:
-                db += slope.sum(0)
-            slope = slope.to(x.dtype)
+        for gold, place in zip(targets.split(ROWS_AT_A_TIME), range(0, len(targets), ROWS_AT_A_TIME)):
+            rows = x[place : place + ROWS_AT_A_TIME]
+            scores = rows @ half.T
+            told = _scores_to_slopes(scores[: len(gold)], bias, gold, db, slopes=any(wanted))
+            loss, correct = loss + told[0], correct + told[1]
+            scores[len(gold) :] = 0.0
             if dx is not None:
-                dx[place : place + len(rows)] = slope @ half
+                dx[place : place + len(rows)] = scores @ half
             if dw is not None:
-                dw += slope.T @ rows
+                dw += scores.T @ rows
         ctx.save_for_backward(*(g for g in (dx, dw, db) if g is not None))
         ctx.has = tuple(g is not None for g in (dx, dw, db))
         ctx.mark_non_differentiable(correct)
@@ -52,13 +44,38 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, loss: Tensor, correct: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         dx, dw, db = (next(saved) if has else None for has in ctx.has)
-        return (*(None if g is None else g * loss.to(g.dtype) for g in (dx, dw, db)), None)
+        return (*(None if g is None else g.mul_(loss) for g in (dx, dw, db)), None)  # in place: they are large
+
+
+def _scores_to_slopes(
+    scores: Tensor, bias: Tensor | None, gold: Tensor, db: Tensor | None, slopes: bool
+) -> tuple[Tensor, Tensor]:
+    """The summed loss of scores [M, vocab] before the bias, and how many are right.
+
+    slopes: replace the scores by the loss's derivatives, and add those to `db`, if there is one.
+    """
+    loss, correct = scores.new_zeros((), dtype=torch.float32), gold.new_zeros(())
+    some = max(1, SCORES_AT_A_TIME.get(scores.device.type, SCORES_AT_A_TIME_ELSEWHERE) // scores.shape[1])
+    for part, wanted in zip(scores.split(some), gold.split(some)):
+        z = part.float() if bias is None else part + bias.float()
+        best, right = z.amax(1, keepdim=True), z.gather(1, wanted[:, None])
+        correct += (right == best).sum()
+        z = z.sub_(best).exp_()
+        total = z.sum(1, keepdim=True)
+        loss += (total.log() + best - right).sum()
+        if slopes:
+            z.div_(total).scatter_add_(1, wanted[:, None], torch.full_like(right, -1.0))
+            part.copy_(z)
+            if db is not None:
+                db += z.sum(0)
+    return loss, correct
 
 
 def vocabulary_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of x Wᵀ + b with the targets, summed; and how many of the best scores are right.
 
     x [M, width] in the precision to compute in; weight [vocab, width]; bias [vocab]; targets int [M]. Sums are in fp32.
+    Rows of x beyond the targets count for nothing.
     """
     loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets)
     return loss, correct

@@ -94,7 +94,7 @@ class Trainer:
             if kind == "stop":
                 return
             stop = asked()
-            progress = yield from self._at_times(progress, stop)
+            progress = yield from self._at_times(progress, streams, stop)
             if stop:
                 return
 
@@ -102,12 +102,12 @@ class Trainer:
         """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say."""
         return "skip" if scaler is not None or self.step.nonfinite == "skip" else "stop"
 
-    def _at_times(self, progress: Progress, stop: bool) -> Generator[Event, None, Progress]:
+    def _at_times(self, progress: Progress, streams: Streams, stop: bool) -> Generator[Event, None, Progress]:
         """What is due after some steps only."""
         last = progress.step == self.step.steps
         if self.held is not None and (last or progress.step % self.run.evaluate_every == 0):
             batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
-            means = evaluate(self.model, self.objective, batches, self.device)
+            means = evaluate(self.model, self.objective, batches, streams)
             loss = sum(means[name] for name in means if name in self.objective.losses)
             if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)

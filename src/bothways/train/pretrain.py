@@ -36,6 +36,7 @@ from bothways.train.state import Progress, checkpoints, prune, restore, save_che
 __all__ = ["Outcome", "plan", "pretrain"]
 
 SETTINGS = "settings.json"
+HELD_OUT_TOKENS = 4096  # of a batch, whatever batches are trained on: the same sequences with the same masks
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -205,7 +206,16 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
         after=after,
         seed=settings.run.seed,
     )
-    return train, Packing(held.shards, longest=longest, budget=budget, before=before, after=after, shuffle=False)
+    held_out = Packing(
+        held.shards,
+        longest=longest,
+        budget=max(longest, HELD_OUT_TOKENS),
+        before=before,
+        after=after,
+        shuffle=False,
+        filled=False,
+    )
+    return train, held_out
 
 
 def _check_output(output: Path, settings: PretrainSettings, resume: bool) -> None:

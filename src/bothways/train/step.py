@@ -118,15 +118,16 @@ def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
     return means.values()
 
 
-@torch.no_grad()
-def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], device: torch.device) -> dict[str, float]:
-    """Mean losses and metrics over all rows of the batches, without dropout."""
+def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], streams: Streams) -> dict[str, float]:
+    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side."""
+
+    @torch.no_grad()
+    def parts(batch: Batch) -> list[tuple[str, Part]]:
+        result = objective.loss(model, batch.to(streams.device))
+        return [*result.losses.items(), *result.metrics.items()]
+
     training = model.training
     model.eval()
-    means = Means()
-    for batch in batches:
-        result = objective.loss(model, batch.to(device))
-        for name, part in (*result.losses.items(), *result.metrics.items()):
-            means.add(name, float(part.total), part.count)
+    found = [part for some in streams.map(parts, list(batches)) for part in some]
     model.train(training)
-    return means.values()
+    return _means(found)
