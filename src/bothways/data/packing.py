@@ -91,8 +91,8 @@ class Packing:
     before, after: special tokens that every sequence starts and ends with.
     shuffle: a new order each epoch, by the seed; else the corpus's own.
     filled: a sequence that no longer fits into a batch is cut there and goes on in the next one, so that all batches
-    but an epoch's last have `budget` tokens (up to 2 fewer, where no piece fits). Kernels are compiled for a shape: with
-    other shapes in every batch a CPU spends a tenth of its time and gigabytes of memory on them.
+    but an epoch's last have `budget` tokens (up to 2 fewer, where no piece fits). Kernels are compiled for a shape:
+    with other shapes in every batch a CPU spends a tenth of its time and gigabytes of memory on them.
 
     Raises InputError where a sequence cannot fit, or there is none.
     """

@@ -47,13 +47,13 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 def _generator() -> np.random.SFC64 | None:
-    """That of the batch this thread computes. Six times as fast as torch's own dropout, which draws number by number."""
+    """That of the batch this thread computes; six times as fast as torch's, which draws number by number."""
     return getattr(_current, "generator", None)
 
 
 def replayed() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """For `torch.utils.checkpoint`: what is computed again on the way back drops the same numbers as before."""
-    states: list[dict[str, Any]] = []
+    states: list[Any] = []
 
     @contextmanager
     def first() -> Iterator[None]:
