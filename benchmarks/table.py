@@ -196,15 +196,19 @@ def training_ratios_table(sizes: dict[str, dict[str, Any]]) -> str:
 
 
 def pipeline_line(sizes: dict[str, dict[str, Any]]) -> str:
-    """The speed of preparing batches, and what was settled for the peer."""
+    """How much was measured, the speed of preparing batches, and what was tried of the peer."""
     speed = median(one for result in sizes.values() for one in result["pipeline"])
-    rows = ", ".join(f"{result['setting']['rows']} ({size})" for size, result in sizes.items())
-    rounds = ", ".join(
-        f"{result['amount']['rounds']} of {result['amount']['steps']} ({size})" for size, result in sizes.items()
-    )
+    told = "; ".join(f"{size}: {setting_in_words(result)}" for size, result in sizes.items())
+    return f"Pretraining: from shards to packed, masked batches {speed / 1e6:.2f} M tokens/s on one core. {told}."
+
+
+def setting_in_words(result: dict[str, Any]) -> str:
+    """The rounds of one size, and the rows at a time that were tried for transformers."""
+    amount, tried = result["amount"], result["setting"]["tried"]
+    each = ", ".join(f"{rows}: {one['seconds']:.1f} s and {one['megabytes']:,.0f} MB" for rows, one in tried.items())
     return (
-        f"Pretraining: rounds of steps: {rounds}. From shards to packed, masked batches: {speed / 1e6:.2f} M tokens/s "
-        f"on one core. Rows at a time that are fastest for transformers: {rows}."
+        f"{amount['rounds']} rounds of {amount['steps']} steps, transformers with {result['setting']['rows']} "
+        f"rows at a time ({each})"
     )
 
 
