@@ -73,45 +73,29 @@ def surroundings(threads: int) -> dict[str, str]:
     return {**os.environ, **limits, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 
 
-class Worker:
-    """One system's process."""
+class Process:
+    """A process that answers requests with a line of JSON each; everything else that it prints is its log."""
 
-    def __init__(self, system: System, job: Job) -> None:
-        self.system = system
-        self.job = job
-        self.result = Result(system.name)
-        self._log = job.scratch / f"{system.name.replace(' ', '-')}.log"
+    def __init__(self, log: Path, threads: int) -> None:
+        self._log, self._threads = log, threads
         self._process: subprocess.Popen[str] | None = None
 
-    @property
-    def vectors_file(self) -> Path:
-        """Where the worker leaves its vectors of the mixed workload."""
-        return self._log.with_suffix(".npy")
-
-    def build(self) -> None:
-        """Derives the system's files in a process of its own, unless an earlier run has."""
-        built = self.job.cache / f"{self._log.stem}.built"
-        if built.exists():
-            return
-        command, variables = self._command("--build"), surroundings(self.job.threads)
-        with self._log.open("w") as log:
-            done = subprocess.run(command, check=False, stderr=log, stdout=log, env=variables)
-        if done.returncode:
-            raise WorkerError(self._last_line())
-        built.touch()
+    def command(self, *more: str) -> list[str]:
+        """What is run. Raises `WorkerError` where its environment is missing."""
+        raise NotImplementedError
 
     def start(self) -> None:
         """Starts the process; loading goes on until the first answer."""
         self._process = subprocess.Popen(
-            self._command(),
+            self.command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("w"),
-            env=surroundings(self.job.threads),
+            env=surroundings(self._threads),
             text=True,
         )
 
-    def ask(self, do: str, **arguments: str) -> dict[str, Any]:
+    def ask(self, do: str, **arguments: str | int) -> dict[str, Any]:
         """Sends a request and waits for its answer; raises `WorkerError` where none comes."""
         assert self._process is not None, "the worker was not started"
         assert self._process.stdin is not None
@@ -128,10 +112,12 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def others_seconds(self) -> float:
-        """CPU seconds that all processes but this one have used so far."""
-        assert self._process is not None, "the worker was not started"
-        return busy_seconds() - process_seconds(self._process.pid)
+    def ask_in_turn(self, do: str, **arguments: str | int) -> tuple[dict[str, Any], float]:
+        """The answer to a request that is measured, and the cores that other processes kept busy meanwhile."""
+        sleep(PAUSE_SECONDS)
+        start, others = perf_counter(), self._others_seconds()
+        answer = self.ask(do, **arguments)
+        return answer, (self._others_seconds() - others) / (perf_counter() - start)
 
     def stop(self) -> None:
         """Ends the process."""
@@ -140,19 +126,57 @@ class Worker:
             self._process.communicate()
             self._process = None
 
-    def _command(self, *more: str) -> list[str]:
-        python = python_of(self.system.environment)
-        if not python.exists():
-            missing = folder_of(self.system.environment).name
-            raise WorkerError(f"{missing} is missing: run `python benchmarks/environments.py`")
-        job = self.job
-        folders = ["--model", job.model, "--workloads", job.workloads, "--cache", job.cache]
-        command = [python, WORKER, self.system.name, *folders, "--threads", job.threads, *more]
-        return [str(part) for part in command]
+    def _others_seconds(self) -> float:
+        """CPU seconds that all processes but this one have used so far."""
+        assert self._process is not None, "the worker was not started"
+        return busy_seconds() - process_seconds(self._process.pid)
 
     def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").split("\n")
         return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "ended without a word")
+
+
+def interpreter(environment: str) -> str:
+    """The interpreter of an environment; raises `WorkerError` where there is none."""
+    python = python_of(environment)
+    if not python.exists():
+        missing = folder_of(environment).name
+        raise WorkerError(f"{missing} is missing: run `python benchmarks/environments.py`")
+    return str(python)
+
+
+class Worker(Process):
+    """One system's process."""
+
+    def __init__(self, system: System, job: Job) -> None:
+        super().__init__(job.scratch / f"{system.name.replace(' ', '-')}.log", job.threads)
+        self.system = system
+        self.job = job
+        self.result = Result(system.name)
+
+    @property
+    def vectors_file(self) -> Path:
+        """Where the worker leaves its vectors of the mixed workload."""
+        return self._log.with_suffix(".npy")
+
+    def build(self) -> None:
+        """Derives the system's files in a process of its own, unless an earlier run has."""
+        built = self.job.cache / f"{self._log.stem}.built"
+        if built.exists():
+            return
+        command, variables = self.command("--build"), surroundings(self.job.threads)
+        with self._log.open("w") as log:
+            done = subprocess.run(command, check=False, stderr=log, stdout=log, env=variables)
+        if done.returncode:
+            raise WorkerError(self._last_line())
+        built.touch()
+
+    def command(self, *more: str) -> list[str]:
+        job = self.job
+        folders = ["--model", job.model, "--workloads", job.workloads, "--cache", job.cache]
+        python = interpreter(self.system.environment)
+        command = [python, WORKER, self.system.name, *folders, "--threads", job.threads, *more]
+        return [str(part) for part in command]
 
 
 def prepare(worker: Worker) -> None:
@@ -168,10 +192,9 @@ def prepare(worker: Worker) -> None:
 
 def run_once(worker: Worker, workload: str) -> None:
     """One measured run."""
-    sleep(PAUSE_SECONDS)
-    start, others = perf_counter(), worker.others_seconds()
-    seconds = worker.ask("run", workload=workload)["seconds"]
-    worker.result.disturbance.append((worker.others_seconds() - others) / (perf_counter() - start))
+    answer, others = worker.ask_in_turn("run", workload=workload)
+    seconds = answer["seconds"]
+    worker.result.disturbance.append(others)
     worker.result.seconds.setdefault(workload, []).append(median(seconds))
     worker.result.calls.setdefault(workload, []).extend(seconds)
 

@@ -23,13 +23,15 @@ import cold
 import families
 import machine
 import numpy as np
+import pretraining
 import table
 import workloads
 from environments import REQUIREMENTS, ROOT, ensure, folder_of
 from rounds import Job, Result, Worker, attempt, measure, note, prepare
 from systems.registry import REFERENCE, SYSTEMS, System
 
-PARTS = ("mixed", "wide", "query", "cold", "families")
+PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining")
+APART = ("cold", "families", "pretraining")  # parts that are measured by files of their own
 FULL_ROUNDS, QUICK_ROUNDS = 5, 3
 
 
@@ -107,7 +109,7 @@ def measure_systems(systems: list[System], job: Job, parts: list[str], rounds: i
             attempt(worker, prepare)
         compare_vectors(workers)
         for part in parts:
-            if part not in ("cold", "families"):
+            if part not in APART:
                 measure(workers, part, rounds)
     finally:
         for worker in workers:
@@ -120,8 +122,9 @@ def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], s
     model = (arguments.model or default_model()).resolve()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS)
     parts = [part for part in PARTS if part in arguments.parts.split(",")]
-    systems = [] if parts == ["families"] else chosen_systems(arguments.only)
-    for environment in sorted({system.environment for system in systems} & REQUIREMENTS.keys()):
+    systems = [] if set(parts) <= {"families", "pretraining"} else chosen_systems(arguments.only)
+    needed = {system.environment for system in (*systems, *(pretraining.SYSTEMS if "pretraining" in parts else ()))}
+    for environment in sorted(needed & REQUIREMENTS.keys()):
         try_to_ensure(environment)
     texts = workloads.build(model, workloads.QUICK if arguments.quick else workloads.FULL)
     job = Job(model, scratch / "workloads.json", cache_folder(model), scratch, arguments.threads)
@@ -129,18 +132,22 @@ def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], s
     results = measure_systems(systems, job, parts, rounds)
     mixed = texts["mixed"].texts
     ratios = families.measure(model, scratch, mixed, arguments.threads, rounds) if "families" in parts else {}
+    trained: dict[str, Any] = {}
+    if "pretraining" in parts:
+        trained = pretraining.measure(model, scratch, arguments.threads, arguments.quick, arguments.rounds)
     report = {
         "date": date.today().isoformat(),
         "machine": machine.describe(),
         "threads": arguments.threads,
         "rounds": rounds,
-        "disturbance": table.disturbance(results, ratios),
-        "versions": table.versions_line(results, ratios),
+        "disturbance": table.disturbance(results, ratios, trained),
+        "versions": table.versions_line(results, ratios, trained),
         "workloads": {name: {"texts": len(load.texts), "tokens": load.tokens} for name, load in texts.items()},
         "systems": [asdict(result) for result in results],
         "comparisons": table.comparisons(results),
         "cold": cold.measure(model, scratch, arguments.threads, rounds) if "cold" in parts else {},
         "families": ratios,
+        "pretraining": trained,
     }
     return report, table.render(report, results, texts)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pretraining
 from families import ratio
 from rounds import Result, speedup
 from systems.registry import REFERENCE
@@ -116,10 +117,10 @@ def cold_table(cold: dict[str, float | str]) -> str:
     return markdown_table(["fresh process", "seconds"], rows)
 
 
-def versions_line(results: Sequence[Result], families: dict[str, dict[str, Any] | str]) -> str:
-    """Every package version in use, each once."""
+def versions_line(results: Sequence[Result], *parts: dict[str, dict[str, Any] | str]) -> str:
+    """Every package version in use, each once. parts: the results of families and sizes, by name."""
     used = [result.versions for result in results]
-    used += [result["versions"] for result in families.values() if not isinstance(result, str)]
+    used += [result["versions"] for part in parts for result in part.values() if not isinstance(result, str)]
     pairs = {pair: None for versions in used for pair in versions.items()}
     return ", ".join(f"{name} {version}" for name, version in sorted(pairs))
 
@@ -158,10 +159,63 @@ def family_cells(family: str, result: dict[str, Any]) -> list[str]:
     return [*cells, f"{result['difference']:.0e}"]
 
 
-def disturbance(results: Sequence[Result], families: dict[str, dict[str, Any] | str]) -> float:
+def pretraining_table(found: dict[str, dict[str, Any] | str]) -> str:
+    """Each system with each size, then the ratios; a size that failed has its reason underneath."""
+    sizes = {size: result for size, result in found.items() if not isinstance(result, str)}
+    failures = [f"- pretraining, {size} failed: {result}" for size, result in found.items() if isinstance(result, str)]
+    parts = ["\n".join(failures)] if failures else []
+    if sizes:
+        parts = [speeds_table(sizes), training_ratios_table(sizes), pipeline_line(sizes), *parts]
+    return "\n\n".join(parts)
+
+
+def speeds_table(sizes: dict[str, dict[str, Any]]) -> str:
+    """Tokens a second of each system, what part of the products' rate they take, and peak memory."""
+    head = [f"pretraining in bf16, {pretraining.STEP_TOKENS:,} tokens a step"]
+    for size in sizes:
+        head += [f"{size}, tokens/s", "of products' rate", "peak MB"]
+    rows = []
+    for system in pretraining.SYSTEMS:
+        cells = [system.name]
+        for result in sizes.values():
+            cells.append(figure(median(result["speeds"][system.name]), 0))
+            cells.append(figure(100 * pretraining.share(result, system), 0, " %"))
+            cells.append(figure(result["megabytes"][system.name], 0))
+        rows.append(cells)
+    return markdown_table(head, rows)
+
+
+def training_ratios_table(sizes: dict[str, dict[str, Any]]) -> str:
+    """Speed and peak memory of one system relative to another."""
+    rows = []
+    for what, quotient in (("speed", pretraining.ratio), ("peak memory", pretraining.memory_ratio)):
+        for ours, theirs in pretraining.COMPARISONS:
+            cells = [figure(quotient(result, ours, theirs), 2, "×") for result in sizes.values()]
+            rows.append([f"pretraining {what}: {ours.name} / {theirs.name}", *cells])
+    return markdown_table(["ratio", *sizes], rows)
+
+
+def pipeline_line(sizes: dict[str, dict[str, Any]]) -> str:
+    """How much was measured, the speed of preparing batches, and what was tried of the peer."""
+    speed = median(one for result in sizes.values() for one in result["pipeline"])
+    told = "; ".join(f"{size}: {setting_in_words(result)}" for size, result in sizes.items())
+    return f"Pretraining: from shards to packed, masked batches {speed / 1e6:.2f} M tokens/s on one core. {told}."
+
+
+def setting_in_words(result: dict[str, Any]) -> str:
+    """The rounds of one size, and the rows at a time that were tried for transformers."""
+    amount, tried = result["amount"], result["setting"]["tried"]
+    each = ", ".join(f"{rows}: {one['seconds']:.1f} s and {one['megabytes']:,.0f} MB" for rows, one in tried.items())
+    return (
+        f"{amount['rounds']} rounds of {amount['steps']} steps, transformers with {result['setting']['rows']} "
+        f"rows at a time ({each})"
+    )
+
+
+def disturbance(results: Sequence[Result], *parts: dict[str, dict[str, Any] | str]) -> float:
     """Cores that processes other than the one measured kept busy, on average over all runs."""
     runs = [cores for result in results for cores in result.disturbance]
-    runs += [result["disturbance"] for result in families.values() if not isinstance(result, str)]
+    runs += [result["disturbance"] for part in parts for result in part.values() if not isinstance(result, str)]
     return sum(runs) / len(runs) if runs else 0.0
 
 
@@ -183,6 +237,8 @@ def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[st
         parts.append(cold_table(report["cold"]))
     if report["families"]:
         parts.append(families_table(report["families"]))
+    if report["pretraining"]:
+        parts.append(pretraining_table(report["pretraining"]))
     return "\n\n".join(parts)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -103,12 +103,19 @@ def peak_megabytes() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def serve(worker: Worker, answers: Any) -> None:
+def serve(requests: Mapping[str, Callable[..., dict[str, Any]]], answers: Any) -> None:
     """Answers requests until stdin ends."""
     for line in sys.stdin:
         arguments = json.loads(line)
-        reply = worker.requests[arguments.pop("do")](**arguments)
+        reply = requests[arguments.pop("do")](**arguments)
         print(json.dumps(reply), file=answers, flush=True)
+
+
+def only_answers() -> Any:
+    """Where answers go: stdout; from now on, whatever else is printed there goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -125,8 +132,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Builds a system's files, or loads it and serves."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    answers = only_answers()
     arguments = parse_arguments()
     system, workloads = find(arguments.system), load(arguments.workloads)
     module = cast(SystemModule, import_module(f"systems.{system.module}"))
@@ -135,7 +141,7 @@ def main() -> None:
     if arguments.build:
         module.build(setup)
         return
-    serve(Worker(module.load(setup), module.PACKAGES, workloads), answers)
+    serve(Worker(module.load(setup), module.PACKAGES, workloads).requests, answers)
 
 
 if __name__ == "__main__":
