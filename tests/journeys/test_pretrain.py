@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from pydoc_data.topics import topics as pages
 from typing import Any
 
 import pytest
@@ -27,42 +26,9 @@ from bothways.train.report import MetricsLog
 from bothways.train.settings import ModelSettings, PretrainSettings
 from bothways.train.start import starting_encoder
 
-SETTINGS = """\
-preset = "bert-tiny"
-corpus = "{corpus}"
-longest = 64
-precision = "fp32"
-
-[how]  # tables group keys as one likes
-batch-tokens = 256
-step_tokens = 512
-warmup = 2
-lr = 1e-3
-evaluate_every = 4
-evaluate_tokens = 2000
-save_every = 3
-log_every = 1
-"""
 STEPS = 12
 
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    for i, name in enumerate(sorted(pages)[:30]):
-        (folder / f"{i:02}.txt").write_text(pages[name], encoding="utf-8")
-    train = ["tokenizer", "train", "--input", folder, "--vocab-size", "700", "--output", folder / "tokenizer"]
-    build = ["corpus", "build", "--input", folder, "--tokenizer", folder / "tokenizer", "--output", folder / "shards"]
-    assert run(*train) == 0
-    assert run(*build, "--held-out", "0.2", "--workers", "1") == 0
-    return folder / "shards"
-
-
-@pytest.fixture(scope="module")
-def config(corpus: Path) -> Path:
-    path = corpus.parent / "tiny.toml"
-    path.write_text(SETTINGS.format(corpus=corpus))
-    return path
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture(scope="module")
@@ -79,24 +45,6 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     output = Path(shutil.copytree(whole, tmp_path / "copy"))
     shutil.rmtree(output / "model")
     return output
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> Callable[..., str]:
-    """(flags …) → the one line that a run with them ends with."""
-
-    def failing(*flags: str | Path, config: Path = config) -> str:
-        capsys.readouterr()
-        output = () if "--output" in flags else ("--output", tmp_path / "run")
-        assert run("pretrain", config, *output, *flags) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        *before, last = captured.err.splitlines()
-        assert last.startswith("bothways: ")
-        assert all(line.startswith("step ") for line in before), before
-        return last
-
-    return failing
 
 
 def rows(output: Path) -> list[dict[str, Any]]:

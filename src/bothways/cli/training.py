@@ -25,9 +25,15 @@ def show(steps: int) -> Iterator[Callable[[Event, Reading | None], None]]:
     """A function that is told of every event. On a terminal a bar; else a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
 
     console, terminal = Console(stderr=True), sys.stderr.isatty()
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+    whole, broken = Column(no_wrap=True), Column()  # a narrow terminal shows the figures in two lines
+    columns = (
+        BarColumn(12, table_column=whole),
+        MofNCompleteColumn(table_column=whole),
+        TextColumn("{task.description}", table_column=broken),
+    )
     with Progress(*columns, console=console, transient=True, disable=not terminal) as bar:
         task, said = bar.add_task("", total=steps), time.monotonic()
 

@@ -58,7 +58,7 @@ def write_card(
         "Result": _result(progress),
         "Data": _data(corpus),
         "Model": _model(encoder),
-        "Settings": {key: value for part in described(settings).values() for key, value in part.items()},
+        "Settings": _settings(settings, encoder),
         "Software": {"bothways": __version__, "Python": platform.python_version()}
         | {name: version(name) for name in SOFTWARE},
         **({} if reading is None else {"Speed": _speed(reading)}),
@@ -91,7 +91,23 @@ def _result(progress: Progress) -> dict[str, Any]:
 def _data(corpus: Corpus) -> dict[str, Any]:
     splits = {name: f"{split.documents:,} documents, {split.tokens:,} tokens" for name, split in corpus.splits.items()}
     dropped = {f"dropped: {name}": count for name, count in corpus.counts.items()}
-    return splits | dropped | {"built with": ", ".join(f"{key} {value}" for key, value in corpus.made.items())}
+    made = dict(corpus.made)
+    source = made.pop("source", None)
+    return {"source": _source(source if isinstance(source, dict) else {}), **splits, **dropped, **made}
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """A data set by its name, files by theirs: which folder they were in is nobody's business."""
+    inputs = source.get("inputs")
+    names = [Path(str(one)).name for one in inputs] if isinstance(inputs, list) else []
+    return str(source["dataset"]) if source.get("dataset") else ", ".join(names)
+
+
+def _settings(settings: PretrainSettings, encoder: Encoder) -> dict[str, Any]:
+    """All that was set, and what stands for what was not."""
+    flat = {key: value for part in described(settings).values() for key, value in part.items()}
+    found = {"dropout": encoder.config.dropout, "warmup": settings.step.rising}
+    return {key: found.get(key, value) for key, value in flat.items() if key in found or value is not None}
 
 
 def _model(encoder: Encoder) -> dict[str, Any]:
