@@ -89,11 +89,15 @@ def _result(progress: Progress) -> dict[str, Any]:
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:
-    splits = {name: f"{split.documents:,} documents, {split.tokens:,} tokens" for name, split in corpus.splits.items()}
+    splits = {
+        f"{name} split": f"{split.documents:,} documents, {split.tokens:,} tokens"
+        for name, split in corpus.splits.items()
+    }
     dropped = {f"dropped: {name}": count for name, count in corpus.counts.items()}
     made = dict(corpus.made)
     source = made.pop("source", None)
-    return {"source": _source(source if isinstance(source, dict) else {}), **splits, **dropped, **made}
+    told = {f"built with {key}": value for key, value in made.items()}
+    return {"source": _source(source if isinstance(source, dict) else {}), **splits, **dropped, **told}
 
 
 def _source(source: Mapping[str, Any]) -> str:
