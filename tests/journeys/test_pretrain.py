@@ -59,7 +59,7 @@ def same(output: Path, whole: Path) -> None:
     """The run left what an uninterrupted one leaves, byte for byte; only its speed is another."""
     for name in ("metrics.jsonl", "model/model.safetensors", "model/config.json", "model/tokenizer.json"):
         assert (output / name).read_bytes() == (whole / name).read_bytes(), name
-    cards = [(folder / "model/README.md").read_text().partition("## Speed")[0] for folder in (output, whole)]
+    cards = [(folder / "model/README.md").read_text().partition("## Speed")[0].strip() for folder in (output, whole)]
     assert cards[0] == cards[1]
 
 

@@ -49,7 +49,11 @@ def write_card(
     progress: Progress,
     reading: Reading | None,
 ) -> None:
-    """Write `README.md` beside a model. reading: None where the run's steps were taken by another process."""
+    """Write `README.md` beside a model. reading: None where the run's steps were taken by another process; a
+    card that is there, which knows their speed, stays.
+    """
+    if reading is None and (folder / CARD).exists():
+        return
     start = settings.model.start
     title = f"{settings.model.preset}, pretrained" if start is None else f"{start}, pretrained further"
     decodes = isinstance(head := encoder.heads["mlm"], MaskDecoder) and head.positions is not None
