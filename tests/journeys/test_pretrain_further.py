@@ -178,7 +178,7 @@ def test_a_disk_that_is_too_full_is_said_before_anything_is_done(
     usage = namedtuple("usage", "total used free")
 
     def free(bytes: int) -> None:
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, bytes))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, 0, bytes))
 
     free(1_000_000)
     said = fails("--steps", "2", "--output", tmp_path / "deep" / "run")

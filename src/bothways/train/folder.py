@@ -57,11 +57,11 @@ def _check_room(output: Path, parameters: int, keep: int) -> None:
         there = there.parent
     size = parameters * CHECKPOINT_BYTES
     more = max(1, keep + 2 - len(checkpoints(output)))
-    free = shutil.disk_usage(there).free
-    if free < size * more:
+    disk = shutil.disk_usage(there)
+    if disk.total and disk.free < size * more:  # what is no disk, such as /proc, has no size
         taken = f"{more} checkpoints of {_megabytes(size)} take {_megabytes(size * more)}"
         raise InputError(
-            f"{output}: the disk has {_megabytes(free)} free, but {taken}; make room, or say a lower --keep"
+            f"{output}: the disk has {_megabytes(disk.free)} free, but {taken}; make room, or say a lower --keep"
         )
 
 
