@@ -1,12 +1,31 @@
-"""Models for the journeys: a tiny one that fills masks, and one with the outer sizes of bert-base."""
+"""What journeys start from: a tiny model that fills masks, one with the sizes of bert-base, and a corpus."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from pydoc_data.topics import topics as pages
 
 import pytest
 import torch
+from prompt import run
+
+SETTINGS = """\
+preset = "bert-tiny"
+corpus = "{corpus}"
+longest = 64
+precision = "fp32"
+
+[how]  # tables group keys as one likes
+batch-tokens = 256
+step_tokens = 512
+warmup = 2
+lr = 1e-3
+evaluate_every = 4
+evaluate_tokens = 2000
+save_every = 3
+log_every = 1
+"""
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +50,46 @@ def base_sized_masked(save_bert: Callable[..., Path], vocab: list[str]) -> Path:
     with (folder / "vocab.txt").open("a", encoding="utf-8") as file:
         file.write("hello\nworld\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for i, name in enumerate(sorted(pages)[:30]):
+        (folder / f"{i:02}.txt").write_text(pages[name], encoding="utf-8")
+    train = ["tokenizer", "train", "--input", folder, "--vocab-size", "700", "--output", folder / "tokenizer"]
+    build = ["corpus", "build", "--input", folder, "--tokenizer", folder / "tokenizer", "--output", folder / "shards"]
+    assert run(*train) == 0
+    assert run(*build, "--held-out", "0.2", "--workers", "1") == 0
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def config(corpus: Path) -> Path:
+    path = corpus.parent / "tiny.toml"
+    path.write_text(SETTINGS.format(corpus=corpus))
+    return path
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> Callable[..., str]:
+    """(flags …) → the one line that a run with them ends with."""
+
+    def failing(*flags: str | Path, config: Path = config) -> str:
+        capsys.readouterr()
+        output = () if "--output" in flags else ("--output", tmp_path / "run")
+        assert run("pretrain", config, *output, *flags) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        *before, last = captured.err.splitlines()
+        assert last.startswith("bothways: ")
+        assert all(line.startswith("step ") for line in before), before
+        return last
+
+    return failing
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix-product rate is measured by a single product."""
+    monkeypatch.setattr("bothways.train.pretrain.RATE_SECONDS", 0.0)

@@ -47,6 +47,7 @@ def _rows(found: Plan) -> list[list[str]]:
     return [
         ["parameters", f"{found.parameters:,} with heads"],
         ["tokens", f"{found.tokens:,}: the corpus {found.epochs:.2f} times"],
+        ["warmup", f"{found.warmup:,} (steps in which the learning rate rises)"],
         ["operations", f"{found.flops:.2e}"],
         [
             "memory",

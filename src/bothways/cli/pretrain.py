@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from bothways.errors import InputError
+
+if TYPE_CHECKING:
+    from bothways.train.pretrain import Outcome
 
 __all__ = ["pretrain"]
 
@@ -17,6 +20,9 @@ Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 def pretrain(config: Path, /, *flags: Rest) -> None:
     """Pretrain an encoder as a TOML file says; any key of it can be given as a flag too, which wins.
+
+    On the way it shows loss, accuracy of masked tokens, tokens a second, the share of the machine's matrix-product rate
+    that this is, and the time left. `run/metrics.jsonl` has the numbers; --tensorboard writes them for TensorBoard too.
 
     Further flags: --output DIR, where the run is kept (default: run); --resume, to go on with it; --device.
     Interrupted (Ctrl-C, SIGTERM), it saves and exits with 130; say --resume to go on.
@@ -43,4 +49,13 @@ def pretrain(config: Path, /, *flags: Rest) -> None:
     if not outcome.finished:
         print(f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume", file=sys.stderr)
         raise KeyboardInterrupt
-    print(f"{where.output / 'model'}: {outcome.progress.step:,} steps, {outcome.progress.tokens:,} tokens")
+    print(f"{where.output / 'model'}: {_figures(outcome)}")
+
+
+def _figures(outcome: Outcome) -> str:
+    """What a finished run came to, in a line."""
+    at = outcome.progress
+    best = "" if at.best_loss is None else f", best held-out loss {at.best_loss:.4f} at step {at.best_step:,}"
+    speed = "" if (last := outcome.reading) is None else f"; {last.tokens_per_second:,.0f} tokens/s, "
+    share = "" if last is None else f"{last.share:.0%} of the matrix rate"
+    return f"{at.step:,} steps, {at.tokens:,} tokens{best}{speed}{share}"

@@ -6,10 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bothways.train.loop import Event
+    from bothways.train.meter import Reading
 
 __all__ = ["show"]
 
@@ -17,56 +21,46 @@ LINES_APART = 30.0  # seconds between lines where there is no terminal
 
 
 @contextmanager
-def show(steps: int) -> Iterator[Callable[[Event], None]]:
+def show(steps: int) -> Iterator[Callable[[Event, Reading | None], None]]:
     """A function that is told of every event. On a terminal a bar; else a line now and then."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
 
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=steps)
-        meter = _Meter()
+    console, terminal = Console(stderr=True), sys.stderr.isatty()
+    whole, broken = Column(no_wrap=True), Column()  # a narrow terminal shows the figures in two lines
+    columns = (
+        BarColumn(12, table_column=whole),
+        MofNCompleteColumn(table_column=whole),
+        TextColumn("{task.description}", table_column=broken),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not terminal) as bar:
+        task, said = bar.add_task("", total=steps), time.monotonic()
 
-        def watch(event: Event) -> None:
-            if event.means is not None:
-                said = ", ".join(f"{name} {value:.4f}" for name, value in event.means.items())
-                console.print(f"step {event.progress.step:,}: held out {said}", highlight=False)
-            elif event.kind in ("skip", "stop"):
-                console.print(f"step {event.progress.step:,}: not a finite number; {event.kind}", highlight=False)
-            elif event.result is not None:
-                text = meter.line(event)
+        def watch(event: Event, reading: Reading | None) -> None:
+            nonlocal said
+            if event.kind in ("evaluate", "skip", "stop"):
+                _print(console, event)
+            elif event.kind == "step" and reading is not None:
+                text = f"{reading}, {_duration(reading.left)} left"
                 bar.update(task, completed=event.progress.step, description=text)
-                if not sys.stderr.isatty() and meter.due():
-                    console.print(f"step {event.progress.step:,} of {steps:,}: {text}", highlight=False)
+                if not terminal and time.monotonic() - said >= LINES_APART:
+                    said = time.monotonic()
+                    console.print(f"step {event.progress.step:,} of {steps:,}: {text}", highlight=False, soft_wrap=True)
 
         yield watch
 
 
-class _Meter:
-    """Loss and speed of the last steps, smoothed."""
+def _print(console: Console, event: Event) -> None:
+    """A line for what does not happen at every step."""
+    what = f"not a finite number; {event.kind}"
+    if event.means is not None:
+        what = "held out " + ", ".join(f"{name} {value:.4f}" for name, value in event.means.items())
+    elif event.kind == "skip" and event.progress.scale is not None:
+        what = f"too large for fp16; skip, and the loss is scaled by {event.progress.scale:g} from here"
+    console.print(f"step {event.progress.step:,}: {what}", highlight=False, soft_wrap=True)
 
-    def __init__(self) -> None:
-        self._last = self._said = time.monotonic()
-        self._loss: float | None = None
-        self._accuracy = self._seconds = self._tokens = 0.0
 
-    def line(self, event: Event) -> str:
-        assert event.result is not None
-        now = time.monotonic()
-        self._seconds = 0.9 * self._seconds + now - self._last
-        self._tokens = 0.9 * self._tokens + event.result.tokens
-        self._last = now
-        accuracy = event.result.means.get("accuracy", 0.0)
-        new = 1.0 if self._loss is None else 0.05
-        self._loss = (1.0 - new) * (self._loss or 0.0) + new * event.result.loss
-        self._accuracy = (1.0 - new) * self._accuracy + new * accuracy
-        speed = self._tokens / max(self._seconds, 1e-9)
-        return f"loss {self._loss:.3f}, accuracy {self._accuracy:.1%}, {speed:,.0f} tokens/s"
-
-    def due(self) -> bool:
-        """Whether it is time for another line."""
-        if time.monotonic() - self._said < LINES_APART:
-            return False
-        self._said = time.monotonic()
-        return True
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds; days before them if it comes to that."""
+    return str(timedelta(seconds=round(seconds)))

@@ -68,12 +68,12 @@ class Trainer:
         """
         self.model.train()
         base = [group["lr"] for group in self.optimizer.param_groups]
-        scaler = torch.amp.GradScaler(self.device.type) if self.step.precision == "fp16" else None
+        scaler = self._scaler(progress)
         streams = Streams(self.device)
         batches = feed(self.packing, self.objective, self.run.seed, progress.cursor, self.corpus.workers)
         while progress.step < self.step.steps:
             some = list(islice(batches, self.step.batches))
-            share = learning_rate(progress.step, self.step.steps, self.step.warmup, self.step.schedule)
+            share = learning_rate(progress.step, self.step.steps, self.step.rising, self.step.schedule)
             for group, lr in zip(self.optimizer.param_groups, base):
                 group["lr"] = lr * share
             on_device = [batch.to(self.device) for batch, _ in some]
@@ -87,7 +87,7 @@ class Trainer:
                 clip=self.step.clip,
                 scaler=scaler,
             )
-            progress = _after(progress, result, some[-1][1])
+            progress = _scaled(_after(progress, result, some[-1][1]), scaler)
             kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
             failed = () if result.applied else tuple(batch for batch, _ in some)
             yield Event(kind, progress, result, base[0] * share, batches=failed)
@@ -99,8 +99,23 @@ class Trainer:
                 return
 
     def _otherwise(self, scaler: torch.amp.GradScaler | None) -> Literal["skip", "stop"]:
-        """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say."""
-        return "skip" if scaler is not None or self.step.nonfinite == "skip" else "stop"
+        """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say.
+
+        A scale below 1 is no scale: numbers that are too large even so are not for lack of one.
+        """
+        looking = scaler is not None and scaler.get_scale() >= 1.0
+        return "skip" if looking or self.step.nonfinite == "skip" else "stop"
+
+    def _scaler(self, progress: Progress) -> torch.amp.GradScaler | None:
+        """What scales losses up in fp16, whose small gradients would be zeros, from where the run is."""
+        if self.step.precision != "fp16":
+            return None
+        scaler = torch.amp.GradScaler(self.device.type)
+        if progress.scale is not None:
+            scaler.load_state_dict(
+                {**scaler.state_dict(), "scale": progress.scale, "_growth_tracker": progress.unchanged}
+            )
+        return scaler
 
     def _at_times(self, progress: Progress, streams: Streams, stop: bool) -> Generator[Event, None, Progress]:
         """What is due after some steps only."""
@@ -125,6 +140,12 @@ def _after(progress: Progress, result: StepResult, place: Cursor) -> Progress:
         epoch=place.epoch,
         number=place.number,
     )
+
+
+def _scaled(progress: Progress, scaler: torch.amp.GradScaler | None) -> Progress:
+    if scaler is None:
+        return progress
+    return replace(progress, scale=scaler.get_scale(), unchanged=scaler.state_dict()["_growth_tracker"])
 
 
 def _mixed(seed: int, step: int) -> int:

@@ -17,7 +17,7 @@ from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
 from bothways.train.settings import PretrainSettings
 from bothways.train.step import train_step
 
-__all__ = ["Plan", "flops_of_token", "matmul_rate", "plan_of"]
+__all__ = ["Plan", "flops_of_step_token", "flops_of_token", "matmul_rate", "plan_of"]
 
 # Weight, gradient and Adam's two moments, in fp32.
 BYTES_PER_PARAMETER = 16
@@ -31,6 +31,7 @@ class Plan:
     flops: multiplications and additions of matrix products in the whole run, forward and back.
     state_bytes: of weights, gradients and moments.    activation_bytes: about what a step keeps for the way back.
     tokens_per_second: as tried here; rate: share of the machine's matrix-product rate that is.    seconds: of the run.
+    warmup: steps in which the learning rate rises.
     """
 
     parameters: int
@@ -42,6 +43,7 @@ class Plan:
     tokens_per_second: float
     rate: float
     seconds: float
+    warmup: int
 
 
 def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> float:
@@ -51,6 +53,11 @@ def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> fl
     head = 2 * (width * config.embed_width + config.embed_width * config.vocab)
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
     return len(config.order) * layer + mapped + predicted * head
+
+
+def flops_of_step_token(config: EncoderConfig, packing: Packing, rate: float) -> float:
+    """Of a step, a token: forward, and twice that on the way back. rate: share of the tokens that are predicted."""
+    return 3 * flops_of_token(config, packing.tokens / packing.sequences, rate)
 
 
 def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float) -> int:
@@ -63,17 +70,19 @@ def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length:
     return int(settings.step.step_tokens * (token + scores))
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:
-    """Multiplications and additions a second of large matrix products here."""
-    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
-    done, started = 0, time.perf_counter()
+def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:
+    """Multiplications and additions a second of matrix products size × size here, as far as `seconds` tell."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
-    while time.perf_counter() - started < seconds:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    done, started = 0, time.perf_counter()
+    while not done or time.perf_counter() - started < seconds:
         a @ b
         done += 1
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return done * 2 * 2048**3 / (time.perf_counter() - started)
+    return done * 2 * size**3 / (time.perf_counter() - started)
 
 
 def plan_of(
@@ -83,7 +92,7 @@ def plan_of(
     config, step = model.network.config, settings.step
     length = packing.tokens / packing.sequences
     tokens = step.steps * step.step_tokens
-    per_token = 3 * flops_of_token(config, length, settings.masking.rate)
+    per_token = flops_of_step_token(config, packing, settings.masking.rate)
     speed = _tried(model, objective, packing, settings, device)
     dtype = torch.float32 if model.network.dtype is None else model.network.dtype
     parameters = _count(model)
@@ -97,6 +106,7 @@ def plan_of(
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,
+        warmup=step.rising,
     )
 
 

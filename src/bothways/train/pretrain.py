@@ -4,52 +4,55 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bothways.checkpoint.encoder import Encoder
-from bothways.data.corpus import Corpus, sha256
-from bothways.data.packing import Packing
-from bothways.errors import CheckpointError, ConfigError, InputError, MissingExtraError
-from bothways.families import FAMILIES
-from bothways.families.presets import PRESETS
-from bothways.files import make_folder, read_object, write_json
-from bothways.nn.config import EncoderConfig, LearnedPositions
-from bothways.nn.encoder import EncoderNetwork
-from bothways.nn.layers import initialise
-from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.data.corpus import Corpus
+from bothways.errors import ConfigError, MissingExtraError
 from bothways.objectives.objective import Model
-from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
+from bothways.train.board import Board, check_board
+from bothways.train.card import write_card
+from bothways.train.compiling import compile_layers
+from bothways.train.folder import begin, check_run, described
 from bothways.train.loop import Event, Trainer
+from bothways.train.material import Material, material_of
+from bothways.train.meter import Meter, Reading
 from bothways.train.optim import OPTIMIZERS, parameter_groups
-from bothways.train.plan import Plan, plan_of
-from bothways.train.report import MetricsLog, plot_curves, write_card, write_failure
-from bothways.train.settings import PretrainSettings
-from bothways.train.state import Progress, checkpoints, prune, restore, save_checkpoint
+from bothways.train.plan import Plan, flops_of_step_token, matmul_rate, plan_of
+from bothways.train.report import MetricsLog, plot_curves, write_failure
+from bothways.train.settings import PretrainSettings, RunSettings
+from bothways.train.start import starting_encoder
+from bothways.train.state import Progress, Restored, prune, restore, save_checkpoint
 
-__all__ = ["Outcome", "plan", "pretrain"]
+__all__ = ["Outcome", "Watch", "plan", "pretrain"]
 
-SETTINGS = "settings.json"
-HELD_OUT_TOKENS = 4096  # of a batch, whatever batches are trained on: the same sequences with the same masks
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+RATE_SECONDS = 0.2  # in which the matrix-product rate is measured
+RATE_SIZES = {"cpu": 1024}  # of the matrices; elsewhere they are larger
+RATE_SIZE = 4096
+
+Watch = Callable[[Event, Reading | None], None]
+"""What is told of every event, with the loss and the speed of the last steps (None before the first)."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended. finished: it took its last step.    stopped: a number was not finite.
 
-    Neither: it was asked to stop, and has saved.
+    Neither: it was asked to stop, and has saved.    reading: the last one; None if no step was left to take.
     """
 
     progress: Progress
     finished: bool
     stopped: bool
+    reading: Reading | None = None
 
 
 def pretrain(
@@ -58,84 +61,141 @@ def pretrain(
     *,
     resume: bool = False,
     device: torch.device | str = "cpu",
-    watch: Callable[[Event], None] = lambda event: None,
+    watch: Watch = lambda event, reading: None,
 ) -> Outcome:
-    """Train an encoder on a corpus, from fresh weights or from the newest whole checkpoint in `output`.
+    """Train an encoder on a corpus: fresh, or one that is there already, or from the newest checkpoint in `output`.
 
     watch: is told of every event.    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
-    Raises ConfigError, InputError or CheckpointError, before anything is trained, on settings that do not go together,
-    a corpus of another tokenizer, an output folder that cannot be written, or one that holds a run already.
+    Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
+    settings that do not go together, a corpus that is damaged or of another tokenizer, an output folder that cannot be
+    written or holds a run already, and a disk without room for the checkpoints.
     """
     device = _device(device, settings.step.precision)
-    corpus = Corpus.open(settings.corpus.corpus)
-    tokenizer = _tokenizer(corpus)
-    objective = _objective(settings, tokenizer)
-    train, held = _packings(settings, corpus, tokenizer)
-    _check_output(output, settings, resume)
-    started = restore(output, lambda model: _optimizer(settings, model)) if resume else None
-    if started is None:
-        encoder = _fresh(settings, tokenizer)
-        model = Model(encoder.network, encoder.heads)
-        optimizer, progress = _optimizer(settings, model.to(device)), Progress()
-    else:
-        encoder, model, optimizer, progress = started.encoder, started.model, started.optimizer, started.progress
-        model.to(device)
-    encoder.network.dtype = PRECISIONS[settings.step.precision]
-    encoder.network.checkpointing = settings.step.checkpointing
-    trainer = Trainer(model, objective, optimizer, train, held, device, settings.corpus, settings.step, settings.run)
-    log = MetricsLog(output, settings.run.log_every, progress.step)
-    described = _plain(asdict(settings))
-
-    def save(at: Progress) -> None:
-        save_checkpoint(output, encoder, optimizer, at, described)
-        prune(output, settings.run.keep, at)
-
-    try:
-        outcome = _drive(trainer, progress, log, save, watch, output)
-    finally:
-        log.close()
+    check_run(output, settings, resume)
+    if settings.run.tensorboard:
+        check_board()
+    material = material_of(settings)
+    started = _started(settings, material.tokenizer, output, resume, device)
+    begin(output, settings, started.model)
+    outcome = _run(settings, material, started, output, watch, device)
     if outcome.finished:
-        prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
-        encoder.save_pretrained(output / "model")
-        write_card(output / "model", f"{settings.model.preset}, pretrained", _facts(settings, corpus, outcome.progress))
-        with suppress(MissingExtraError):  # no picture without matplotlib
-            plot_curves(output)
+        _finish(settings, material.corpus, started.encoder, output, outcome)
     return outcome
 
 
 def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan:
     """What `pretrain` with these settings will take. Raises what `pretrain` raises; nothing is written."""
-    corpus = Corpus.open(settings.corpus.corpus)
-    tokenizer = _tokenizer(corpus)
-    train, _ = _packings(settings, corpus, tokenizer)
-    encoder = _fresh(settings, tokenizer)
+    device = _device(device, settings.step.precision)
+    material = material_of(settings)
+    encoder = starting_encoder(settings, material.tokenizer)
+    model = Model(encoder.network, encoder.heads).to(device)
+    _set_up(encoder, settings, device)
+    return plan_of(settings, model, material.objective, material.train, device)
+
+
+def _started(
+    settings: PretrainSettings, tokenizer: Tokenizer, output: Path, resume: bool, device: torch.device
+) -> Restored:
+    """The newest whole checkpoint of a run that is resumed, or step 0."""
+
+    def optimizer_of(model: Model) -> torch.optim.Optimizer:
+        groups = parameter_groups(model.to(device), settings.adam.weight_decay)
+        return OPTIMIZERS[settings.step.optimizer](groups, settings.adam)
+
+    started = restore(output, optimizer_of) if resume else None
+    if started is None:
+        encoder = starting_encoder(settings, tokenizer)
+        model = Model(encoder.network, encoder.heads)
+        started = Restored(encoder, model, optimizer_of(model), Progress(), output)
+    _set_up(started.encoder, settings, device)
+    return started
+
+
+def _set_up(encoder: Encoder, settings: PretrainSettings, device: torch.device) -> None:
+    """How the network computes: its precision, what it keeps for the way back, compiled or not."""
     encoder.network.dtype = PRECISIONS[settings.step.precision]
     encoder.network.checkpointing = settings.step.checkpointing
-    model = Model(encoder.network, encoder.heads).to(device)
-    return plan_of(settings, model, _objective(settings, tokenizer), train, torch.device(device))
+    if settings.step.compile:
+        compile_layers(encoder.network, device)
+
+
+def _run(
+    settings: PretrainSettings, material: Material, started: Restored, output: Path, watch: Watch, device: torch.device
+) -> Outcome:
+    """The loop, with everything that is told of it."""
+    trainer = Trainer(
+        started.model,
+        material.objective,
+        started.optimizer,
+        material.train,
+        material.held,
+        device,
+        settings.corpus,
+        settings.step,
+        settings.run,
+    )
+
+    def save(at: Progress) -> None:
+        save_checkpoint(output, started.encoder, started.optimizer, at, described(settings))
+        prune(output, settings.run.keep, at)
+
+    with _logs(output, settings.run, started.progress.step) as log:
+        meter = _meter(settings, material, started.encoder, device)
+        return _drive(trainer, started.progress, meter, (log, watch), save, output)
+
+
+@contextmanager
+def _logs(output: Path, run: RunSettings, step: int) -> Iterator[Watch]:
+    """What writes each event to the log, and for TensorBoard if that is wished."""
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(MetricsLog(output, run.log_every, step)))
+        board = stack.enter_context(closing(Board(output, run.log_every, step))) if run.tensorboard else None
+
+        def add(event: Event, reading: Reading | None) -> None:
+            log.add(event)
+            if board is not None:
+                board.add(event, reading)
+
+        yield add
+
+
+def _meter(settings: PretrainSettings, material: Material, encoder: Encoder, device: torch.device) -> Meter:
+    dtype = encoder.network.dtype or torch.float32
+    rate = matmul_rate(dtype, device, RATE_SECONDS, RATE_SIZES.get(device.type, RATE_SIZE))
+    flops = flops_of_step_token(encoder.config, material.train, settings.masking.rate)
+    return Meter(settings.step.steps, flops, rate)
+
+
+def _finish(settings: PretrainSettings, corpus: Corpus, encoder: Encoder, output: Path, outcome: Outcome) -> None:
+    prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
+    encoder.save_pretrained(output / "model")
+    write_card(output / "model", settings, corpus, encoder, outcome.progress, outcome.reading)
+    with suppress(MissingExtraError):  # no picture without matplotlib
+        plot_curves(output)
 
 
 def _drive(
     trainer: Trainer,
     progress: Progress,
-    log: MetricsLog,
+    meter: Meter,
+    watches: tuple[Watch, ...],
     save: Callable[[Progress], None],
-    watch: Callable[[Event], None],
     output: Path,
 ) -> Outcome:
     """Run the loop until its end, a number that is not finite, or a signal."""
     with _asked_to_stop() as asked:
         for event in trainer.events(progress, asked.is_set):
-            progress = event.progress
-            log.add(event)
-            watch(event)
+            progress, reading = event.progress, meter.add(event)
+            for watch in watches:
+                watch(event, reading)
             if event.kind == "stop":
                 write_failure(output, event)
-                return Outcome(progress, finished=False, stopped=True)
+                return Outcome(progress, finished=False, stopped=True, reading=reading)
             if event.kind == "save":
                 save(progress)
-    return Outcome(progress, finished=progress.step >= trainer.step.steps, stopped=False)
+            meter.resume()
+    return Outcome(progress, progress.step >= trainer.step.steps, stopped=False, reading=meter.reading)
 
 
 @contextmanager
@@ -167,137 +227,3 @@ def _device(device: torch.device | str, precision: str) -> torch.device:
     if precision == "fp16" and place.type == "cpu":
         raise ConfigError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     return place
-
-
-def _tokenizer(corpus: Corpus) -> Tokenizer:
-    path = corpus.tokenizer_folder / "tokenizer.json"
-    if sha256(path) != corpus.fingerprint:
-        raise CheckpointError(f"{path}: not the tokenizer that the shards were made with; build the corpus again")
-    tokenizer = load_tokenizer(corpus.tokenizer_folder)
-    if tokenizer is None:
-        raise CheckpointError(f"{corpus.tokenizer_folder}: no tokenizer here; build the corpus again")
-    missing = [role for role in ("cls", "sep", "mask") if tokenizer.id_of(role) is None]
-    if missing:
-        raise CheckpointError(f"{corpus.tokenizer_folder}: the tokenizer has no {', '.join(missing)} token")
-    return tokenizer
-
-
-def _objective(settings: PretrainSettings, tokenizer: Tokenizer) -> MaskedLanguageModelling:
-    mask = tokenizer.id_of("mask")
-    assert mask is not None
-    special = {tokenizer.id_of(role) for role in tokenizer.special}
-    known = frozenset(i for i in special if i is not None)
-    return MaskedLanguageModelling(tokenizer.vocab_size, mask, known, settings.masking)
-
-
-def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Packing, Packing]:
-    before, after = tokenizer.id_of("cls"), tokenizer.id_of("sep")
-    assert before is not None
-    assert after is not None
-    longest, budget = settings.corpus.longest, settings.step.batch_tokens
-    held = corpus.splits["held_out"]
-    if not held.documents:
-        raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; build the corpus with --held-out")
-    train = Packing(
-        corpus.splits["train"].shards,
-        longest=longest,
-        budget=budget,
-        before=before,
-        after=after,
-        seed=settings.run.seed,
-    )
-    held_out = Packing(
-        held.shards,
-        longest=longest,
-        budget=max(longest, HELD_OUT_TOKENS),
-        before=before,
-        after=after,
-        shuffle=False,
-        filled=False,
-    )
-    return train, held_out
-
-
-def _check_output(output: Path, settings: PretrainSettings, resume: bool) -> None:
-    """The folder can be written to, and holds no other run."""
-    make_folder(output)
-    described, place = _plain(asdict(settings)), output / SETTINGS
-    if checkpoints(output) and not resume:
-        raise InputError(f"{output}: holds a run already; say --resume to go on with it, or name another folder")
-    if resume and checkpoints(output):
-        changed = _changed(read_object(place), described)
-        if changed:
-            raise ConfigError(f"{place}: the run to be resumed has other settings: {', '.join(changed)}")
-    write_json(place, described)
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that change what is computed and are not the same.
-
-    How often is saved or shown may change, and what is done with numbers that are not finite.
-    """
-    free = {"workers", "log_every", "save_every", "keep", "corpus", "nonfinite"}
-    pairs = [(part, key) for part in now for key in now[part] if key not in free]
-    return [
-        f"{key} was {before.get(part, {}).get(key)!r}, now {now[part][key]!r}"
-        for part, key in pairs
-        if before.get(part, {}).get(key) != now[part][key]
-    ]
-
-
-def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
-    """An encoder with fresh weights, the same for the same seed."""
-    name = settings.model.preset
-    if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} is not known; bothways families lists them")
-    preset = PRESETS[name]
-    family = FAMILIES[preset.family]
-    config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), tokenizer)
-    if settings.model.dropout is not None:
-        config = replace(config, dropout=settings.model.dropout, attention_dropout=settings.model.dropout)
-    if settings.corpus.longest > config.longest:
-        raise ConfigError(f"longest {settings.corpus.longest} is more than the {config.longest} tokens {name} takes")
-    extras: dict[str, Any] = {"pad_token_id": tokenizer.id_of("pad")} if tokenizer.id_of("pad") is not None else {}
-    generator = torch.Generator().manual_seed(settings.run.seed)
-    network = EncoderNetwork(config, pooler=False)
-    initialise(network, config.init_std, generator)
-    heads = {"mlm": family.heads["mlm"].build(network, extras, ())}
-    shared = {id(parameter) for parameter in network.parameters()}
-    for part in heads["mlm"].modules():
-        own = list(part.parameters(recurse=False))
-        if own and not any(id(parameter) in shared for parameter in own):
-            initialise(part, config.init_std, generator)
-    return Encoder(network, family, tokenizer, heads, extras)
-
-
-def _counted_from_padding(config: EncoderConfig, tokenizer: Tokenizer) -> EncoderConfig:
-    """The config with positions behind this tokenizer's padding id, for families that count them from there."""
-    positions, pad = config.positions, tokenizer.id_of("pad")
-    if pad is None or not isinstance(positions, LearnedPositions) or not positions.offset:
-        return config
-    count = positions.count - positions.offset + pad + 1
-    return replace(config, positions=replace(positions, count=count, offset=pad + 1))
-
-
-def _optimizer(settings: PretrainSettings, model: Model) -> torch.optim.Optimizer:
-    groups = parameter_groups(model, settings.adam.weight_decay)
-    return OPTIMIZERS[settings.step.optimizer](groups, settings.adam)
-
-
-def _plain(value: Any) -> Any:
-    """Settings as JSON has them."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return str(value) if isinstance(value, Path) else value
-
-
-def _facts(settings: PretrainSettings, corpus: Corpus, progress: Progress) -> dict[str, dict[str, Any]]:
-    splits = {name: f"{split.documents:,} documents, {split.tokens:,} tokens" for name, split in corpus.splits.items()}
-    result = {
-        "steps": progress.step,
-        "tokens seen": progress.tokens,
-        "best held-out loss": progress.best_loss,
-        "at step": progress.best_step,
-    }
-    told = {key: value for part in _plain(asdict(settings)).values() for key, value in part.items()}
-    return {"Result": result, "Data": splits, "Settings": told}

@@ -1,4 +1,4 @@
-"""What a run leaves behind for people: logs, a picture of its curves, a model card."""
+"""What a run leaves behind for people: logs, a picture of its curves."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from bothways.errors import InputError, MissingExtraError
 from bothways.files import replacing, write_json
 from bothways.train.loop import Event
 
-__all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "write_card", "write_failure"]
+__all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "write_failure"]
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
-CARD = "README.md"
 FAILURE = "nonfinite.json"
 
 
@@ -126,20 +125,3 @@ def plot_curves(folder: Path) -> Path:
     with replacing(folder / CURVES) as aside:
         figure.savefig(aside, format="png", dpi=150)
     return folder / CURVES
-
-
-def write_card(folder: Path, title: str, facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """A model card: a table for each group of facts (data, model, training, result)."""
-    parts = [f"# {title}\n"]
-    for heading, values in facts.items():
-        rows = "".join(f"| {key} | {_shown(value)} |\n" for key, value in values.items())
-        parts.append(f"## {heading}\n| | |\n|---|---|\n{rows}")
-    parts.append('Load it with `bothways.pipeline("fill-mask", FOLDER)` or with transformers.\n')
-    with replacing(folder / CARD) as aside:
-        aside.write_text("\n".join(parts), encoding="utf-8")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return f"{value:,}" if type(value) is int else str(value).replace("|", "\\|")

@@ -14,19 +14,29 @@ from bothways.train.schedule import SCHEDULES
 __all__ = ["CorpusSettings", "ModelSettings", "PretrainSettings", "RunSettings", "StepSettings"]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+PRESET = "bert-mini"
+MOST_WARMUP = 10_000
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """preset: a name that `bothways families` lists; its vocabulary becomes the tokenizer's.
+    """preset: a name that `bothways families` lists (bert-mini if nothing is said); its vocabulary becomes the
+    tokenizer's.    start: instead of a preset, an encoder to go on from: its folder, or its id on the hub.
 
-    dropout: from 0 to less than 1; the preset's if it is not given.
+    dropout: from 0 to less than 1; that of the preset or of the encoder if it is not given.
     """
 
-    preset: str = "bert-mini"
+    preset: str | None = None
+    start: str | None = None
     dropout: float | None = None
 
     def __post_init__(self) -> None:
+        if self.preset is not None and self.start is not None:
+            raise ConfigError(f"preset {self.preset!r} and start {self.start!r} are both given; a run has one of them")
+        if self.start is not None and not self.start:
+            raise ConfigError("start must be a folder or an id on the hub, got ''")
+        if self.preset is None and self.start is None:
+            object.__setattr__(self, "preset", PRESET)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be 0 or more and less than 1, got {self.dropout}")
 
@@ -48,9 +58,11 @@ class StepSettings:
     """steps: how many.    step_tokens: tokens of one.
     batch_tokens: tokens computed at a time (memory against speed); a step has as many batches as it takes.
 
-    optimizer, schedule: names in OPTIMIZERS and SCHEDULES.    warmup: steps in which the learning rate rises.
+    optimizer, schedule: names in OPTIMIZERS and SCHEDULES.    warmup: steps in which the learning rate rises; if
+    not given, 6 % of all steps (as for RoBERTa-large, https://arxiv.org/abs/1907.11692), and at most 10,000.
     clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
     checkpointing: compute activations again on the way back, for less memory.
+    compile: let torch's compiler fuse what a layer does after attention; for GPUs (see `train.compiling`).
     nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
     """
 
@@ -59,10 +71,11 @@ class StepSettings:
     batch_tokens: int = 4096
     optimizer: str = "adamw"
     schedule: str = "linear"
-    warmup: int = 500
+    warmup: int | None = None
     clip: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     checkpointing: bool = False
+    compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
@@ -79,7 +92,7 @@ class StepSettings:
             raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
         if not self.clip >= 0:
             raise ConfigError(f"clip must be 0 or more, got {self.clip}")
-        if not 0 <= self.warmup <= self.steps:
+        if self.warmup is not None and not 0 <= self.warmup <= self.steps:
             raise ConfigError(f"warmup must be between 0 and the {self.steps} steps, got {self.warmup}")
 
     @property
@@ -87,12 +100,18 @@ class StepSettings:
         """Batches of a step."""
         return -(-self.step_tokens // self.batch_tokens)
 
+    @property
+    def rising(self) -> int:
+        """Steps in which the learning rate rises, given or not."""
+        return min(MOST_WARMUP, -(-self.steps * 6 // 100)) if self.warmup is None else self.warmup
+
 
 @dataclass(frozen=True)
 class RunSettings:
     """seed: of weights, order, masks and dropout.    log_every, evaluate_every, save_every: steps.
 
     evaluate_tokens: of the held-out split, at most.    keep: newest checkpoints that stay, beside the best one.
+    tensorboard: write what TensorBoard shows, too, into `tensorboard/` (extra `tensorboard`).
     """
 
     seed: int = 0
@@ -101,6 +120,7 @@ class RunSettings:
     evaluate_tokens: int = 200_000
     save_every: int = 500
     keep: int = 2
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("log_every", "evaluate_every", "evaluate_tokens", "save_every", "keep"):

@@ -37,7 +37,10 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: steps done, tokens seen, the next batch's place, and the best held-out loss with its step."""
+    """How far a run is: steps done, tokens seen, the next batch's place, and the best held-out loss with its step.
+
+    scale: in fp16, what losses are multiplied with, and unchanged: for how many steps now.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -45,6 +48,8 @@ class Progress:
     number: int = 0
     best_loss: float | None = None
     best_step: int | None = None
+    scale: float | None = None
+    unchanged: int = 0
 
     @property
     def cursor(self) -> Cursor:

@@ -1,0 +1,147 @@
+"""The model card of a finished run: what it is, how it is loaded, and everything that made it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bothways import __version__
+from bothways.checkpoint.encoder import Encoder
+from bothways.data.corpus import Corpus
+from bothways.files import replacing
+from bothways.nn.heads import MaskDecoder
+from bothways.train.folder import described
+from bothways.train.meter import Reading
+from bothways.train.settings import PretrainSettings
+from bothways.train.state import Progress
+
+__all__ = ["write_card"]
+
+CARD = "README.md"
+FRONT = "---\nlibrary_name: bothways\npipeline_tag: fill-mask\n---\n"
+LOAD = """\
+```python
+import bothways
+
+fill_mask = bothways.pipeline("fill-mask", "FOLDER")  # this folder, wherever it is
+encoder = bothways.Encoder.from_pretrained("FOLDER")
+```
+At the prompt: `bothways fill-mask FOLDER "The [MASK] sat on the mat."` with the tokenizer's mask token, here `{mask}`.
+
+"""
+EVERYBODYS = 'transformers loads it, too: `AutoModelForMaskedLM.from_pretrained("FOLDER")`.\n'
+OURS = """\
+transformers loads the encoder (`AutoModel.from_pretrained("FOLDER")`), but not the masked-language head: DeBERTa's
+enhanced mask decoder is missing there, and what `AutoModelForMaskedLM` predicts with these weights is worth nothing.
+Only bothways predicts words with it.
+"""
+SOFTWARE = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+def write_card(
+    folder: Path,
+    settings: PretrainSettings,
+    corpus: Corpus,
+    encoder: Encoder,
+    progress: Progress,
+    reading: Reading | None,
+) -> None:
+    """Write `README.md` beside a model. reading: None where the run's steps were taken by another process; a
+    card that is there, which knows their speed, stays.
+    """
+    if reading is None and (folder / CARD).exists():
+        return
+    start = settings.model.start
+    title = f"{settings.model.preset}, pretrained" if start is None else f"{start}, pretrained further"
+    decodes = isinstance(head := encoder.heads["mlm"], MaskDecoder) and head.positions is not None
+    parts = [f"{FRONT}# {title}\n", _introduction(settings, progress), "## Loading", _loading(encoder, decodes)]
+    tables = {
+        "Result": _result(progress),
+        "Data": _data(corpus),
+        "Model": _model(encoder),
+        "Settings": _settings(settings, encoder),
+        "Software": {"bothways": __version__, "Python": platform.python_version()}
+        | {name: version(name) for name in SOFTWARE},
+        **({} if reading is None else {"Speed": _speed(reading)}),
+    }
+    parts += [_table(heading, values) for heading, values in tables.items()]
+    with replacing(folder / CARD) as aside:
+        aside.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _introduction(settings: PretrainSettings, progress: Progress) -> str:
+    origin = "from fresh weights" if settings.model.start is None else f"from `{settings.model.start}`"
+    done = f"{progress.step:,} steps, {progress.tokens:,} tokens, seed {settings.run.seed}"
+    return f"Trained by masked language modelling, {origin}: {done}.\n"
+
+
+def _loading(encoder: Encoder, decodes: bool) -> str:
+    mask = "" if encoder.tokenizer is None else encoder.tokenizer.special.get("mask", "")
+    return LOAD.format(mask=mask) + (OURS if decodes else EVERYBODYS)
+
+
+def _result(progress: Progress) -> dict[str, Any]:
+    return {
+        "steps": progress.step,
+        "tokens seen": progress.tokens,
+        "best held-out loss": progress.best_loss,
+        "at step": progress.best_step,
+    }
+
+
+def _data(corpus: Corpus) -> dict[str, Any]:
+    splits = {
+        f"{name} split": f"{split.documents:,} documents, {split.tokens:,} tokens"
+        for name, split in corpus.splits.items()
+    }
+    dropped = {f"dropped: {name}": count for name, count in corpus.counts.items()}
+    made = dict(corpus.made)
+    source = made.pop("source", None)
+    told = {f"built with {key}": value for key, value in made.items()}
+    return {"source": _source(source if isinstance(source, dict) else {}), **splits, **dropped, **told}
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """A data set by its name, files by theirs: which folder they were in is nobody's business."""
+    inputs = source.get("inputs")
+    names = [Path(str(one)).name for one in inputs] if isinstance(inputs, list) else []
+    return str(source["dataset"]) if source.get("dataset") else ", ".join(names)
+
+
+def _settings(settings: PretrainSettings, encoder: Encoder) -> dict[str, Any]:
+    """All that was set, and what stands for what was not."""
+    flat = {key: value for part in described(settings).values() for key, value in part.items()}
+    found = {"dropout": encoder.config.dropout, "warmup": settings.step.rising}
+    return {key: found.get(key, value) for key, value in flat.items() if key in found or value is not None}
+
+
+def _model(encoder: Encoder) -> dict[str, Any]:
+    config = encoder.config
+    return {
+        "family": encoder.family.model_type,
+        "layers × width": f"{config.depth} × {config.width}",
+        "attention heads": config.heads,
+        "feed-forward width": config.ffn,
+        "vocabulary": config.vocab,
+        "longest input": f"{config.longest:,} tokens",
+        "parameters": sum(parameter.numel() for parameter in encoder.network.parameters()),
+    }
+
+
+def _speed(reading: Reading) -> dict[str, Any]:
+    speed = f"{reading.tokens_per_second:,.0f}"
+    return {"tokens a second": speed, "share of the machine's matrix-product rate": f"{reading.share:.0%}"}
+
+
+def _table(heading: str, values: Mapping[str, Any]) -> str:
+    rows = "".join(f"| {key} | {_shown(value)} |\n" for key, value in values.items())
+    return f"## {heading}\n| | |\n|---|---|\n{rows}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if type(value) is int else " ".join(str(value).replace("|", "\\|").split())

@@ -1,0 +1,85 @@
+"""A run's folder: that it may be written to, holds no other run, and that there is room for what will come."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bothways.errors import ConfigError, InputError
+from bothways.files import make_folder, read_object, write_json
+from bothways.train.settings import PretrainSettings
+from bothways.train.state import checkpoints
+
+__all__ = ["begin", "check_run", "described"]
+
+SETTINGS = "settings.json"
+CHECKPOINT_BYTES = 12  # for each parameter: the weight and two moments, in fp32
+# What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
+FREE = frozenset({"workers", "log_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
+
+
+def described(settings: PretrainSettings) -> dict[str, dict[str, Any]]:
+    """The settings as JSON has them."""
+    return {part: {key: _plain(value) for key, value in keys.items()} for part, keys in asdict(settings).items()}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def check_run(output: Path, settings: PretrainSettings, resume: bool) -> None:
+    """Raises InputError on a folder with another run, ConfigError on a run with other settings. Nothing is written."""
+    if not checkpoints(output):
+        return
+    if not resume:
+        raise InputError(f"{output}: holds a run already; say --resume to go on with it, or name another folder")
+    changed = _changed(read_object(output / SETTINGS), described(settings))
+    if changed:
+        raise ConfigError(f"{output / SETTINGS}: the run to be resumed has other settings: {', '.join(changed)}")
+
+
+def begin(output: Path, settings: PretrainSettings, model: nn.Module) -> None:
+    """Make the folder and write the settings. Raises InputError where that cannot be, or the disk is too full."""
+    _check_room(output, sum(parameter.numel() for parameter in model.parameters()), settings.run.keep)
+    make_folder(output)
+    write_json(output / SETTINGS, described(settings))
+
+
+def _check_room(output: Path, parameters: int, keep: int) -> None:
+    """There is room for the newest checkpoints, the best one, and one that is being written; some may be there."""
+    there = output.absolute()
+    while not there.exists():
+        there = there.parent
+    size = parameters * CHECKPOINT_BYTES
+    more = max(1, keep + 2 - len(checkpoints(output)))
+    disk = shutil.disk_usage(there)
+    if disk.total and disk.free < size * more:  # what is no disk, such as /proc, has no size
+        taken = f"{more} checkpoints of {_megabytes(size)} take {_megabytes(size * more)}"
+        raise InputError(
+            f"{output}: the disk has {_megabytes(disk.free)} free, but {taken}; make room, or say a lower --keep"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that change what is computed and are not the same; one that was not known yet had its default."""
+    usual = described(PretrainSettings())
+
+    def was(part: str, key: str) -> Any:
+        found = before.get(part)
+        return found.get(key, usual[part][key]) if isinstance(found, dict) else usual[part][key]
+
+    keys = [(part, key) for part in now for key in now[part] if key not in FREE]
+    return [
+        f"{key} was {was(part, key)!r}, now {now[part][key]!r}"
+        for part, key in keys
+        if was(part, key) != now[part][key]
+    ]

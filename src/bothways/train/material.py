@@ -1,0 +1,99 @@
+"""What a run is taught with: a corpus, its tokenizer, an objective, batches of both splits. All of it is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bothways.data.corpus import Corpus, sha256
+from bothways.data.packing import Packing
+from bothways.errors import CheckpointError, InputError
+from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.text.formats import load_tokenizer
+from bothways.text.tokenizer import Tokenizer
+from bothways.train.settings import PretrainSettings
+
+__all__ = ["Material", "material_of"]
+
+HELD_OUT_TOKENS = 4096  # of a batch, whatever batches are trained on: the same sequences with the same masks
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """corpus, and its tokenizer; objective: with the tokenizer's special tokens; train, held: packings."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    objective: MaskedLanguageModelling
+    train: Packing
+    held: Packing
+
+
+def material_of(settings: PretrainSettings) -> Material:
+    """Open what the settings name. Every file of the corpus is read once, to compare its checksum.
+
+    Raises InputError, ConfigError or CheckpointError, naming the file, on damage, a tokenizer that the shards were not
+    made with or that lacks special tokens, ids it does not have, an empty split, and budgets smaller than a sequence.
+    """
+    corpus = Corpus.open(settings.corpus.corpus)
+    tokenizer = _tokenizer(corpus)
+    train, held = _packings(settings, corpus, tokenizer)
+    corpus.verify()
+    _check_ids(corpus, tokenizer)
+    return Material(corpus, tokenizer, _objective(settings, tokenizer), train, held)
+
+
+def _tokenizer(corpus: Corpus) -> Tokenizer:
+    path = corpus.tokenizer_folder / "tokenizer.json"
+    if sha256(path) != corpus.fingerprint:
+        raise CheckpointError(f"{path}: not the tokenizer that the shards were made with; build the corpus again")
+    tokenizer = load_tokenizer(corpus.tokenizer_folder)
+    if tokenizer is None:
+        raise CheckpointError(f"{corpus.tokenizer_folder}: no tokenizer here; build the corpus again")
+    missing = [role for role in ("cls", "sep", "mask") if tokenizer.id_of(role) is None]
+    if missing:
+        raise CheckpointError(f"{corpus.tokenizer_folder}: the tokenizer has no {', '.join(missing)} token")
+    return tokenizer
+
+
+def _objective(settings: PretrainSettings, tokenizer: Tokenizer) -> MaskedLanguageModelling:
+    mask = tokenizer.id_of("mask")
+    assert mask is not None
+    special = {tokenizer.id_of(role) for role in tokenizer.special}
+    known = frozenset(i for i in special if i is not None)
+    return MaskedLanguageModelling(tokenizer.vocab_size, mask, known, settings.masking)
+
+
+def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Packing, Packing]:
+    before, after = tokenizer.id_of("cls"), tokenizer.id_of("sep")
+    assert before is not None
+    assert after is not None
+    longest, budget = settings.corpus.longest, settings.step.batch_tokens
+    held = corpus.splits["held_out"]
+    if not held.documents:
+        raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; build the corpus with --held-out")
+    train = Packing(
+        corpus.splits["train"].shards,
+        longest=longest,
+        budget=budget,
+        before=before,
+        after=after,
+        seed=settings.run.seed,
+    )
+    held_out = Packing(
+        held.shards,
+        longest=longest,
+        budget=max(longest, HELD_OUT_TOKENS),
+        before=before,
+        after=after,
+        shuffle=False,
+        filled=False,
+    )
+    return train, held_out
+
+
+def _check_ids(corpus: Corpus, tokenizer: Tokenizer) -> None:
+    """No id is beyond the vocabulary, whatever made the shards."""
+    for shard in (shard for split in corpus.splits.values() for shard in split.shards):
+        if (largest := int(shard.tokens.max())) >= tokenizer.vocab_size:
+            beyond = f"the id {largest:,}, but the tokenizer has {tokenizer.vocab_size:,} entries"
+            raise InputError(f"{shard.path('tokens')}: has {beyond}; build the corpus again")

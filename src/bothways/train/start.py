@@ -1,0 +1,121 @@
+"""What a run starts from: fresh weights in the shape of a preset, or an encoder that is there already."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from bothways.checkpoint.encoder import Encoder
+from bothways.errors import CheckpointError, ConfigError, UnusedWeightsWarning
+from bothways.families import FAMILIES, Family
+from bothways.families.presets import PRESETS
+from bothways.nn.config import EncoderConfig, LearnedPositions
+from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.layers import initialise
+from bothways.text.tokenizer import Tokenizer
+from bothways.train.settings import PretrainSettings
+
+__all__ = ["starting_encoder"]
+
+
+def starting_encoder(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
+    """The encoder at step 0, the same for the same settings.
+
+    Raises ConfigError on a preset that is not known, and on sequences longer than the encoder takes; CheckpointError
+    on an encoder to go on from that cannot be read, or was trained with another vocabulary.
+    """
+    encoder = _fresh(settings, tokenizer) if settings.model.start is None else _continued(settings, tokenizer)
+    if settings.corpus.longest > encoder.config.longest:
+        name = settings.model.start or settings.model.preset
+        longest = f"the {encoder.config.longest} tokens {name} takes"
+        raise ConfigError(f"longest {settings.corpus.longest} is more than {longest}")
+    return encoder
+
+
+def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
+    name = settings.model.preset
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r} is not known; bothways families lists them")
+    preset = PRESETS[name]
+    family = FAMILIES[preset.family]
+    config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), tokenizer)
+    config = _dropping(config, settings.model.dropout)
+    extras: dict[str, Any] = {"model_type": family.model_type}  # the order of keys of one that is loaded again
+    if tokenizer.id_of("pad") is not None:
+        extras["pad_token_id"] = tokenizer.id_of("pad")
+    generator = torch.Generator().manual_seed(settings.run.seed)
+    network = EncoderNetwork(config, pooler=False)
+    initialise(network, config.init_std, generator)
+    return Encoder(network, family, tokenizer, {"mlm": _fresh_head(network, family, extras, generator)}, extras)
+
+
+def _fresh_head(
+    network: EncoderNetwork, family: Family, extras: Mapping[str, Any], generator: torch.Generator
+) -> nn.Module:
+    """A masked-language head with fresh weights, but for those it shares with the network."""
+    head = family.heads["mlm"].build(network, extras, ())
+    shared = {id(parameter) for parameter in network.parameters()}
+    for part in head.modules():
+        own = list(part.parameters(recurse=False))
+        if own and not any(id(parameter) in shared for parameter in own):
+            initialise(part, network.config.init_std, generator)
+    return head
+
+
+def _counted_from_padding(config: EncoderConfig, tokenizer: Tokenizer) -> EncoderConfig:
+    """The config with positions behind this tokenizer's padding id, for families that count them from there."""
+    positions, pad = config.positions, tokenizer.id_of("pad")
+    if pad is None or not isinstance(positions, LearnedPositions) or not positions.offset:
+        return config
+    count = positions.count - positions.offset + pad + 1
+    return replace(config, positions=replace(positions, count=count, offset=pad + 1))
+
+
+def _dropping(config: EncoderConfig, dropout: float | None) -> EncoderConfig:
+    return config if dropout is None else replace(config, dropout=dropout, attention_dropout=dropout)
+
+
+def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
+    """An encoder with its masked-language head, or a fresh one; other heads, which know other weights, stay behind."""
+    start = settings.model.start
+    assert start is not None
+    encoder = Encoder.from_pretrained(start)
+    _check_vocabulary(start, encoder, tokenizer)
+    _drop(encoder.network, _dropping(encoder.config, settings.model.dropout))
+    generator = torch.Generator().manual_seed(settings.run.seed)
+    head = encoder.heads.get("mlm") or _fresh_head(encoder.network, encoder.family, encoder.extras, generator)
+    left = [f"head {name}" for name in encoder.heads if name != "mlm"]
+    left += [name for name in encoder.unused if not name.endswith("position_ids")]
+    if left:
+        named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=4)
+    return replace(encoder, tokenizer=tokenizer, heads={"mlm": head}, unused=())
+
+
+def _check_vocabulary(start: str, encoder: Encoder, tokenizer: Tokenizer) -> None:
+    """The corpus's ids mean the words that the encoder knows by them."""
+    if tokenizer.vocab_size > encoder.config.vocab:
+        rows = f"{encoder.config.vocab:,} rows, the corpus's tokenizer {tokenizer.vocab_size:,} entries"
+        raise CheckpointError(f"{start}: has {rows}; build the corpus with this encoder's tokenizer")
+    if encoder.tokenizer is None:
+        return
+    ours, theirs = (one.backend.get_vocab(with_added_tokens=True) for one in (tokenizer, encoder.tokenizer))
+    if ours != theirs:
+        token = min(set(ours.items()) ^ set(theirs.items()), key=lambda entry: (entry[1], entry[0]))[0]
+        ids = f"{token!r} has the id {theirs.get(token)} there, {ours.get(token)} in the corpus"
+        raise CheckpointError(f"{start}: its vocabulary is another one: {ids}; build the corpus with its tokenizer")
+
+
+def _drop(network: EncoderNetwork, config: EncoderConfig) -> None:
+    """Give a network the dropout of another config: each part that of its twin."""
+    with torch.device("meta"):
+        twin = EncoderNetwork(config, pooler=network.pooler is not None)
+    for part, like in zip(network.modules(), twin.modules()):
+        if hasattr(part, "dropout"):
+            part.dropout = like.dropout
+    network.config = config
