@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bothways.errors import InputError
 from bothways.nn.dropout import dropout as drop
+from bothways.nn.rectangles import LANES, attend_rectangles
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
 __all__ = ["Bias", "aligned", "attend", "weights"]
@@ -32,6 +33,8 @@ BIASED_AT_A_TIME = 1 << 25
 FP32_UP_TO = 64
 # Queries of a sequence done at a time, where a window makes that less work than all at once.
 BLOCK = 256
+# The longest sequences that are trained in rectangles: their weights are kept for the way back.
+RECTANGLES_UP_TO = 512
 PRODUCTS_UP_TO = {torch.float32: 384, torch.bfloat16: 1024}
 
 
@@ -63,8 +66,13 @@ def attend(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if bias is None and dropout == 0.0 and len(k) and _varlen_runs(q, v):
         return _attend_varlen(q, k, v, layout_q, layout_k, window, causal, scale)
+    choices = _Choices(bias, window, causal, scale, dropout)
+    if layout_k is layout_q and _trains_in_rectangles(q, k, v, layout_q, choices):
+        longest = -(-layout_q.longest // LANES) * LANES
+        mask = _mask((longest, longest), (0, longest, 0, longest), choices, q.device)
+        return attend_rectangles(q, k, v, layout_q.lengths, mask, scale, dropout)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
-    return _attend_groups(q, k, v, grouping, _Choices(bias, window, causal, scale, dropout))
+    return _attend_groups(q, k, v, grouping, choices)
 
 
 def weights(
@@ -96,7 +104,8 @@ def _group_weights(q: Tensor, k: Tensor, group: Group, choices: _Choices) -> Ten
     scores = (q.float() @ k.float().transpose(-1, -2)) * choices.scale
     if choices.bias is not None:
         scores = scores + choices.bias(q, k).float()
-    mask = _mask(group, (0, group.query_length, 0, group.key_length), choices, q.device)
+    lengths = group.query_length, group.key_length
+    mask = _mask(lengths, (0, lengths[0], 0, lengths[1]), choices, q.device)
     return (scores if mask is None else scores.masked_fill(mask, -torch.inf)).softmax(-1)
 
 
@@ -122,6 +131,17 @@ def _varlen_runs(q: Tensor, v: Tensor) -> bool:
         return False
     fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 256 and v.shape[-1] == q.shape[-1]
     return fits and torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
+def _trains_in_rectangles(q: Tensor, k: Tensor, v: Tensor, layout: Layout, choices: _Choices) -> bool:
+    """Whether a way back is wanted on a CPU, and neither a bias nor long sequences stand against rectangles."""
+    if q.device.type != "cpu" or not torch.is_grad_enabled() or not (q.requires_grad or v.requires_grad):
+        return False
+    if q.dtype not in PRODUCTS_UP_TO or q.dtype != v.dtype or q.shape != v.shape or q.shape != k.shape:
+        return False
+    if not 0 < layout.longest <= RECTANGLES_UP_TO or choices.bias is not None or choices.scale == 0.0:
+        return False
+    return choices.window is None or layout.longest <= BLOCK + 2 * choices.window
 
 
 def _attend_varlen(
@@ -177,7 +197,7 @@ def _attend_span(rectangles: list[Tensor], group: Group, span: Span, choices: _C
     first, last, key_first, key_last = span
     q, k, v = rectangles
     q, k, v = q[:, :, first:last], k[:, :, key_first:key_last], v[:, :, key_first:key_last]
-    mask = _mask(group, span, choices, q.device)
+    mask = _mask((group.query_length, group.key_length), span, choices, q.device)
     dtype = _working_dtype(k)
     kernel = _products if _products_win(q, k, choices.dropout) else _fused
     some = group.count
@@ -236,13 +256,16 @@ def _products_win(q: Tensor, k: Tensor, dropout: float) -> bool:
     return q.device.type == "cpu" and (short or dropout > 0.0)
 
 
-def _mask(group: Group, span: Span, choices: _Choices, device: torch.device) -> Tensor | None:
-    """True where a row may not look, [Lq, Lk] of the span; None where every row may look everywhere."""
+def _mask(lengths: tuple[int, int], span: Span, choices: _Choices, device: torch.device) -> Tensor | None:
+    """True where a row may not look, [Lq, Lk] of the span; None where every row may look everywhere.
+
+    lengths: of the whole sequences, queries' and keys'.
+    """
     window, causal = choices.window, choices.causal
-    if not causal and (window is None or max(group.query_length, group.key_length) <= window + 1):
+    if not causal and (window is None or max(lengths) <= window + 1):
         return None
     first, last, key_first, key_last = span
-    rows = torch.arange(first, last, device=device)[:, None] + (group.key_length - group.query_length)
+    rows = torch.arange(first, last, device=device)[:, None] + (lengths[1] - lengths[0])
     distance = torch.arange(key_first, key_last, device=device)[None, :] - rows
     mask = torch.zeros_like(distance, dtype=torch.bool)
     if causal:

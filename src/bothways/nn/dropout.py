@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dropout", "replayed", "seeded"]
+__all__ = ["dropout", "kept", "replayed", "seeded"]
 
 _current = threading.local()
 
@@ -36,14 +36,23 @@ def seeded(seed: int) -> Iterator[None]:
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """x with a share p of its numbers set to zero, and the others scaled up by 1 / (1 - p)."""
-    generator = _generator()
-    if generator is None or not training or p == 0.0 or x.device.type != "cpu":
+    if _generator() is None or not training or p == 0.0 or x.device.type != "cpu":
         return F.dropout(x, p, training)
-    dropped = min(round(p * LEVELS), LEVELS - 1)
-    bits = torch.from_numpy(generator.random_raw(-(-x.numel() // PER_DRAW)).view(np.int16))[: x.numel()]
-    kept = torch.empty(x.shape, dtype=x.dtype)
-    torch.ge(bits.view(x.shape), dropped - LEVELS // 2, out=kept)
-    return (x * kept).mul_(LEVELS / (LEVELS - dropped))  # scaled last: in bf16 the scale itself would be rounded
+    keep, grow = kept(x, p)
+    return (x * keep).mul_(grow)  # scaled last: in bf16 the scale itself would be rounded
+
+
+def kept(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """What dropout multiplies x with, on a CPU: ones and zeros of its shape and precision, and the scale after that."""
+    generator, dropped = _generator(), min(round(p * LEVELS), LEVELS - 1)
+    count = -(-x.numel() // PER_DRAW)
+    if generator is None:
+        bits = torch.empty(count, dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)
+    else:
+        bits = torch.from_numpy(generator.random_raw(count).view(np.int16))
+    keep = torch.empty(x.shape, dtype=x.dtype)
+    torch.ge(bits[: x.numel()].view(x.shape), dropped - LEVELS // 2, out=keep)
+    return keep, LEVELS / (LEVELS - dropped)
 
 
 def _generator() -> np.random.SFC64 | None:
