@@ -36,7 +36,6 @@ __all__ = ["FORMATS", "Source", "documents"]
 SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
-
 @dataclass(frozen=True)
 class Source:
     """Where documents come from: files, or a data set of the `datasets` library.
