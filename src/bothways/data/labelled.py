@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from hashlib import blake2b
+from heapq import nsmallest
 from typing import Any, Literal, TypeAlias
 
 from bothways.data.columns import Columns, Row, find_columns, is_integer, is_number
@@ -15,7 +17,7 @@ from bothways.data.records import some, text_of
 from bothways.data.table import Table, TableSource, open_table
 from bothways.errors import InputError
 
-__all__ = ["Example", "Kind", "Label", "Labelled", "Labels", "labelled"]
+__all__ = ["Example", "Kind", "Label", "Labelled", "Labels", "chosen", "labelled"]
 
 Label: TypeAlias = "str | float | tuple[str, ...]"
 Kind: TypeAlias = Literal["single", "regression", "multi"]
@@ -36,6 +38,11 @@ class Example:
     text_pair: str | None
     label: Label
     place: str
+
+    def digest(self, salt: str) -> bytes:
+        """What stands for the texts, the label and a salt: in place of chance, it does not go by the order of rows."""
+        said = repr((salt, self.text, self.text_pair, self.label))
+        return blake2b(said.encode("utf-8"), digest_size=16).digest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +72,13 @@ def labelled(
         found = find_columns(columns, table.names, table.sample, source.name)
         said = f"{source.name}: {found.said()}" + (f" ({table.said})" if table.said else "")
         yield Labelled(found, said, _examples(table, found, source.name, separator))
+
+
+def chosen(examples: Iterable[Example], most: int | None) -> list[Example]:
+    """At most so many examples, from all over; which, goes by what they say. Only these are held in memory."""
+    if most is not None and most < 1:
+        raise InputError(f"max_rows must be at least 1, got {most}")
+    return list(examples) if most is None else nsmallest(most, examples, key=lambda example: example.digest("rows"))
 
 
 def _examples(table: Table, columns: Columns, name: str, separator: str | None) -> Iterator[Example]:
