@@ -40,7 +40,7 @@ def evaluate(
     max_rows: int | None = None,
     seeds: int = 1,
     pooling: str = "mean",
-    pairs: str = "both",
+    pairs: str = "apart",
     max_length: int | None = None,
     batch_tokens: int | None = None,
     precision: str = "auto",

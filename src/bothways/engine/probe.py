@@ -49,7 +49,7 @@ class ProbeSettings:
     """
 
     pooling: str = "mean"
-    pairs: str = "both"
+    pairs: str = "apart"
     seeds: int = 1
     max_length: int | None = None
 
@@ -109,7 +109,7 @@ class FrozenFeatures:
     def __init__(
         self,
         encoder: Encoder,
-        settings: ProbeSettings = ProbeSettings(),
+        settings: ProbeSettings,
         *,
         device: str = "auto",
         precision: str = "auto",
