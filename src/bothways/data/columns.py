@@ -40,8 +40,13 @@ PROSE_LENGTH = 12
 MOST_LABELS = 100
 FEW_ROWS = 10
 
-INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
-NUMBER = re.compile(r"\s*[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf|infinity)\s*", re.IGNORECASE)
+# "007" is a code, not a number.
+WHOLE = r"[+-]?(0|[1-9][0-9]*)"
+INTEGER = re.compile(rf"\s*{WHOLE}\s*")
+NUMBER = re.compile(
+    rf"\s*({WHOLE}(\.[0-9]*)?([eE][+-]?[0-9]+)?|[+-]?\.[0-9]+([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity))\s*",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ class Unquotable(InputError):
 
 # The likeliest first.
 CELLS = {
-    "csv": (Cells(",", True), Cells(";", True), Cells("\t", True), Cells(",", False)),
+    "csv": (Cells(",", True), Cells(";", True), Cells("\t", True)),
     "tsv": (Cells("\t", True), Cells("\t", False)),
 }
 
@@ -199,7 +199,7 @@ def _separated(kind: str) -> Callable[[BinaryIO, TableSource, ExitStack], Table]
     def read(file: BinaryIO, source: TableSource, stack: ExitStack) -> Table:
         lines = numbered_lines(file, source.name, ends=True)
         first, whole = _first(lines)
-        cells = _cells(first, whole, [c for c in CELLS[kind] if source.quoted in (None, c.quoted)])
+        cells = _cells(first, whole, _likely(kind, source.quoted))
         rows = cells.rows(chain(first, lines), source.name)
         sample = list(islice(rows, SAMPLE_ROWS))
         header = source.header if source.header is not None else _has_header([row for _, row in sample])
@@ -217,6 +217,11 @@ TABLES: dict[str, Callable[[BinaryIO, TableSource, ExitStack], Table]] = {
     "jsonl": _jsonl,
     "parquet": _parquet,
 }
+
+
+def _likely(kind: str, quoted: bool | None) -> tuple[Cells, ...]:
+    said = (cells if quoted is None else Cells(cells.separator, quoted) for cells in CELLS[kind])
+    return tuple(dict.fromkeys(said))
 
 
 def _first(lines: Iterator[tuple[int, str]]) -> tuple[list[tuple[int, str]], bool]:
@@ -270,7 +275,7 @@ def _has_header(rows: Sequence[Sequence[str]]) -> bool:
     first, rest = rows[0], rows[1:]
     if any(map(known, first)):
         return True
-    if len(set(first)) < len(first) or any(not cell.strip() or is_number(cell) for cell in first):
+    if len(set(first)) < len(first) or any(not cell.strip() or cell.isdigit() or is_number(cell) for cell in first):
         return False
     return bool(rest) and not any(a == b for row in rest for a, b in zip(first, row))
 

@@ -258,18 +258,19 @@ def _majority(learnt: np.ndarray, evaluated: np.ndarray) -> float:
 def _run(rows: _Rows, asked: _Rows, seed: int, labels: Labels) -> ProbeRun:
     learner = LEARNERS[labels.kind]
     learnt, held = rows.divided(f"strength {seed}", labels)
-    losses = [learner.loss(learner.fit(learnt.x, learnt.y, strength), held.x, held.y) for strength in STRENGTHS]
-    strength = STRENGTHS[int(np.argmin(losses))]
+    fitted = [learner.fit(learnt.x, learnt.y, strength) for strength in STRENGTHS]
+    scores = [learner.score(held.y, model.predict(held.x)) for model in fitted]
+    strength = STRENGTHS[int(np.argmax(scores))]  # of equals the first, which holds back most
     model = learner.fit(rows.x, rows.y, strength)
     return ProbeRun(seed, strength, learner.metrics(asked.y, model.predict(asked.x)))
 
 
 @dataclass(frozen=True)
 class _Learner:
-    """A linear model: fitted to x, y with a strength; its loss on other rows; the metrics of truth and prediction."""
+    """A linear model: fitted to x, y with a strength; how good its predictions are, to choose by; their metrics."""
 
     fit: Callable[[np.ndarray, np.ndarray, float], Any]
-    loss: Callable[[Any, np.ndarray, np.ndarray], float]
+    score: Callable[[np.ndarray, np.ndarray], float]
     metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
@@ -293,17 +294,16 @@ def _ridge(x: np.ndarray, y: np.ndarray, strength: float) -> Any:
     return make_pipeline(StandardScaler(), Ridge(alpha=1 / strength)).fit(x, y)
 
 
-def _log_loss(model: Any, x: np.ndarray, y: np.ndarray) -> float:
-    from sklearn.metrics import log_loss
+def _correlation(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Matthews': accuracy would choose to say nothing but the most frequent label where labels are uneven."""
+    return classification_metrics(truth, predicted)["mcc"]
 
-    return float(log_loss(y, model.predict_proba(x), labels=model.classes_))
 
-
-def _squared_error(model: Any, x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.mean((model.predict(x) - y) ** 2))
+def _closeness(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return -float(np.mean((predicted - truth) ** 2))
 
 
 LEARNERS = {
-    "single": _Learner(_logistic, _log_loss, classification_metrics),
-    "regression": _Learner(_ridge, _squared_error, regression_metrics),
+    "single": _Learner(_logistic, _correlation, classification_metrics),
+    "regression": _Learner(_ridge, _closeness, regression_metrics),
 }
