@@ -244,6 +244,24 @@ def test_quotation_marks_are_judged_by_the_beginning_of_a_large_file(monkeypatch
     assert read("a.tsv", stray)[-1].text == '" 399 said he'
 
 
+def test_a_cell_may_be_a_long_document() -> None:
+    text = "word " * 60_000
+    assert pairs(read("a.csv", written([("text", "label"), (text, "x"), ("b", "y")], ","))) == [(text, "x"), ("b", "y")]
+
+
+def test_digits_that_are_no_numbers_are_names() -> None:
+    names = ["007", "9" * 5000, "12"]
+    assert Labels.of([example(name) for name in names]).names == ("007", "12", "9" * 5000)
+
+
+def test_two_columns_of_a_name_are_no_matter_where_another_is_read() -> None:
+    out = io.BytesIO()
+    columns = [pyarrow.array(["a", "b"]), pyarrow.array(["x", "y"]), pyarrow.array([1, 2]), pyarrow.array([3, 4])]
+    parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "label", "n", "n"]), out)
+    for name, data in (("a.csv", b"text,label,n,n\na,x,1,2\nb,y,3,4\n"), ("a.parquet", out.getvalue())):
+        assert pairs(read(name, data)) == [("a", "x"), ("b", "y")]
+
+
 def test_a_pipe_is_read_in_one_pass(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = Thread(target=(tmp_path / "pipe").write_bytes, args=[SST])

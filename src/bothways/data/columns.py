@@ -40,8 +40,8 @@ PROSE_LENGTH = 12
 MOST_LABELS = 100
 FEW_ROWS = 10
 
-# "007" is a code, not a number.
-WHOLE = r"[+-]?(0|[1-9][0-9]*)"
+# "007" is a code, not a number, and so are more digits than anyone counts to.
+WHOLE = r"[+-]?(0|[1-9][0-9]{0,30})"
 INTEGER = re.compile(rf"\s*{WHOLE}\s*")
 NUMBER = re.compile(
     rf"\s*({WHOLE}(\.[0-9]*)?([eE][+-]?[0-9]+)?|[+-]?\.[0-9]+([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity))\s*",

@@ -40,6 +40,8 @@ SAMPLE_CHARACTERS = 1 << 20
 SAMPLE_ROWS = 1000
 # Lines that a cell may still go on for where the sample ends in the middle of it.
 OPEN_LINES = 64
+# Characters of a quoted cell; more are an open quotation.
+MOST_CELL = 1 << 24
 QUOTED_CELL = re.compile('(^|\t)"')
 
 
@@ -166,6 +168,7 @@ class Cells:
         return ((number, line.split(self.separator)) for number, line in plain if line)
 
     def _quoted(self, lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, list[str]]]:
+        csv.field_size_limit(max(csv.field_size_limit(), MOST_CELL))  # else documents of 131,072 characters are refused
         reader = csv.reader((line for _, line in lines), delimiter=self.separator, strict=True)
         while True:
             start = reader.line_num + 1

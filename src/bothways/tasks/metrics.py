@@ -20,14 +20,17 @@ def need_metrics() -> None:
 
 
 def classification_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy, F1 as the mean over labels, and Matthews' correlation, of label numbers int [n]."""
+    """Accuracy, F1 as the mean over labels, and Matthews' correlation, of label numbers int [n].
+
+    The latter is 0 where either side is constant.
+    """
     need_metrics()
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     return {
         "accuracy": float(accuracy_score(truth, predicted)),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
-        "mcc": float(matthews_corrcoef(truth, predicted)),
+        "mcc": 0.0 if _constant(truth, predicted) else float(matthews_corrcoef(truth, predicted)),
     }
 
 
@@ -36,11 +39,15 @@ def regression_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str, fl
     need_metrics()
     from scipy.stats import pearsonr, spearmanr
 
-    constant = np.ptp(truth) == 0 or np.ptp(predicted) == 0
+    constant = _constant(truth, predicted)
     return {
         "pearson": 0.0 if constant else _statistic(pearsonr(truth, predicted)),
         "spearman": 0.0 if constant else _statistic(spearmanr(truth, predicted)),
     }
+
+
+def _constant(truth: np.ndarray, predicted: np.ndarray) -> bool:
+    return bool(np.ptp(truth) == 0 or np.ptp(predicted) == 0)
 
 
 def _statistic(result: Any) -> float:
