@@ -105,6 +105,8 @@ def test_mistakes_are_one_line_with_file_row_and_column(
 
     assert "--probe" in said("--data", table)
     assert "--data" in said("--probe")
+    assert "--eval-split with --dataset" in said("--probe", "--data", table, "--eval-split", "test")
+    assert "--eval goes with --data" in said("--probe", "--dataset", "a/b", "--eval", table)
     assert "no such file" in said("--probe", "--data", tmp_path / "none.csv")
     assert "did you mean 'page'?" in said("--probe", "--data", table, "--label", "pages")
     columns = ("--text", "text", "--label", "label", "--probe", "--data")

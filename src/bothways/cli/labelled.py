@@ -68,6 +68,8 @@ class LabelledRows:
         """The table to learn from and the one to evaluate on, if there is one. Raises InputError if it is not said."""
         if (self.data is None) == (self.dataset is None):
             raise InputError("say where the rows are: a file with --data, or a data set with --dataset")
+        if (self.eval if self.data is None else self.eval_split) is not None:
+            raise InputError("--eval goes with --data, --eval-split with --dataset")
         if self.dataset is not None:
             train = TableSource(dataset=self.dataset, split=self.split)
             held = None if self.eval_split is None else replace(train, split=self.eval_split)
