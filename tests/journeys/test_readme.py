@@ -58,6 +58,9 @@ def place(
     paragraphs = [text for page in topics.values() for text in page.split("\n\n")]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in paragraphs)
     (folder / "corpus.jsonl").write_text(rows, encoding="utf-8")
+    labelled = "".join(f"{text[:60].split(chr(10))[0]}\t{len(text) > 400}\n" for text in paragraphs[:80])
+    for name in ("train.tsv", "dev.tsv"):
+        (folder / name).write_text(f"text\tlabel\n{labelled}", encoding="utf-8")
     (folder / "pretrain.toml").write_text(PRETRAIN)
     shutil.copytree(base_sized_masked, folder / "old-bert")
     convert = (

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from bothways import InputError, MissingExtraError
-from bothways.data import readers
+from bothways.data import readers, records
 from bothways.data.readers import Source, documents
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: not text.isspace())
@@ -203,7 +203,8 @@ def test_files_that_are_not_there_and_folders_without_text_are_refused(tmp_path:
 
 
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MOST_BYTES", 1000)
+    for module in (readers, records):
+        monkeypatch.setattr(module, "MOST_BYTES", 1000)
     with pytest.raises(InputError, match="line 1 is longer"):
         read("a.txt.gz", gzip.compress(b"a" * 50_000_000))
     with pytest.raises(InputError, match=r"line .*--lines"):

@@ -7,31 +7,33 @@ and line or row.
 from __future__ import annotations
 
 import glob
-import gzip
-import io
-import json
-import shutil
-import sys
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from bothways.errors import InputError, MissingExtraError
+from bothways.data.records import (
+    COMPRESSED,
+    MOST_BYTES,
+    STANDARD_INPUT,
+    data_set,
+    data_set_rows,
+    json_objects,
+    numbered_lines,
+    opened,
+    parquet_names,
+    parquet_rows,
+    parquet_table,
+    some,
+    text_of,
+)
+from bothways.errors import InputError
 
 __all__ = ["FORMATS", "Source", "documents"]
 
-# A line or a document of more bytes than this is taken for a damaged file, so that memory stays bounded.
-MOST_BYTES = 1 << 28
-PARQUET_ROWS = 256
-STANDARD_INPUT = "-"
 SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-COMPRESSED = (".gz", ".zst")
-DAMAGED = (EOFError, OSError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -114,69 +116,16 @@ def _unknown(file: str) -> str:
 
 def _read(name: str, kind: str, column: str, lines: bool) -> Iterator[str]:
     with ExitStack() as stack:
-        yield from FORMATS[kind](_open(name, stack), name, column, lines)
-
-
-def _open(name: str, stack: ExitStack) -> BinaryIO:
-    """The file's bytes, decompressed if its first bytes say that they have to be: no UTF-8 text begins like that."""
-    try:
-        file = sys.stdin.buffer if name == STANDARD_INPUT else stack.enter_context(Path(name).open("rb"))  # noqa: SIM115
-        buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
-        head = buffered.peek(4)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from None
-    for magic, decompress in MAGIC.items():
-        if head.startswith(magic):
-            return stack.enter_context(decompress(buffered))
-    return buffered
-
-
-def _gunzip(file: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-
-
-def _unzstd(file: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(_pyarrow().CompressedInputStream(file, "zstd"), 1 << 20))
-
-
-MAGIC: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {b"\x1f\x8b": _gunzip, b"\x28\xb5\x2f\xfd": _unzstd}
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise MissingExtraError('reading zstd and Parquet takes pyarrow: pip install "bothways[corpus]"') from None
-    return pyarrow
-
-
-def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
-    """The lines of UTF-8 text, numbered from 1, without their ends."""
-    for number, line in enumerate(iter(partial(_line, file, name), b""), start=1):
-        if len(line) > MOST_BYTES:
-            raise InputError(f"{name}: line {number} is longer than {MOST_BYTES:,} bytes")
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}: line {number} is not UTF-8 (byte {error.start}); convert the file first"
-            ) from None
-
-
-def _line(file: BinaryIO, name: str) -> bytes:
-    try:
-        return file.readline(MOST_BYTES + 1)
-    except DAMAGED as error:
-        raise InputError(f"{name}: cannot be read to its end: {error}") from None
+        yield from FORMATS[kind](opened(name, stack), name, column, lines)
 
 
 def _txt(file: BinaryIO, name: str, column: str, lines: bool) -> Iterator[str]:
     if lines:
-        yield from (text for _, text in _lines(file, name))
+        yield from (text for _, text in numbered_lines(file, name))
         return
     document: list[str] = []
     size = 0
-    for number, line in _lines(file, name):
+    for number, line in numbered_lines(file, name):
         if not line.strip():
             yield "\n".join(document)
             document, size = [], 0
@@ -190,72 +139,28 @@ def _txt(file: BinaryIO, name: str, column: str, lines: bool) -> Iterator[str]:
 
 
 def _jsonl(file: BinaryIO, name: str, column: str, lines: bool) -> Iterator[str]:
-    for number, line in _lines(file, name):
-        if line.strip():
-            yield _field(line, f"{name}: line {number}", column)
-
-
-def _field(line: str, place: str, column: str) -> str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place} is not JSON: {error.msg} in column {error.colno}") from None
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{place} is not JSON that can be read: {error}") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{place}: an object was expected, not a {type(row).__name__}")
-    if column not in row:
-        raise InputError(f"{place} has no field {column!r}; it has {_some(row)}; say which with --column")
-    return _text(row[column], place, column)
-
-
-def _text(value: Any, place: str, column: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{place}: {column!r} is not a text but {type(value).__name__}: {value!r:.60}")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{place}: character {error.start} is half of a surrogate pair, which no text has"
-            ) from None
-    return value
-
-
-def _some(names: Any) -> str:
-    names = [str(name)[:40] for name in names]
-    return ", ".join(names[:8]) + (", …" if names[8:] else "") if names else "none"
+    for number, row in json_objects(file, name):
+        place = f"{name}: line {number}"
+        if column not in row:
+            raise InputError(f"{place} has no field {column!r}; it has {some(row)}; say which with --column")
+        yield text_of(row[column], place, column)
 
 
 def _parquet(file: BinaryIO, name: str, column: str, lines: bool) -> Iterator[str]:
-    _pyarrow()
-    from pyarrow import parquet
-
     with tempfile.TemporaryFile() as spool:
-        try:
-            table = parquet.ParquetFile(_seekable(file, spool), pre_buffer=False, buffer_size=1 << 20)
-            if column not in table.schema_arrow.names:
-                columns = _some(table.schema_arrow.names)
-                raise InputError(f"{name} has no column {column!r}; it has {columns}; say which with --column")
-            row = 0
-            for batch in table.iter_batches(PARQUET_ROWS, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    yield _text(value, f"{name}: row {row}", column)
-        except (*DAMAGED, _pyarrow().ArrowException, UnicodeDecodeError) as error:
-            raise InputError(f"{name}: not a Parquet file that can be read: {str(error)[:200]}") from None
+        table = parquet_table(file, name, cast(BinaryIO, spool))
+        if column not in parquet_names(table):
+            columns = some(parquet_names(table))
+            raise InputError(f"{name} has no column {column!r}; it has {columns}; say which with --column")
+        yield from _column(parquet_rows(table, name, [column]), name, column)
 
 
-def _seekable(file: BinaryIO, spool: Any) -> Any:
-    """The file, or a copy of it on disk if it can be read only once through."""
-    if isinstance(file, io.BufferedReader) and file.seekable() and not _is_arrow(file.raw):
-        return file
-    shutil.copyfileobj(file, spool)
-    return spool
-
-
-def _is_arrow(stream: Any) -> bool:
-    return isinstance(stream, _pyarrow().NativeFile)
+def _column(rows: Iterable[tuple[int, Mapping[str, Any]]], name: str, column: str) -> Iterator[str]:
+    for number, row in rows:
+        place = f"{name}: row {number}"
+        if column not in row:
+            raise InputError(f"{place} has no column {column!r}; it has {some(row)}; say which with --column")
+        yield text_of(row[column], place, column)
 
 
 FORMATS: dict[str, Callable[[BinaryIO, str, str, bool], Iterator[str]]] = {
@@ -267,30 +172,5 @@ FORMATS: dict[str, Callable[[BinaryIO, str, str, bool], Iterator[str]]] = {
 
 def _dataset(name: str, split: str, column: str) -> Iterator[str]:
     """The rows of a data set, streamed."""
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtraError('data sets are read with datasets: pip install "bothways[datasets]"') from None
-    try:
-        rows = _saved(name, split, datasets) if Path(name).is_dir() else None
-        rows = datasets.load_dataset(name, split=split, streaming=True) if rows is None else rows
-        for number, row in enumerate(rows, start=1):
-            place = f"{name}: row {number}"
-            if column not in row:
-                raise InputError(f"{place} has no column {column!r}; it has {_some(row)}; say which with --column")
-            text = _text(row[column], place, column)
-            if text and not text.isspace():
-                yield text
-    except InputError:
-        raise
-    except Exception as error:  # whatever the library, or the network behind it, raises
-        raise InputError(f"{name}: cannot be read as a data set: {type(error).__name__}: {str(error)[:300]}") from None
-
-
-def _saved(name: str, split: str, datasets: Any) -> Any:
-    """A folder that `save_to_disk` wrote; None if it is not one."""
-    folder = Path(name)
-    if not any((folder / file).exists() for file in ("state.json", "dataset_dict.json")):
-        return None
-    saved = datasets.load_from_disk(name)
-    return saved if (folder / "state.json").exists() else saved[split]
+    rows = data_set_rows(data_set(name, split), name)
+    return (text for text in _column(rows, name, column) if text and not text.isspace())

@@ -1,0 +1,310 @@
+"""Tables out of files of any size, row by row: csv, tsv, JSON lines, Parquet, each also compressed, and data sets.
+
+What a csv or tsv file does not say of itself (what separates its cells, whether they are quoted, whether its first row
+holds names) is guessed from its beginning, and can be said.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from bothways.data.columns import Row, is_number, known
+from bothways.data.records import (
+    COMPRESSED,
+    STANDARD_INPUT,
+    data_set,
+    data_set_rows,
+    json_objects,
+    numbered_lines,
+    opened,
+    parquet_names,
+    parquet_rows,
+    parquet_table,
+    some,
+)
+from bothways.errors import InputError
+
+__all__ = ["TABLES", "Table", "TableSource", "open_table"]
+
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+# What guesses are made from.
+SAMPLE_CHARACTERS = 1 << 20
+SAMPLE_ROWS = 1000
+# Lines that a cell may still go on for where the sample ends in the middle of it.
+OPEN_LINES = 64
+# Characters of a quoted cell; more are an open quotation.
+MOST_CELL = 1 << 24
+QUOTED_CELL = re.compile('(^|\t)"')
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """Where a table is: a file, or a data set of the `datasets` library.
+
+    path: a file, or "-" for standard input.
+    dataset: the id or the folder of a data set, read in place of a file, and its split.
+    format: "csv", "tsv", "jsonl" or "parquet", where the name of the file does not say.
+    header: whether the first row of csv or tsv holds names.    quoted: whether quotation marks around a cell are no
+    part of it. None: guessed.
+    surplus: whether rows of csv or tsv may have more cells than the first, which are passed over.
+    """
+
+    path: str | None = None
+    dataset: str | None = None
+    split: str = "train"
+    format: str | None = None
+    header: bool | None = None
+    quoted: bool | None = None
+    surplus: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.dataset is None):
+            raise InputError("say where the rows are: a file, or a data set")
+        if self.format is not None and self.format not in TABLES:
+            raise InputError(f"format {self.format!r} is not one of {', '.join(TABLES)}")
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path if self.path is not None else f"{self.dataset} ({self.split})"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An open table.
+
+    names: of its columns; their numbers, from 1, where the file gives none.
+    sample: its first rows.    said: how its form is described, or "".
+    unit: what rows are counted in, "line" or "row".
+    rows: called once with the columns that are needed, each row with its number; a row may have other columns too.
+    """
+
+    names: tuple[str, ...]
+    sample: Sequence[Row]
+    rows: Callable[[Sequence[str]], Iterator[tuple[int, Row]]]
+    unit: str = "line"
+    said: str = ""
+
+
+@contextmanager
+def open_table(source: TableSource) -> Iterator[Table]:
+    """The table, as long as the context lasts; its rows come in one pass, so that a pipe will do.
+
+    Raises InputError, naming file and line or row, on what cannot be read, and on a table without rows;
+    MissingExtraError if that takes a library that is not installed.
+    """
+    with ExitStack() as stack:
+        if source.path is None:
+            table = _data_set(source)
+        else:
+            kind = source.format or _format(source.path)
+            table = TABLES[kind](opened(source.path, stack), source, stack)
+        if not table.sample:
+            raise InputError(f"{source.name}: no rows")
+        yield table
+
+
+def _format(file: str) -> str:
+    path = Path(file)
+    if path.is_dir():
+        raise InputError(f"{file}: a folder; name a file in it, or give --dataset for a saved data set")
+    if not path.exists() and file != STANDARD_INPUT:
+        raise InputError(f"{file}: no such file")
+    kind = SUFFIXES.get(Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix)
+    if kind is None:
+        raise InputError(f"{file}: its name does not say what it is; give --format {'|'.join(TABLES)}")
+    return kind
+
+
+def _jsonl(file: BinaryIO, source: TableSource, stack: ExitStack) -> Table:
+    rows: Iterator[tuple[int, Row]] = json_objects(file, source.name)
+    first = list(islice(rows, SAMPLE_ROWS))
+    names = tuple(dict.fromkeys(name for _, row in first for name in row))
+    return Table(names, [row for _, row in first], lambda columns: chain(first, rows))
+
+
+def _parquet(file: BinaryIO, source: TableSource, stack: ExitStack) -> Table:
+    table = parquet_table(file, source.name, _spool(stack))
+    names = tuple(parquet_names(table))
+    first = [row for _, row in islice(parquet_rows(table, source.name, names), SAMPLE_ROWS)]
+    return Table(names, first, lambda columns: parquet_rows(table, source.name, columns), unit="row")
+
+
+def _spool(stack: ExitStack) -> BinaryIO:
+    return cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
+
+
+def _data_set(source: TableSource) -> Table:
+    found = data_set(source.dataset or "", source.split)
+    first = [row for _, row in islice(data_set_rows(found, source.name), SAMPLE_ROWS)]
+    names = tuple(dict.fromkeys(name for row in first for name in row))
+    return Table(names, first, lambda columns: data_set_rows(found, source.name), unit="row")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How lines are divided.
+
+    quoted: cells may stand in quotation marks and then hold anything, line ends too (RFC 4180); else every character
+    counts and every line is a row, as in GLUE's files.
+    """
+
+    separator: str
+    quoted: bool
+
+    def rows(self, lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, list[str]]]:
+        """The cells of each row that is not blank, with the number of its first line."""
+        if self.quoted:
+            return self._quoted(lines, name)
+        plain = ((number, line.rstrip("\r\n")) for number, line in lines)
+        return ((number, line.split(self.separator)) for number, line in plain if line)
+
+    def _quoted(self, lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, list[str]]]:
+        csv.field_size_limit(max(csv.field_size_limit(), MOST_CELL))  # else documents of 131,072 characters are refused
+        reader = csv.reader((line for _, line in lines), delimiter=self.separator, strict=True)
+        while True:
+            start = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise Unquotable(f"{name}: line {start}: {error}", reader.line_num) from None
+            if cells is None:
+                return
+            if cells:
+                yield start, cells
+
+
+class Unquotable(InputError):
+    """Quotation marks that do not pair; line: where that was noticed."""
+
+    def __init__(self, message: str, line: int) -> None:
+        advice = "quotation marks do not pair there; if they are part of the text, say --no-quoted"
+        super().__init__(f"{message} ({advice})")
+        self.line = line
+
+
+# The likeliest first.
+CELLS = {
+    "csv": (Cells(",", True), Cells(";", True), Cells("\t", True)),
+    "tsv": (Cells("\t", True), Cells("\t", False)),
+}
+
+
+def _separated(kind: str) -> Callable[[BinaryIO, TableSource, ExitStack], Table]:
+    def read(file: BinaryIO, source: TableSource, stack: ExitStack) -> Table:
+        lines = numbered_lines(file, source.name, ends=True)
+        first, whole = _first(lines)
+        cells = _cells(first, whole, _likely(kind, source.quoted))
+        rows = cells.rows(chain(first, lines), source.name)
+        sample = list(islice(rows, SAMPLE_ROWS))
+        header = source.header if source.header is not None else _has_header([row for _, row in sample])
+        names = _names([row for _, row in sample], header)
+        named = _with_names(names, islice(chain(sample, rows), int(header), None), source)
+        shown = [row for _, row in _with_names(names, sample[int(header) :], source)]
+        return Table(names, shown, lambda columns: named, said=_said(cells, header))
+
+    return read
+
+
+TABLES: dict[str, Callable[[BinaryIO, TableSource, ExitStack], Table]] = {
+    "csv": _separated("csv"),
+    "tsv": _separated("tsv"),
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+}
+
+
+def _likely(kind: str, quoted: bool | None) -> tuple[Cells, ...]:
+    said = (cells if quoted is None else Cells(cells.separator, quoted) for cells in CELLS[kind])
+    return tuple(dict.fromkeys(said))
+
+
+def _first(lines: Iterator[tuple[int, str]]) -> tuple[list[tuple[int, str]], bool]:
+    """The lines that guesses are made from, and whether these are all."""
+    first, size = [], 0
+    for number, line in lines:
+        first.append((number, line))
+        size += len(line)
+        if size > SAMPLE_CHARACTERS:
+            return first, False
+    return first, True
+
+
+def _cells(lines: Sequence[tuple[int, str]], whole: bool, likely: Sequence[Cells]) -> Cells:
+    """How the lines are divided: the first way that gives all rows the same two columns or more.
+
+    If there is none, that which gives most columns to the first row: the row that does not fit will be named.
+    """
+    for cells in likely:
+        plain = len(likely) > 1 and cells.separator == "\t" and not any(QUOTED_CELL.search(line) for _, line in lines)
+        if not (cells.quoted and plain) and _consistent(cells, lines, whole):
+            return cells
+    return max(reversed(likely), key=lambda cells: _width(cells, lines))
+
+
+def _consistent(cells: Cells, lines: Sequence[tuple[int, str]], whole: bool) -> bool:
+    widths: set[int] = set()
+    done = 0
+    try:
+        for number, row in cells.rows(lines, ""):
+            widths.add(len(row))
+            done = number
+    except Unquotable as error:
+        cut = not whole and error.line == len(lines) and error.line - done <= OPEN_LINES
+        if not cut:
+            return False
+    return len(widths) == 1 and min(widths) > 1
+
+
+def _width(cells: Cells, lines: Sequence[tuple[int, str]]) -> int:
+    try:
+        return max((len(row) for _, row in islice(cells.rows(lines, ""), 1)), default=0)
+    except Unquotable:
+        return 0
+
+
+def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row holds names: one that is usual, or else words that do not come again in their columns."""
+    if not rows:
+        return False
+    first, rest = rows[0], rows[1:]
+    if any(map(known, first)):
+        return True
+    if len(set(first)) < len(first) or any(not cell.strip() or cell.isdigit() or is_number(cell) for cell in first):
+        return False
+    return bool(rest) and not any(a == b for row in rest for a, b in zip(first, row))
+
+
+def _names(rows: Sequence[Sequence[str]], header: bool) -> tuple[str, ...]:
+    first = rows[0] if rows else ()
+    return tuple((cell.strip() if header else "") or str(i) for i, cell in enumerate(first, start=1))
+
+
+def _with_names(
+    names: Sequence[str], rows: Iterable[tuple[int, list[str]]], source: TableSource
+) -> Iterator[tuple[int, Row]]:
+    """The rows as cells by name. Raises InputError, naming the line, on a row of more or fewer cells."""
+    for number, row in rows:
+        if len(row) != len(names) and not (source.surplus and len(row) > len(names)):
+            has = f"{len(row)} {'cell' if len(row) == 1 else 'cells'}"
+            hint = "; if what stands beyond them does not count, say --surplus" if len(row) > len(names) else ""
+            columns = f"{len(names)} columns: {some(names)}"
+            raise InputError(f"{source.name}: line {number} has {has}, but there are {columns}{hint}")
+        yield number, dict(zip(names, row))
+
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _said(cells: Cells, header: bool) -> str:
+    quotes = "quotation marks around cells" if cells.quoted else "quotation marks as they are"
+    names = "names in the first row" if header else "no names, so columns are numbered from 1"
+    return f"{SEPARATORS[cells.separator]}, {quotes}, {names}"
