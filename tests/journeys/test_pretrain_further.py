@@ -257,12 +257,8 @@ class Writer:
 
 
 @pytest.fixture
-def board(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
+def board() -> list[Writer]:
     Writer.made = []
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, package=None: None if name == "tensorboard" else find(name, package)
-    )
     return Writer.made
 
 
@@ -272,7 +268,6 @@ def test_tensorboard_gets_what_the_log_has_and_the_speed(
     module = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: object())
     command = ["pretrain", config, "--steps", "5", "--tensorboard", "--output", tmp_path]
     stop_at(2)
     assert run(*command) == 130
@@ -289,20 +284,27 @@ def test_tensorboard_gets_what_the_log_has_and_the_speed(
     assert all(value > 0 for value in after.points["speed/tokens a second"].values())
 
 
-def test_without_tensorboard_nothing_is_begun(board: list[Writer], tmp_path: Path, fails: Callable[..., str]) -> None:
+def test_without_tensorboard_nothing_is_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, package=None: None if name == "tensorboard" else find(name, package)
+    )
     said = fails("--steps", "2", "--tensorboard")
     assert 'tensorboard = true needs TensorBoard: pip install "bothways[tensorboard]"' in said
     assert not (tmp_path / "run").exists()
 
 
 def test_tensorboard_reads_each_step_once(config: Path, tmp_path: Path, stop_at: Callable[[int], None]) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator
+
     command = ["pretrain", config, "--steps", "5", "--tensorboard", "--save-every", "2", "--output", tmp_path]
     assert run(*command) == 0
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000005")
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000004")
     assert run(*command, "--resume") == 0
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     found = {point.step: point.value for point in events.Scalars("training/loss")}
     assert len(events.Scalars("training/loss")) == 5
