@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
 from bothways.nn.dropout import seeded
 from bothways.objectives.objective import Model, Objective, Part
+from bothways.train.gradients import gradients_in_order
 
 __all__ = ["Means", "StepResult", "evaluate", "train_step"]
 
@@ -69,23 +70,20 @@ def train_step(
     for batch in batches:
         for name, count in objective.counts(batch).items():
             counts[name] += count
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def gradients(numbered: tuple[int, Batch]) -> tuple[Sequence[Tensor | None], list[tuple[str, Part]]]:
+    def lose(numbered: tuple[int, Batch]) -> list[tuple[str, Part]]:
         number, batch = numbered
-        with seeded(seed + number):
+        with gradients.turn(number), seeded(seed + number):
             result = objective.loss(model, batch)
             parts = [(part.total / max(1, counts[name])) for name, part in result.losses.items()]
             loss = torch.stack(parts).sum() if scaler is None else scaler.scale(torch.stack(parts).sum())
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            gradients.of(loss)
         told = (*result.losses.items(), *result.metrics.items())
-        return found, [(name, Part(part.total.detach(), part.count)) for name, part in told]
+        return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
     optimizer.zero_grad(set_to_none=True)
-    sums: list[tuple[str, Part]] = []
-    for found, parts in streams.map(gradients, list(enumerate(batches))):
-        _add_gradients(parameters, found)
-        sums += parts
+    with gradients_in_order(model.parameters()) as gradients:
+        sums = [part for parts in streams.map(lose, list(enumerate(batches))) for part in parts]
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradient = _clip(model, clip)
@@ -98,12 +96,6 @@ def train_step(
     elif applied:
         optimizer.step()
     return StepResult(loss, means, sum(batch.tokens.layout.total for batch in batches), gradient, applied)
-
-
-def _add_gradients(parameters: Iterable[nn.Parameter], found: Iterable[Tensor | None]) -> None:
-    for parameter, gradient in zip(parameters, found):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def _clip(model: nn.Module, longest: float) -> float:
