@@ -13,6 +13,7 @@ from torch import nn
 from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
 from bothways.nn.dropout import seeded
+from bothways.nn.layers import copied
 from bothways.objectives.objective import Model, Objective, Part
 from bothways.train.gradients import gradients_in_order
 
@@ -82,7 +83,7 @@ def train_step(
         return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
     optimizer.zero_grad(set_to_none=True)
-    with gradients_in_order(model.parameters()) as gradients:
+    with copied(model, model.network.dtype), gradients_in_order(model.parameters()) as gradients:
         sums = [part for parts in streams.map(lose, list(enumerate(batches))) for part in parts]
     if scaler is not None:
         scaler.unscale_(optimizer)
