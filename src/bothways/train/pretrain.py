@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
+from bothways.train.averaging import Average
 from bothways.train.loop import Event, Trainer
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, plan_of
@@ -72,22 +73,24 @@ def pretrain(
     objective = _objective(settings, tokenizer)
     train, held = _packings(settings, corpus, tokenizer)
     _check_output(output, settings, resume)
-    started = restore(output, lambda model: _optimizer(settings, model)) if resume else None
+    started = restore(output, lambda model: _parts(settings, model.to(device))) if resume else None
     if started is None:
         encoder = _fresh(settings, tokenizer)
         model = Model(encoder.network, encoder.heads)
-        optimizer, progress = _optimizer(settings, model.to(device)), Progress()
+        (optimizer, average), progress = _parts(settings, model.to(device)), Progress()
     else:
         encoder, model, optimizer, progress = started.encoder, started.model, started.optimizer, started.progress
-        model.to(device)
+        average = started.average
     encoder.network.dtype = PRECISIONS[settings.step.precision]
     encoder.network.checkpointing = settings.step.checkpointing
-    trainer = Trainer(model, objective, optimizer, train, held, device, settings.corpus, settings.step, settings.run)
+    trainer = Trainer(
+        model, objective, optimizer, train, held, device, settings.corpus, settings.step, settings.run, average
+    )
     log = MetricsLog(output, settings.run.log_every, progress.step)
     described = _plain(asdict(settings))
 
     def save(at: Progress) -> None:
-        save_checkpoint(output, encoder, optimizer, at, described)
+        save_checkpoint(output, encoder, optimizer, at, described, average)
         prune(output, settings.run.keep, at)
 
     try:
@@ -96,7 +99,8 @@ def pretrain(
         log.close()
     if outcome.finished:
         prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
-        encoder.save_pretrained(output / "model")
+        with nullcontext() if average is None else average.swapped():
+            encoder.save_pretrained(output / "model")
         write_card(output / "model", f"{settings.model.preset}, pretrained", _facts(settings, corpus, outcome.progress))
         with suppress(MissingExtraError):  # no picture without matplotlib
             plot_curves(output)
@@ -224,14 +228,17 @@ def _check_output(output: Path, settings: PretrainSettings, resume: bool) -> Non
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The settings that change what is computed and are not the same.
 
-    How often is saved or shown may change, and what is done with numbers that are not finite.
+    How often is saved or shown may change, and what is done with numbers that are not finite. A setting that there was
+    not yet when the run began is at its default.
     """
     free = {"workers", "log_every", "save_every", "keep", "corpus", "nonfinite"}
-    pairs = [(part, key) for part in now for key in now[part] if key not in free]
+    default = _plain(asdict(PretrainSettings()))
+    was = {part: {**default[part], **before.get(part, {})} for part in now}
     return [
-        f"{key} was {before.get(part, {}).get(key)!r}, now {now[part][key]!r}"
-        for part, key in pairs
-        if before.get(part, {}).get(key) != now[part][key]
+        f"{key} was {was[part][key]!r}, now {now[part][key]!r}"
+        for part in now
+        for key in now[part]
+        if key not in free and was[part][key] != now[part][key]
     ]
 
 
@@ -269,9 +276,11 @@ def _counted_from_padding(config: EncoderConfig, tokenizer: Tokenizer) -> Encode
     return replace(config, positions=replace(positions, count=count, offset=pad + 1))
 
 
-def _optimizer(settings: PretrainSettings, model: Model) -> torch.optim.Optimizer:
+def _parts(settings: PretrainSettings, model: Model) -> tuple[torch.optim.Optimizer, Average | None]:
+    """What a run has beside its model: the optimizer, and the average of the weights."""
     groups = parameter_groups(model, settings.adam.weight_decay)
-    return OPTIMIZERS[settings.step.optimizer](groups, settings.adam)
+    average = Average(model, settings.step.ema) if settings.step.ema else None
+    return OPTIMIZERS[settings.step.optimizer](groups, settings.adam), average
 
 
 def _plain(value: Any) -> Any:
