@@ -90,7 +90,8 @@ class StepSettings:
     step_tokens_start, step_tokens_warmup: the first step has step_tokens_start tokens (0: step_tokens at once), and
     whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
 
-    optimizer, schedule: names in OPTIMIZERS and SCHEDULES.    warmup: steps in which the learning rate rises.
+    optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
+    schedule: a name in SCHEDULES.    warmup: steps in which the learning rate rises.
     clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
     checkpointing: compute activations again on the way back, for less memory.
     nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.

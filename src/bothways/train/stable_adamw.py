@@ -41,9 +41,10 @@ class StableAdamW(torch.optim.Optimizer):
         first, second = (_debiased(beta, int(state["step"])) for beta in group["betas"])
         mean = state["exp_avg"].lerp_(gradient, 1 - first)
         spread = state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second).sqrt()
+        room = spread.clamp(min=group["eps"])  # used twice: fresh memory is what costs most for a large table
         # A norm and not a mean of squares: it has the same bits on any number of threads. Nothing waits for its value.
-        rms = (gradient / spread.clamp(min=group["eps"])).norm() / math.sqrt(gradient.numel())
-        update = mean.div(spread.add_(group["eps"])).add_(parameter, alpha=group["weight_decay"])
+        rms = torch.div(gradient, room, out=room).norm() / math.sqrt(gradient.numel())
+        update = torch.div(mean, spread.add_(group["eps"]), out=room).add_(parameter, alpha=group["weight_decay"])
         parameter.sub_(update.mul_(group["lr"] / rms.clamp(min=1.0)))
 
 
