@@ -13,14 +13,15 @@ from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
 from bothways.objectives.objective import Model, Objective
 from bothways.train.feed import Cursor, feed
-from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
+from bothways.train.optim import OPTIMIZERS, AdamSettings, moment_bytes, parameter_groups
 from bothways.train.settings import PretrainSettings
 from bothways.train.step import train_step
 
 __all__ = ["Plan", "flops_of_step_token", "flops_of_token", "matmul_rate", "plan_of"]
 
-# Weight, gradient and Adam's two moments, in fp32.
-BYTES_PER_PARAMETER = 16
+# Weight and gradient, in fp32; and the average of a weight.
+BYTES_PER_PARAMETER = 8
+BYTES_PER_AVERAGE = 4
 TRIED_STEPS = 2
 
 
@@ -29,7 +30,8 @@ class Plan:
     """parameters: of network and heads.    tokens: of the whole run; epochs: how often that is the corpus.
 
     flops: multiplications and additions of matrix products in the whole run, forward and back.
-    state_bytes: of weights, gradients and moments.    activation_bytes: about what a step keeps for the way back.
+    state_bytes: of weights, their average, gradients and moments.
+    activation_bytes: about what a step keeps for the way back.
     tokens_per_second: as tried here; rate: share of the machine's matrix-product rate that is.    seconds: of the run.
     warmup: steps in which the learning rate rises.
     """
@@ -91,9 +93,9 @@ def plan_of(
     """Count what can be counted, and try a few steps on real batches for the rest. The model's weights change."""
     config, step = model.network.config, settings.step
     length = packing.tokens / packing.sequences
-    tokens = step.steps * step.step_tokens
+    tokens = step.tokens
     per_token = flops_of_step_token(config, packing, settings.masking.rate)
-    speed = _tried(model, objective, packing, settings, device)
+    speed, moments = _tried(model, objective, packing, settings, device)
     dtype = torch.float32 if model.network.dtype is None else model.network.dtype
     parameters = _count(model)
     return Plan(
@@ -101,7 +103,7 @@ def plan_of(
         tokens=tokens,
         epochs=tokens / packing.tokens,
         flops=per_token * tokens,
-        state_bytes=parameters * BYTES_PER_PARAMETER,
+        state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (step.ema > 0)) + moments,
         activation_bytes=_activation_bytes(settings, config, length),
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
@@ -116,15 +118,15 @@ def _count(module: nn.Module) -> int:
 
 def _tried(
     model: Model, objective: Objective, packing: Packing, settings: PretrainSettings, device: torch.device
-) -> float:
-    """Tokens a second of a few steps, after one that does not count."""
+) -> tuple[float, int]:
+    """Tokens a second of a few steps, after one that does not count; and the bytes that the optimizer keeps."""
     groups = parameter_groups(model, settings.adam.weight_decay)
     optimizer = OPTIMIZERS[settings.step.optimizer](groups, AdamSettings(lr=0.0))
     batches, streams = feed(packing, objective, settings.run.seed, Cursor(), 0), Streams(device)
     tokens, started = 0, 0.0
     for tried in range(TRIED_STEPS + 1):
         started = time.perf_counter() if tried == 1 else started
-        some = [next(batches)[0].to(device) for _ in range(settings.step.batches)]
+        some = [next(batches)[0].to(device) for _ in range(settings.step.batches(settings.step.steps))]
         result = train_step(model, objective, some, optimizer, streams, clip=settings.step.clip)
         tokens += result.tokens if tried else 0
-    return tokens / (time.perf_counter() - started)
+    return tokens / (time.perf_counter() - started), moment_bytes(optimizer)

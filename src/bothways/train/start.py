@@ -45,9 +45,7 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     family = FAMILIES[preset.family]
     config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), tokenizer)
     config = _dropping(config, settings.model.dropout)
-    extras: dict[str, Any] = {"model_type": family.model_type}  # the order of keys of one that is loaded again
-    if tokenizer.id_of("pad") is not None:
-        extras["pad_token_id"] = tokenizer.id_of("pad")
+    extras: dict[str, Any] = {"pad_token_id": tokenizer.id_of("pad")} if tokenizer.id_of("pad") is not None else {}
     generator = torch.Generator().manual_seed(settings.run.seed)
     network = EncoderNetwork(config, pooler=False)
     initialise(network, config.init_std, generator)
