@@ -110,7 +110,7 @@ class StepSettings:
 
     steps: int = 10_000
     step_tokens: int = 4096
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     step_tokens_start: int = 0
     step_tokens_warmup: int = 0
     optimizer: str = "adamw"
