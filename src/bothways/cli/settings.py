@@ -16,7 +16,7 @@ from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
 from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, RunSettings, StepSettings
 
-__all__ = ["RunFlags", "known_keys", "read_settings"]
+__all__ = ["PARTS", "RunFlags", "known_keys", "read_settings"]
 
 FLAT = Parameter(name="*")
 PARTS = {
@@ -31,7 +31,11 @@ PARTS = {
 
 @dataclass(frozen=True)
 class RunFlags:
-    """What is said of a run beside its settings."""
+    """What is said of a run beside its settings.
+
+    output: the folder of the run.    resume: go on with the run in it; without one, begin.
+    device: cpu, or a GPU: cuda, cuda:1.
+    """
 
     output: Path = Path("run")
     resume: bool = False

@@ -98,7 +98,8 @@ class StepSettings:
     whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
 
     optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
-    schedule: a name in SCHEDULES.    warmup: steps in which the learning rate rises; if not given, 6 % of all steps
+    schedule: a name in SCHEDULES: linear, cosine, wsd (warmup, stable, decay) or constant.
+    warmup: steps in which the learning rate rises; if not given, 6 % of all steps
     (as for RoBERTa-large, https://arxiv.org/abs/1907.11692), and at most 10,000.
     clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
     checkpointing: compute activations again on the way back, for less memory.
