@@ -21,6 +21,7 @@ from torch import Tensor
 import bothways
 from bothways import Encoder, Ragged
 from bothways.checkpoint.names import plan
+from bothways.cli.main import main
 from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.engine.streams import Streams
@@ -298,3 +299,11 @@ def test_inspect_shows_attention_to_what_came_before(gpt2: Path) -> None:
     assert len(seen) > 5
     assert np.triu(seen.attention, 1).max() == 0.0
     np.testing.assert_allclose(seen.attention.sum(-1), 1.0, atol=1e-5)
+
+
+def test_the_table_of_inspect_names_no_later_token(gpt2: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", str(gpt2), "Hello world", "--head", "mean"])
+    lines = capsys.readouterr().out.partition("looks most at")[2].splitlines()
+    first, second = (next(line.split() for line in lines if line.split()[:1] == [number]) for number in "01")
+    assert first[2:] == ["0", first[1], "1.000"]
+    assert len(second) == 2 + 2 * 3
