@@ -302,7 +302,8 @@ def test_inspect_shows_attention_to_what_came_before(gpt2: Path) -> None:
 
 
 def test_the_table_of_inspect_names_no_later_token(gpt2: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["inspect", str(gpt2), "Hello world", "--head", "mean"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["inspect", str(gpt2), "Hello world", "--head", "mean"])
     lines = capsys.readouterr().out.partition("looks most at")[2].splitlines()
     first, second = (next(line.split() for line in lines if line.split()[:1] == [number]) for number in "01")
     assert first[2:] == ["0", first[1], "1.000"]
