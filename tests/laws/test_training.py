@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import MASKED
 from torch import Tensor
 
 from bothways import Encoder
 from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.engine.streams import Streams
-from bothways.families import FAMILIES
 from bothways.nn.dropout import dropout, seeded
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
@@ -126,7 +126,7 @@ def test_a_batch_in_which_nothing_is_masked_counts_for_nothing(save_bert: Save) 
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MASKED)
 def test_steps_have_the_same_bits_on_one_and_on_two_threads(
     save_family: Save, family: str, dtype: torch.dtype | None, threads: Callable[[int], None]
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_large_step_has_the_same_bits_on_one_and_on_two_threads(
     assert_same_bits(found[0][2], found[1][2])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MASKED)
 def test_computing_activations_again_changes_no_bit(save_family: Save, family: str) -> None:
     folder = save_family(family, kind="ForMaskedLM")
     kept, again = fresh(folder), fresh(folder)

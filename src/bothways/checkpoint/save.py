@@ -47,6 +47,6 @@ def _tensors(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Mod
     for module, rule in plan(family, network, heads):
         prefix = family.prefix if heads and (module is network or rule.within) else ""
         parameter = module.get_parameter(rule.ours).detach()
-        tensors |= {prefix + source: part for source, part in zip(rule.sources, parameter.chunk(len(rule.sources)))}
+        tensors |= {prefix + source: part for source, part in rule.parts(parameter).items()}
         tensors |= {prefix + name: parameter.clone() for name in rule.also}
     return tensors

@@ -55,7 +55,12 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
 def _fresh_head(
     network: EncoderNetwork, family: Family, extras: Mapping[str, Any], generator: torch.Generator
 ) -> nn.Module:
-    """A masked-language head with fresh weights, but for those it shares with the network."""
+    """A masked-language head with fresh weights, but for those it shares with the network.
+
+    Raises ConfigError where the family has no such head.
+    """
+    if "mlm" not in family.heads:
+        raise ConfigError(f"{family.model_type} models predict no masked words; choose another preset or start")
     head = family.heads["mlm"].build(network, extras, ())
     shared = {id(parameter) for parameter in network.parameters()}
     for part in head.modules():
@@ -88,7 +93,7 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     generator = torch.Generator().manual_seed(settings.run.seed)
     head = encoder.heads.get("mlm") or _fresh_head(encoder.network, encoder.family, encoder.extras, generator)
     left = [f"head {name}" for name in encoder.heads if name != "mlm"]
-    left += [name for name in encoder.unused if not name.endswith("position_ids")]
+    left += encoder.lost
     if left:
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=4)
