@@ -59,13 +59,17 @@ def train_step(
     *,
     seed: int = 0,
     clip: float = 0.0,
+    longest: float = math.inf,
     scaler: torch.amp.GradScaler | None = None,
 ) -> StepResult:
     """Gradients of the batches' losses, as if they were one batch; then a step, unless a number is not finite.
 
     Each loss is a sum over rows, divided by the count of such rows in all batches together, which is known beforehand.
     On a CPU the batches are computed side by side, and their gradients added in their order: the result does not
-    depend on how many threads there are. seed: of dropout.
+    depend on how many threads there are.
+
+    seed: of dropout.    clip: gradients are shortened to it; 0 for none.    longest: a longer gradient, before that, is
+    a spike, and the step is not taken.
     """
     counts: dict[str, int] = defaultdict(int)
     for batch in batches:
@@ -74,7 +78,7 @@ def train_step(
 
     def lose(numbered: tuple[int, Batch]) -> list[tuple[str, Part]]:
         number, batch = numbered
-        with gradients.turn(number), seeded(seed + number):
+        with gradients.turn(number), seeded(seed + number, streams.device):
             result = objective.loss(model, batch)
             parts = [(part.total / max(1, counts[name])) for name, part in result.losses.items()]
             loss = torch.stack(parts).sum() if scaler is None else scaler.scale(torch.stack(parts).sum())
@@ -90,9 +94,10 @@ def train_step(
     gradient = _clip(model, clip)
     means = _means(sums)
     loss = sum(means[name] for name in counts if counts[name])
-    applied = math.isfinite(loss) and math.isfinite(gradient)
+    applied = math.isfinite(loss) and math.isfinite(gradient) and gradient <= longest
     if scaler is not None:
-        scaler.step(optimizer)
+        if applied or not math.isfinite(gradient):  # of the latter it takes note, and takes no step
+            scaler.step(optimizer)
         scaler.update()
     elif applied:
         optimizer.step()
