@@ -122,7 +122,9 @@ def test_bad_input_is_one_line(
     assert "limit-bytes" in fails_with_one_line(capsys, *train, "--input", texts, "--limit-bytes", "0")
     assert not (tmp_path / "new").exists()
     build = ["corpus", "build", "--tokenizer", tokenizer, "--output", tmp_path / "new"]
+    before = sorted(tmp_path.rglob("*"))
     assert "no text" in fails_with_one_line(capsys, *build, "--input", tmp_path / "empty.txt")
+    assert sorted(tmp_path.rglob("*")) == before
     assert "line 2" in fails_with_one_line(capsys, *build, "--input", tmp_path / "bad.jsonl", "--workers", "2")
     assert "not empty" in fails_with_one_line(capsys, *build[:-1], texts, "--input", texts)
     assert "corpus.json: no such file" in fails_with_one_line(capsys, "corpus", "show", tmp_path)

@@ -167,6 +167,19 @@ def test_every_family_can_be_pretrained(
             torch.testing.assert_close(head(head.states(output)), theirs.logits[0], atol=1e-4, rtol=0)
 
 
+def test_steps_have_the_tokens_that_were_asked_for(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In equal batches; the plan says the same. And a folder without a run is one to begin in, which is said."""
+    flags = ["--steps", "5", "--step-tokens", "300", "--batch-tokens", "256"]
+    assert run("pretrain", config, *flags, "--output", tmp_path, "--resume") == 0
+    assert f"there is no run in {tmp_path} to go on with; a new one begins" in capsys.readouterr().err
+    tokens = rows(tmp_path)[-2]["tokens"]
+    assert 5 * 296 <= tokens <= 5 * 300
+    assert run("plan", config, *flags, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 1500
+
+
 def test_the_best_checkpoint_stays_wherever_evaluations_fall(config: Path, tmp_path: Path) -> None:
     """With a learning rate that ruins what was learnt, the best step is an early one, at which no save is due."""
     often = ["--evaluate-every", "1", "--save-every", "50", "--keep", "1", "--steps", "8", "--warmup", "0"]
@@ -226,6 +239,7 @@ def test_a_second_run_in_the_same_folder_must_be_meant(
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
     said = fails("--steps", str(STEPS), "--output", whole, "--resume", "--lr", "2e-3", "--seed", "1")
     assert "lr was 0.001, now 0.002" in said
+    assert "or begin another run" in said
     assert "seed was 0, now 1" in said
     assert run("pretrain", config, "--steps", str(STEPS), "--output", whole, "--resume") == 0  # nothing left to do
 
@@ -428,7 +442,7 @@ WRONG = {
     "preset": ("bert-huge", "preset 'bert-huge'"),
     "longest": ("600", "longest 600 is more than the 512 tokens bert-tiny takes"),
     "batch-tokens": ("63", "a budget of 63 tokens a batch is smaller than one sequence of 64"),
-    "step-tokens": ("0", "step_tokens must be at least 1"),
+    "step-tokens": ("63", "step_tokens 63 is less than one sequence of 64; say more, or a lower longest"),
     "steps": ("many", "many"),
     "optimizer": ("moun", "optimizer must be one of adamw, muon, stable-adamw, got 'moun'; did you mean muon?"),
     "momentum": ("1", "momentum must be 0 or more and less than 1"),
@@ -462,7 +476,7 @@ WRONG = {
 @pytest.mark.parametrize("key", WRONG)
 def test_wrong_values_are_one_line_that_names_them(key: str, fails: Callable[..., str]) -> None:
     value, expected = WRONG[key]
-    flags = {"--steps": "12", "--batch-tokens": "1024", f"--{key}": value}
+    flags = {"--steps": "12", "--batch-tokens": "1024", "--step-tokens": "1024", f"--{key}": value}
     said = fails(*(word for flag in flags.items() for word in flag))
     assert expected in said, said
     assert key.replace("-", "_") in said.replace("-", "_") or key in ("mask", "corpus", "batch-tokens"), said

@@ -39,8 +39,11 @@ def pretrain(config: Path, /, *flags: Rest) -> None:
     from bothways.cli.settings import read_settings
     from bothways.cli.training import show
     from bothways.train.pretrain import pretrain as run
+    from bothways.train.state import checkpoints
 
     settings, where = read_settings(config, flags)
+    if where.resume and not checkpoints(where.output):
+        print(f"bothways: there is no run in {where.output} to go on with; a new one begins", file=sys.stderr)
     with show(settings.step.steps) as watch:
         outcome = run(settings, where.output, resume=where.resume, device=where.device, watch=watch)
     if outcome.stopped:

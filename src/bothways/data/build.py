@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -111,6 +112,7 @@ def build(
     made = {"source": _described(source), **asdict(settings), "tokenizer": fingerprint}
     if _finished(folder, made):
         return Corpus.open(folder)
+    fresh = not folder.exists()
     _begin(folder, made, files)
     writers = {s: ShardWriter(folder, s, token_dtype(loaded.vocab_size), settings.shard_tokens) for s in SPLITS}
     progress = Progress()
@@ -128,6 +130,8 @@ def build(
         for writer in writers.values():
             writer.discard()
     if not any(writer.entries for writer in writers.values()):
+        if fresh:
+            shutil.rmtree(folder)
         raise InputError("there is no text in the input")
     return _conclude(folder, made, loaded.vocab_size, writers, progress.duplicates)
 

@@ -18,7 +18,7 @@ __all__ = ["begin", "check_run", "described"]
 
 SETTINGS = "settings.json"
 # What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
-FREE = frozenset({"workers", "log_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
+FREE = frozenset({"workers", "log_every", "evaluate_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 
 
 def described(settings: PretrainSettings) -> dict[str, dict[str, Any]]:
@@ -38,7 +38,10 @@ def check_run(output: Path, settings: PretrainSettings, resume: bool) -> None:
         raise InputError(f"{output}: holds a run already; say --resume to go on with it, or name another folder")
     changed = _changed(read_object(output / SETTINGS), described(settings))
     if changed:
-        raise ConfigError(f"{output / SETTINGS}: the run to be resumed has other settings: {', '.join(changed)}")
+        raise ConfigError(
+            f"{output / SETTINGS}: the run to be resumed has other settings: {', '.join(changed)}; "
+            "give those, or begin another run (start = goes on from a finished one)"
+        )
 
 
 def begin(output: Path, settings: PretrainSettings, started: Restored) -> None:

@@ -67,7 +67,8 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
     before, after = tokenizer.id_of("cls"), tokenizer.id_of("sep")
     assert before is not None
     assert after is not None
-    longest, budget = settings.corpus.longest, settings.step.batch_tokens
+    longest = settings.corpus.longest
+    budget = min(settings.step.batch_tokens, max(longest, settings.step.batch))
     held = corpus.splits["held_out"]
     if not held.documents:
         raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; build the corpus with --held-out")

@@ -70,7 +70,7 @@ def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length:
         token = len(config.order) * config.width * size + token / len(config.order)
     scores = 2 * settings.masking.rate * config.vocab * 4
     together = min(settings.step.batches(settings.step.steps), MOST_STREAMS)
-    return int(together * settings.step.batch_tokens * (token + scores))
+    return int(together * settings.step.batch * (token + scores))
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:

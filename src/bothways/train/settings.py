@@ -96,8 +96,9 @@ class CorpusSettings:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """steps: how many.    step_tokens: tokens of one, rounded up to whole batches.
-    batch_tokens: tokens computed at a time (memory against speed); a step has as many batches as it takes.
+    """steps: how many.    step_tokens: tokens of one.
+    batch_tokens: tokens computed at a time, at most (memory against speed); a step has as many equal batches as it
+    takes.
     step_tokens_start, step_tokens_warmup: the first step has step_tokens_start tokens (0: step_tokens at once), and
     whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
 
@@ -160,10 +161,15 @@ class StepSettings:
 
     @property
     def tokens(self) -> int:
-        """Of the whole run, about: steps take whole batches."""
+        """Of the whole run, about."""
         rising = min(self.steps, self.step_tokens_warmup)
         batches = sum(self.batches(step) for step in range(rising)) + (self.steps - rising) * self.batches(rising)
-        return batches * self.batch_tokens
+        return batches * self.batch
+
+    @property
+    def batch(self) -> int:
+        """Tokens of a batch."""
+        return -(-self.step_tokens // self.batches(self.steps))
 
     @property
     def rising(self) -> int:
@@ -208,3 +214,6 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         _check_within("longest_warmup", self.corpus.longest_warmup, self.step.steps)
+        if self.step.step_tokens < self.corpus.longest:
+            sequence = f"one sequence of {self.corpus.longest}; say more, or a lower longest"
+            raise ConfigError(f"step_tokens {self.step.step_tokens} is less than {sequence}")
