@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dropout", "kept", "replayed", "seeded"]
+__all__ = ["dropout", "kept", "replayed", "seeded", "uniform"]
 
 _current = threading.local()
 
@@ -25,7 +25,9 @@ PER_DRAW = 4  # chances in the 64 bits that the generator gives at a time
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """All dropout of this thread on a CPU, until the end, is a function of the seed and of what came before in it."""
+    """All dropout of this thread on a CPU, and `uniform`, is until the end a function of the seed and of what came
+    before in it.
+    """
     before = getattr(_current, "generator", None)
     _current.generator = np.random.SFC64(seed)
     try:
@@ -53,6 +55,18 @@ def kept(x: Tensor, p: float) -> tuple[Tensor, float]:
     keep = torch.empty(x.shape, dtype=x.dtype)
     torch.ge(bits[: x.numel()].view(x.shape), dropped - LEVELS // 2, out=keep)
     return keep, LEVELS / (LEVELS - dropped)
+
+
+def uniform(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """fp32 [count], numbers from 0 to less than 1 for what else a batch leaves to chance, such as words to be sampled.
+
+    They are drawn on the host, wherever they are needed: within `seeded` they are always the same.
+    """
+    generator = _generator()
+    if generator is None:
+        return torch.rand(count, device=device)
+    bits = generator.random_raw(count) >> np.uint64(40)  # as many as an fp32 number has
+    return torch.from_numpy(bits.astype(np.float32) / np.float32(1 << 24)).to(device, non_blocking=True)
 
 
 def _generator() -> np.random.SFC64 | None:

@@ -13,6 +13,7 @@ from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import Corpus
 from bothways.files import replacing
 from bothways.nn.heads import MaskDecoder
+from bothways.objectives.choice import OBJECTIVES
 from bothways.train.folder import described
 from bothways.train.meter import Reading
 from bothways.train.settings import PretrainSettings
@@ -75,7 +76,8 @@ def write_card(
 def _introduction(settings: PretrainSettings, progress: Progress) -> str:
     origin = "from fresh weights" if settings.model.start is None else f"from `{settings.model.start}`"
     done = f"{progress.step:,} steps, {progress.tokens:,} tokens, seed {settings.run.seed}"
-    return f"Trained by masked language modelling, {origin}: {done}.\n"
+    titles = " and ".join(OBJECTIVES[name].title for name in settings.objective.objectives)
+    return f"Trained by {titles}, {origin}: {done}.\n"
 
 
 def _loading(encoder: Encoder, decodes: bool) -> str:

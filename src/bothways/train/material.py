@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
+from bothways.data.pairs import Pairing, PairPacking
 from bothways.errors import CheckpointError, InputError
-from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.objectives.choice import objective_of, pairs_of
+from bothways.objectives.objective import Objective
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
@@ -23,7 +27,7 @@ class Material:
 
     corpus: Corpus
     tokenizer: Tokenizer
-    objective: MaskedLanguageModelling
+    objective: Objective
     train: Packing
     held: Packing
 
@@ -39,7 +43,8 @@ def material_of(settings: PretrainSettings) -> Material:
     train, held = _packings(settings, corpus, tokenizer)
     corpus.verify()
     _check_ids(corpus, tokenizer)
-    return Material(corpus, tokenizer, _objective(settings, tokenizer), train, held)
+    objective = objective_of(settings.objective.objectives, settings.masking, tokenizer)
+    return Material(corpus, tokenizer, objective, train, held)
 
 
 def _tokenizer(corpus: Corpus) -> Tokenizer:
@@ -55,14 +60,6 @@ def _tokenizer(corpus: Corpus) -> Tokenizer:
     return tokenizer
 
 
-def _objective(settings: PretrainSettings, tokenizer: Tokenizer) -> MaskedLanguageModelling:
-    mask = tokenizer.id_of("mask")
-    assert mask is not None
-    special = {tokenizer.id_of(role) for role in tokenizer.special}
-    known = frozenset(i for i in special if i is not None)
-    return MaskedLanguageModelling(tokenizer.vocab_size, mask, known, settings.masking)
-
-
 def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Packing, Packing]:
     before, after = tokenizer.id_of("cls"), tokenizer.id_of("sep")
     assert before is not None
@@ -71,7 +68,8 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
     held = corpus.splits["held_out"]
     if not held.documents:
         raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; build the corpus with --held-out")
-    train = Packing(
+    packing = _packing_of(settings)
+    train = packing(
         corpus.splits["train"].shards,
         longest=longest,
         budget=budget,
@@ -79,7 +77,7 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
         after=after,
         seed=settings.run.seed,
     )
-    held_out = Packing(
+    held_out = packing(
         held.shards,
         longest=longest,
         budget=max(longest, HELD_OUT_TOKENS),
@@ -89,6 +87,12 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
         filled=False,
     )
     return train, held_out
+
+
+def _packing_of(settings: PretrainSettings) -> Callable[..., Packing]:
+    """What makes the batches that the objectives need: of single segments, or of pairs."""
+    kind = pairs_of(settings.objective.objectives)
+    return Packing if kind is None else partial(PairPacking, Pairing(kind, settings.objective.negatives))
 
 
 def _check_ids(corpus: Corpus, tokenizer: Tokenizer) -> None:

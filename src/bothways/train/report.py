@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bothways.data.batch import Answers
 from bothways.errors import InputError, MissingExtraError
 from bothways.files import replacing, write_json
 from bothways.train.loop import Event
@@ -91,13 +92,17 @@ def write_failure(folder: Path, event: Event) -> None:
     batches = [
         {
             "ids": [ids.tolist() for ids in batch.tokens.unbind()],
-            "rows": None if batch.rows is None else batch.rows.tolist(),
-            "labels": None if batch.labels is None else batch.labels.tolist(),
+            "types": None if batch.types is None else batch.types.tolist(),
+            "labels": {name: _answers(answers) for name, answers in batch.labels.items()},
         }
         for batch in event.batches
     ]
     numbers = {"loss": str(event.result.loss), "gradient": str(event.result.gradient)}
     write_json(folder / FAILURE, {"step": event.progress.step, **numbers, "batches": batches})
+
+
+def _answers(answers: Answers) -> dict[str, Any]:
+    return {"rows": None if answers.rows is None else answers.rows.tolist(), "values": answers.values.tolist()}
 
 
 def plot_curves(folder: Path) -> Path:

@@ -6,12 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bothways.data.pairs import NEGATIVES, Negatives
 from bothways.errors import ConfigError
+from bothways.objectives.choice import check_objectives
 from bothways.objectives.masking import Masking
 from bothways.train.optim import OPTIMIZERS, AdamSettings
 from bothways.train.schedule import SCHEDULES
 
-__all__ = ["CorpusSettings", "ModelSettings", "PretrainSettings", "RunSettings", "StepSettings"]
+__all__ = [
+    "CorpusSettings",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "PretrainSettings",
+    "RunSettings",
+    "StepSettings",
+]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
@@ -51,6 +60,24 @@ class CorpusSettings:
     corpus: Path = Path("shards")
     longest: int = 128
     workers: int = 1
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """objectives: names in OBJECTIVES, learnt together; one text may have several, "mlm,nsp".
+
+    negatives: with nsp, where a segment that is not the next one is from: "other" documents, or the "same" one.
+    """
+
+    objectives: tuple[str, ...] = ("mlm",)
+    negatives: Negatives = "other"
+
+    def __post_init__(self) -> None:
+        names = [name.strip() for given in self.objectives for name in given.split(",")]
+        object.__setattr__(self, "objectives", tuple(name for name in names if name))
+        check_objectives(self.objectives)
+        if self.negatives not in NEGATIVES:
+            raise ConfigError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
 
 
 @dataclass(frozen=True)
@@ -140,3 +167,4 @@ class PretrainSettings:
     adam: AdamSettings = field(default_factory=AdamSettings)
     step: StepSettings = field(default_factory=StepSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
 from bothways.nn.dropout import seeded
-from bothways.objectives.objective import Model, Objective, Part
+from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
 
 __all__ = ["Means", "StepResult", "evaluate", "train_step"]
 
@@ -36,7 +36,7 @@ class Means:
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: the sum of the objective's mean losses.    means: of losses and metrics, by name.
+    """loss: the weighted sum of the objective's mean losses.    means: of losses and metrics, by name.
 
     tokens: of all batches.    gradient: its length before clipping.    applied: whether the weights were changed.
     """
@@ -63,34 +63,24 @@ def train_step(
 
     Each loss is a sum over rows, divided by the count of such rows in all batches together, which is known beforehand.
     On a CPU the batches are computed side by side, and their gradients added in their order: the result does not
-    depend on how many threads there are. seed: of dropout.
+    depend on how many threads there are. seed: of dropout, and of all else that the objective leaves to chance.
     """
     counts: dict[str, int] = defaultdict(int)
     for batch in batches:
         for name, count in objective.counts(batch).items():
             counts[name] += count
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def gradients(numbered: tuple[int, Batch]) -> tuple[Sequence[Tensor | None], list[tuple[str, Part]]]:
-        number, batch = numbered
-        with seeded(seed + number):
-            result = objective.loss(model, batch)
-            parts = [(part.total / max(1, counts[name])) for name, part in result.losses.items()]
-            loss = torch.stack(parts).sum() if scaler is None else scaler.scale(torch.stack(parts).sum())
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        told = (*result.losses.items(), *result.metrics.items())
-        return found, [(name, Part(part.total.detach(), part.count)) for name, part in told]
-
+    back = _Back(model, objective, parameters, counts, seed, scaler)
     optimizer.zero_grad(set_to_none=True)
     sums: list[tuple[str, Part]] = []
-    for found, parts in streams.map(gradients, list(enumerate(batches))):
+    for found, parts in back.all(batches, streams):
         _add_gradients(parameters, found)
         sums += parts
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradient = _clip(model, clip)
     means = _means(sums)
-    loss = sum(means[name] for name in counts if counts[name])
+    loss = sum(means[name] * objective.losses[name] for name in counts if counts[name])
     applied = math.isfinite(loss) and math.isfinite(gradient)
     if scaler is not None:
         scaler.step(optimizer)
@@ -98,6 +88,70 @@ def train_step(
     elif applied:
         optimizer.step()
     return StepResult(loss, means, sum(batch.tokens.layout.total for batch in batches), gradient, applied)
+
+
+Gradients = Sequence[Tensor | None]
+Told = list[tuple[str, Part]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Back:
+    """The way back of a step's batches: the gradients of the parameters, and losses and metrics."""
+
+    model: Model
+    objective: Objective
+    parameters: list[nn.Parameter]
+    counts: Mapping[str, int]
+    seed: int
+    scaler: torch.amp.GradScaler | None
+
+    def all(self, batches: Sequence[Batch], streams: Streams) -> Iterator[tuple[Gradients, Told]]:
+        """Of each batch, in their order."""
+        if isinstance(self.objective, Joint) and len(batches) > 1:
+            return self._jointly(self.objective, batches, streams)
+        return streams.map(self._apart, list(enumerate(batches)))
+
+    def _apart(self, numbered: tuple[int, Batch]) -> tuple[Gradients, Told]:
+        number, batch = numbered
+        with seeded(self.seed + number):
+            result = self.objective.loss(self.model, batch)
+            return self._slopes(result, self.parameters), _told(result)
+
+    def _jointly(
+        self, objective: Joint, batches: Sequence[Batch], streams: Streams
+    ) -> Iterator[tuple[Gradients, Told]]:
+        """The loss once, from the states of all batches; then each batch again, back from the slopes of its states."""
+
+        @torch.no_grad()
+        def states_of(numbered: tuple[int, Batch]) -> Tensor:
+            number, batch = numbered
+            with seeded(self.seed + number):
+                return objective.states(self.model, batch)
+
+        def again(numbered: tuple[int, tuple[Batch, Tensor | None]]) -> tuple[Gradients, Told]:
+            number, (batch, slope) = numbered
+            with seeded(self.seed + number):
+                states = objective.states(self.model, batch)
+                return torch.autograd.grad(states, self.parameters, slope, allow_unused=True), []
+
+        states = [some.requires_grad_() for some in streams.map(states_of, list(enumerate(batches)))]
+        with seeded(self.seed + len(batches)):
+            result = objective.joint(self.model, states, batches)
+            slopes = self._slopes(result, [*states, *self.parameters])
+        yield slopes[len(states) :], _told(result)
+        yield from streams.map(again, list(enumerate(zip(batches, slopes))))
+
+    def _slopes(self, result: Losses, of: Sequence[Tensor]) -> Gradients:
+        """The derivatives of the loss: of weighted means over the rows of all batches."""
+        weights = self.objective.losses
+        parts = [part.total / max(1, self.counts[name]) * weights[name] for name, part in result.losses.items()]
+        loss = torch.stack(parts).sum()
+        return torch.autograd.grad(loss if self.scaler is None else self.scaler.scale(loss), of, allow_unused=True)
+
+
+def _told(result: Losses) -> Told:
+    told = (*result.losses.items(), *result.metrics.items())
+    return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
 
 def _add_gradients(parameters: Iterable[nn.Parameter], found: Iterable[Tensor | None]) -> None:
@@ -119,15 +173,19 @@ def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
 
 
 def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], streams: Streams) -> dict[str, float]:
-    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side."""
+    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side.
+
+    What an objective leaves to chance is the same each time: its seed is the batch's number.
+    """
 
     @torch.no_grad()
-    def parts(batch: Batch) -> list[tuple[str, Part]]:
-        result = objective.loss(model, batch.to(streams.device))
-        return [*result.losses.items(), *result.metrics.items()]
+    def parts(numbered: tuple[int, Batch]) -> Told:
+        number, batch = numbered
+        with seeded(number):
+            return _told(objective.loss(model, batch.to(streams.device)))
 
     training = model.training
     model.eval()
-    found = [part for some in streams.map(parts, list(batches)) for part in some]
+    found = [part for some in streams.map(parts, list(enumerate(batches))) for part in some]
     model.train(training)
     return _means(found)
