@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
 from bothways.objectives.reading import Together
 from bothways.ragged import Layout, Ragged
+from bothways.train.gradients import gradients_in_order
 from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
 from bothways.train.schedule import SCHEDULES, learning_rate
 from bothways.train.step import StepResult, evaluate, train_step
@@ -180,6 +184,58 @@ def test_computing_activations_again_changes_no_bit(save_family: Save, family: s
 
 def has_dropout(model: Model) -> bool:
     return model.network.config.dropout > 0 or model.network.config.attention_dropout > 0
+
+
+def test_gradients_are_added_in_the_order_of_batches_whichever_is_first() -> None:
+    shared, rare = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    slow = threading.Event()
+
+    def lose(number: int) -> None:
+        with added.turn(number):
+            if number == 0:
+                slow.wait(5)  # the later ones have long been computed
+            added.of((shared * 10**number).sum() + (rare.sum() if number == 2 else 0.0))
+            order.append(number)
+
+    order: list[int] = []
+    with gradients_in_order([shared, rare]) as added, ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(lose, number) for number in range(3)]
+        time.sleep(0.1)
+        assert order == []
+        assert shared.grad is None
+        slow.set()
+        assert all(one.result() is None for one in done)
+    assert shared.grad is not None
+    assert shared.grad.tolist() == [111.0] * 3
+    assert rare.grad is not None
+    assert rare.grad.tolist() == [1.0] * 3
+
+
+def test_gradients_that_share_their_memory_are_held_apart() -> None:
+    one, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    with gradients_in_order([one, other]) as added:
+        for number in range(2):
+            with added.turn(number):
+                added.of((one + other).square().sum() + (one + other).sum())
+    assert one.grad is not None
+    assert other.grad is not None
+    assert one.grad.tolist() == other.grad.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_batch_that_fails_ends_the_step(save_bert: Save, failing: int) -> None:
+    model = fresh(save_bert(kind="BertForMaskedLM"))
+    vocab = model.network.config.vocab
+    batches = [masked(vocab, [9, 8], seed) for seed in range(4)]
+    batches[failing].tokens.data[0] = vocab + 7
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises((IndexError, RuntimeError)):
+            step(model, batches)
+    finally:
+        torch.set_num_threads(threads)
+    assert step(model, batches[2:]).applied  # and the next one is as good as ever
 
 
 def test_dropout_of_a_seed_is_scaled_and_always_the_same() -> None:

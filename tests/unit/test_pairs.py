@@ -188,15 +188,16 @@ def test_each_epoch_splits_and_labels_anew() -> None:
     first, second = packed._paired(0), packed._paired(1)
     both = (first.labels >= 0) & (second.labels >= 0)
     assert (first.labels[both] == second.labels[both]).mean() == pytest.approx(0.5, abs=0.1)
-    assert (first.spans[both, 1] == second.spans[both, 1]).mean() < 0.8
+    many = both & (np.bincount(packed._divisible, packed._sentences[1] - packed._sentences[0], len(both)) > 3)
+    assert (first.spans[many, 1] == second.spans[many, 1]).mean() == pytest.approx(0.33, abs=0.1)
 
 
 def test_where_there_can_be_no_pair_it_is_said() -> None:
     single = shards_of([[[3, 4, 3, 4]]])
-    with pytest.raises(InputError, match="a single document: .* or say negatives = \"same\""):
+    with pytest.raises(InputError, match="a single document: there is no other"):
         pairs_of(NEXT, single, 12, 40)
     assert pairs_of(SAME, single, 11, 40).sequences == 2
-    with pytest.raises(InputError, match="say negatives = \"other\", or a smaller longest"):
+    with pytest.raises(InputError, match='say negatives = "other", or a smaller longest'):
         pairs_of(SAME, shards_of([[[3, 4], [3, 4]]]), 64, 64)
     with pytest.raises(InputError, match="no sequence has two sentences"):
         pairs_of(ORDER, shards_of([[[9], [9]]]), 24, 40)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
 from bothways.nn.dropout import seeded
 from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
+from bothways.train.gradients import Gradients, gradients_in_order
 
 __all__ = ["Means", "StepResult", "evaluate", "train_step"]
 
@@ -69,13 +71,9 @@ def train_step(
     for batch in batches:
         for name, count in objective.counts(batch).items():
             counts[name] += count
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    back = _Back(model, objective, parameters, counts, seed, scaler)
     optimizer.zero_grad(set_to_none=True)
-    sums: list[tuple[str, Part]] = []
-    for found, parts in back.all(batches, streams):
-        _add_gradients(parameters, found)
-        sums += parts
+    with gradients_in_order(model.parameters()) as gradients:
+        sums = list(_Back(model, objective, counts, seed, scaler, gradients).all(batches, streams))
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradient = _clip(model, clip)
@@ -90,74 +88,67 @@ def train_step(
     return StepResult(loss, means, sum(batch.tokens.layout.total for batch in batches), gradient, applied)
 
 
-Gradients = Sequence[Tensor | None]
 Told = list[tuple[str, Part]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Back:
-    """The way back of a step's batches: the gradients of the parameters, and losses and metrics."""
+    """The way forward and back through a step's batches: gradients are added up, losses and metrics told."""
 
     model: Model
     objective: Objective
-    parameters: list[nn.Parameter]
     counts: Mapping[str, int]
     seed: int
     scaler: torch.amp.GradScaler | None
+    gradients: Gradients
 
-    def all(self, batches: Sequence[Batch], streams: Streams) -> Iterator[tuple[Gradients, Told]]:
-        """Of each batch, in their order."""
+    def all(self, batches: Sequence[Batch], streams: Streams) -> Iterator[tuple[str, Part]]:
+        """Of each batch in their order, or of all together."""
+        numbered = list(enumerate(batches))
         if isinstance(self.objective, Joint) and len(batches) > 1:
-            return self._jointly(self.objective, batches, streams)
-        return streams.map(self._apart, list(enumerate(batches)))
+            yield from self._jointly(self.objective, numbered, streams)
+        else:
+            yield from chain.from_iterable(streams.map(self._apart, numbered))
 
-    def _apart(self, numbered: tuple[int, Batch]) -> tuple[Gradients, Told]:
+    def _apart(self, numbered: tuple[int, Batch]) -> Told:
         number, batch = numbered
-        with seeded(self.seed + number):
+        with self.gradients.turn(number), seeded(self.seed + number):
             result = self.objective.loss(self.model, batch)
-            return self._slopes(result, self.parameters), _told(result)
+            self.gradients.of(self._mean(result))
+        return _told(result)
 
-    def _jointly(
-        self, objective: Joint, batches: Sequence[Batch], streams: Streams
-    ) -> Iterator[tuple[Gradients, Told]]:
+    def _jointly(self, objective: Joint, numbered: list[tuple[int, Batch]], streams: Streams) -> Told:
         """The loss once, from the states of all batches; then each batch again, back from the slopes of its states."""
 
-        @torch.no_grad()
         def states_of(numbered: tuple[int, Batch]) -> Tensor:
             number, batch = numbered
+            # Not under no_grad: attention would take another path, on which dropout drops other numbers.
             with seeded(self.seed + number):
-                return objective.states(self.model, batch)
+                return objective.states(self.model, batch).detach()
 
-        def again(numbered: tuple[int, tuple[Batch, Tensor | None]]) -> tuple[Gradients, Told]:
-            number, (batch, slope) = numbered
-            with seeded(self.seed + number):
-                states = objective.states(self.model, batch)
-                return torch.autograd.grad(states, self.parameters, slope, allow_unused=True), []
+        def again(numbered: tuple[int, Batch]) -> None:
+            number, batch = numbered
+            with self.gradients.turn(1 + number), seeded(self.seed + number):
+                self.gradients.of(objective.states(self.model, batch), slopes[number])
 
-        states = [some.requires_grad_() for some in streams.map(states_of, list(enumerate(batches)))]
-        with seeded(self.seed + len(batches)):
-            result = objective.joint(self.model, states, batches)
-            slopes = self._slopes(result, [*states, *self.parameters])
-        yield slopes[len(states) :], _told(result)
-        yield from streams.map(again, list(enumerate(zip(batches, slopes))))
+        states = [some.requires_grad_() for some in streams.map(states_of, numbered)]
+        with self.gradients.turn(0), seeded(self.seed + len(numbered)):
+            result = objective.joint(self.model, states, [batch for _, batch in numbered])
+            slopes = self.gradients.of(self._mean(result), beside=states)
+        deque(streams.map(again, numbered), maxlen=0)
+        return _told(result)
 
-    def _slopes(self, result: Losses, of: Sequence[Tensor]) -> Gradients:
-        """The derivatives of the loss: of weighted means over the rows of all batches."""
+    def _mean(self, result: Losses) -> Tensor:
+        """The weighted sum of means over the rows of all batches, scaled."""
         weights = self.objective.losses
         parts = [part.total / max(1, self.counts[name]) * weights[name] for name, part in result.losses.items()]
         loss = torch.stack(parts).sum()
-        return torch.autograd.grad(loss if self.scaler is None else self.scaler.scale(loss), of, allow_unused=True)
+        return loss if self.scaler is None else self.scaler.scale(loss)
 
 
 def _told(result: Losses) -> Told:
     told = (*result.losses.items(), *result.metrics.items())
     return [(name, Part(part.total.detach(), part.count)) for name, part in told]
-
-
-def _add_gradients(parameters: Iterable[nn.Parameter], found: Iterable[Tensor | None]) -> None:
-    for parameter, gradient in zip(parameters, found):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def _clip(model: nn.Module, longest: float) -> float:
