@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -69,24 +70,35 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
     if not held.documents:
         raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; build the corpus with --held-out")
     packing = _packing_of(settings)
-    train = packing(
-        corpus.splits["train"].shards,
-        longest=longest,
-        budget=budget,
-        before=before,
-        after=after,
-        seed=settings.run.seed,
-    )
-    held_out = packing(
-        held.shards,
-        longest=longest,
-        budget=max(longest, HELD_OUT_TOKENS),
-        before=before,
-        after=after,
-        shuffle=False,
-        filled=False,
-    )
+    with _told_of(settings, "train"):
+        train = packing(
+            corpus.splits["train"].shards,
+            longest=longest,
+            budget=budget,
+            before=before,
+            after=after,
+            seed=settings.run.seed,
+        )
+    with _told_of(settings, "held-out"):
+        held_out = packing(
+            held.shards,
+            longest=longest,
+            budget=max(longest, HELD_OUT_TOKENS),
+            before=before,
+            after=after,
+            shuffle=False,
+            filled=False,
+        )
     return train, held_out
+
+
+@contextmanager
+def _told_of(settings: PretrainSettings, split: str) -> Iterator[None]:
+    """What cannot be packed is said with the split that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{settings.corpus.corpus}: {split} split: {error}") from None
 
 
 def _packing_of(settings: PretrainSettings) -> Callable[..., Packing]:
