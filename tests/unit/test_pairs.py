@@ -95,11 +95,11 @@ def test_pairs_are_what_their_labels_say(
                 assert b[0] not in begins
             else:
                 replaced += 1
-                assert b[0] != a[-1] + 1 or kind == "next"
+                assert b[0] != a[-1] + 1
                 assert not set(a) & set(b)
                 assert (document_of(a[0], begins) == document_of(b[0], begins)) == (kind == "same")
-                more_fits = next(at for at in sorted(sentences) if at > b[-1] + 1) if b[-1] + 1 < max(sentences) else 0
-                assert b[-1] + 1 in begins or len(a) + more_fits - b[0] > longest - 3 or kind == "same"
+                if kind == "next" and b[-1] + 1 not in begins:  # one more sentence would not fit
+                    assert len(a) + min(at for at in sentences if at > b[-1] + 1) - b[0] > longest - 3
     every = Counter(token for s in shards for token in s.tokens.tolist())
     if not replaced:
         assert seen >= every
@@ -134,7 +134,7 @@ def test_half_of_the_pairs_are_wrong_and_no_wrong_one_is_true(pairing: Pairing) 
     if pairing.kind == "order":
         assert (spans[wrong, 3] == spans[wrong, 0]).all()
         return
-    assert (spans[wrong, 1] != spans[wrong, 2]).mean() == pytest.approx(1.0, abs=1e-4 if pairing == NEXT else 0)
+    assert (spans[wrong, 1] != spans[wrong, 2]).all()
     opened = np.concatenate([s.sentences[s.documents[:-1]] + int(s.tokens[0]) - 10 for s in shards])
     first, second = (np.searchsorted(opened, spans[:, side], side="right") for side in (0, 2))
     assert ((first == second) == (~wrong | (pairing == SAME))).all()

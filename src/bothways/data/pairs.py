@@ -88,11 +88,11 @@ class _Text:
         """Up to which sentence (exclusive) `room` tokens reach from the first one on."""
         return np.searchsorted(self.bounds, self.bounds[sentences] + room, side="right") - 1
 
-    def piece(self, start: int, end: int) -> Piece:
-        """The tokens from `start` to before `end` as a piece of their shard."""
-        shard = int(np.searchsorted(self.shards, start, side="right")) - 1
-        before = int(self.shards[shard])
-        return Piece(shard, start - before, end - before)
+    def pieces(self, starts: Ints, ends: Ints) -> list[Piece]:
+        """The tokens from each start to before its end as a piece of their shard."""
+        shards = np.searchsorted(self.shards[1:-1], starts, side="right")
+        before = self.shards[shards]
+        return [Piece(*one) for one in zip(shards.tolist(), (starts - before).tolist(), (ends - before).tolist())]
 
 
 class PairPacking(Packing):
@@ -152,7 +152,7 @@ class PairPacking(Packing):
         """One batch, its longest sequences first."""
         plan, paired = self._epoch(epoch), self._paired(epoch)
         chosen = plan.order[plan.first[number] : plan.first[number + 1]]
-        sequences = [self._pieces(*span) for span in paired.spans[chosen].tolist()]
+        sequences = self._sequences_of(paired.spans[chosen])
         labels = paired.labels[chosen].tolist()
         if self._fills:
             rng = np.random.Generator(np.random.Philox(key=[self._seed, FILLING + (epoch << 40) + number]))
@@ -161,9 +161,9 @@ class PairPacking(Packing):
         order = sorted(range(len(sequences)), key=lambda i: -_length(sequences[i]))
         return self._laid([sequences[i] for i in order], np.array([labels[i] for i in order]))
 
-    def _pieces(self, start: int, end: int, start_b: int, end_b: int) -> tuple[Piece, ...]:
-        first = self._text.piece(start, end)
-        return (first, self._text.piece(start_b, end_b)) if end_b > start_b else (first,)
+    def _sequences_of(self, spans: Ints) -> list[tuple[Piece, ...]]:
+        first, second = (self._text.pieces(spans[:, side], spans[:, side + 1]) for side in (0, 2))
+        return [(a, b) if b.end > b.start else (a,) for a, b in zip(first, second)]
 
     def _lengths(self, epoch: int) -> Ints:
         spans = self._paired(epoch).spans
@@ -214,9 +214,8 @@ class PairPacking(Packing):
             tried = rng.integers(self.sequences, size=TRIES)
             some = int(tried[np.minimum((self._ends - self._starts)[tried], missing - 2).argmax()])
             start, count = int(self._starts[some]), int(self._ends[some] - self._starts[some])
-            count = (
-                missing - 2 if count >= missing - 2 else min(count, missing - 5)
-            )  # 3 are the fewest of another piece
+            most = missing - 2
+            count = most if count >= most else min(count, most - 3)  # another piece has 3 at least
             if count < 1:
                 return
             yield (Piece(int(self._of[some]), start, start + count),)
