@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 
 from bothways import Encoder, Ragged
+from bothways.families import FAMILIES
 
 WORDS = [
     "the",
@@ -56,7 +57,7 @@ def randomise(model: torch.nn.Module, seed: int, std: float = 0.15) -> torch.nn.
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         parameter.normal_(0.0, std, generator=generator)
-        if "norm.weight" in name.lower():
+        if "norm.weight" in name.lower() or (".ln_" in f".{name}" and name.endswith(".weight")):
             parameter.add_(1.0)
     return model
 
@@ -82,12 +83,17 @@ class Maker:
     """Makes small random checkpoints of a family.
 
     name: what the names of transformers' classes begin with.    keys: of its config, beside those of SMALL.
-    words: its own words for BERT's keys.
+    words: its own words for BERT's keys.    kinds: and for the endings of BERT's classes.
     """
 
     name: str
     keys: Mapping[str, Any] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def kind(self, kind: str) -> Any:
+        """The class of transformers that a class of BERT's with this ending is here; None where there is none."""
+        return getattr(transformers, self.name + self.kinds.get(kind, kind), None)
 
     def config(self, **sizes: Any) -> Any:
         """A config of transformers."""
@@ -105,9 +111,9 @@ class Maker:
         std: float = 0.15,
         **sizes: Any,
     ) -> Path:
-        """kind: what the class' name ends with.    sizes: keys of the config, in BERT's words or the family's."""
+        """kind: what BERT's class ends with.    sizes: keys of the config, in BERT's words or the family's."""
         config = self.config(**sizes)
-        model = randomise(getattr(transformers, self.name + kind)(config), seed, std)
+        model = randomise(self.kind(kind)(config), seed, std)
         model.tie_weights()
         model.to(dtype).save_pretrained(folder)
         if tokenizer:
@@ -136,6 +142,17 @@ DISTILBERT = {
     "intermediate_size": "hidden_dim",
     "hidden_act": "activation",
 }
+GPT2 = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+    "hidden_act": "activation_function",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "hidden_dropout_prob": "resid_pdrop",
+    "attention_probs_dropout_prob": "attn_pdrop",
+}
 
 SAVE_FAMILY: dict[str, Maker] = {
     "albert": Maker("Albert", {"embedding_size": 12}),
@@ -144,12 +161,27 @@ SAVE_FAMILY: dict[str, Maker] = {
     "deberta-v2": Maker("DebertaV2", DEBERTA_V3),
     "distilbert": Maker("DistilBert", words=DISTILBERT),
     "electra": Maker("Electra", {"embedding_size": 12}),
+    "gpt2": Maker("GPT2", {"bos_token_id": 2, "eos_token_id": 3}, GPT2, {"ForMaskedLM": "LMHeadModel"}),
     "modernbert": Maker("ModernBert", MODERNBERT, {"hidden_act": "hidden_activation"}),
     "mpnet": Maker("MPNet"),
     "roberta": Maker("Roberta", {"type_vocab_size": 1}),
     "xlm-roberta": Maker("XLMRoberta", {"type_vocab_size": 1}),
 }
 """A small random checkpoint of each family, made by transformers. A new family adds one line here."""
+
+MASKED = [family for family in FAMILIES if "mlm" in FAMILIES[family].heads]
+"""The families that predict masked words; the others predict the next one."""
+
+
+def families_with(kind: str) -> list[str]:
+    """The families that have a class of BERT's with this ending."""
+    return [family for family in FAMILIES if SAVE_FAMILY[family].kind(kind) is not None]
+
+
+def language_head(family: str) -> str:
+    """The name of the head that a family's language model has."""
+    return "mlm" if family in MASKED else "causal"
+
 
 # Configs that differ in what shapes the network; one of each family's has what no released model has.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -180,6 +212,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "distilbert": {"usual": {}, "odd": {"hidden_size": 28, "intermediate_size": 37, "hidden_act": "relu"}},
     "electra": {"usual": {}, "equal widths": {"embedding_size": 32, "hidden_act": "relu"}},
+    "gpt2": {
+        "usual": {},
+        "four times the width": {"n_inner": None, "hidden_size": 28, "hidden_act": "relu", "layer_norm_eps": 1e-2},
+        "long": {"max_position_embeddings": 200, "num_hidden_layers": 3},
+    },
     "modernbert": {
         "usual": {},
         "with biases": {
@@ -227,8 +264,9 @@ def agreement(encoder: Encoder, model: Any, seed: int = 0, most: int = 9, close:
     states = [Ragged(state, layout).unbind() for state in output.hidden_states]
     logits = {}
     for name, head in encoder.heads.items():
-        rows = head(head.states(output)) if name == "mlm" else head(output.last)
-        pooled = name != "mlm" and head.pooling is not None
+        predicts = hasattr(head, "states")
+        rows = head(head.states(output)) if predicts else head(output.last)
+        pooled = not predicts and head.pooling is not None
         logits[name] = list(rows) if pooled else Ragged(rows, layout).unbind()
     pooled_rows = None if encoder.network.pooler is None else encoder.network.pooler(output.last)
     choices = type(model).__name__.endswith("MultipleChoice")

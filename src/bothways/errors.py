@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # not from typing: what is imported here is imported before Ctrl-C has its answer
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = [
     "AssumedPoolingWarning",
     "BothwaysError",
@@ -12,6 +16,7 @@ __all__ = [
     "MissingExtraError",
     "TruncationWarning",
     "UnusedWeightsWarning",
+    "meant",
 ]
 
 
@@ -55,3 +60,11 @@ class TruncationWarning(UserWarning):
 
 class DamagedCheckpointWarning(UserWarning):
     """A checkpoint of a run could not be used, and the one before it was."""
+
+
+def meant(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """What ends a message about an unknown name: "; did you mean muon?", or `otherwise` where none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else otherwise

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from small_models import SAVE_FAMILY
+from small_models import SAVE_FAMILY, families_with, language_head
 from torch import Tensor
 
 from bothways import Encoder, Ragged
@@ -24,8 +24,9 @@ Agree = Callable[..., None]
 
 
 def oracle(folder: Path, kind: str = "Model", family: str = "bert") -> Any:
-    kinds = getattr(transformers, SAVE_FAMILY[family].name + kind)
-    return kinds.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    return (
+        SAVE_FAMILY[family].kind(kind).from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    )
 
 
 @pytest.mark.parametrize("kind", ["Model", "ForMaskedLM"])
@@ -45,11 +46,11 @@ def test_every_length_of_text_has_the_numbers_of_transformers(save_family: Save,
 HEADS = {
     "ForPreTraining": {"bert": ["mlm", "nsp"], "albert": ["mlm", "sop"], "electra": ["rtd"]},
     "ForNextSentencePrediction": {"bert": ["nsp"]},
-    "ForMaskedLM": {family: ["mlm"] for family in FAMILIES},
+    "ForMaskedLM": {family: [language_head(family)] for family in FAMILIES},
     "ForSequenceClassification": {family: ["classify"] for family in FAMILIES},
     "ForTokenClassification": {family: ["tag"] for family in FAMILIES},
     "ForQuestionAnswering": {family: ["answer"] for family in FAMILIES},
-    "ForMultipleChoice": {family: ["choose"] for family in FAMILIES},
+    "ForMultipleChoice": {family: ["choose"] for family in families_with("ForMultipleChoice")},
 }
 LABELS = {"ForSequenceClassification": (1, 2, 5), "ForTokenClassification": (1, 5)}
 WITH_HEADS = [
@@ -58,7 +59,7 @@ WITH_HEADS = [
     for family, heads in families.items()
     for count in LABELS.get(kind, (2,))
 ] + [
-    pytest.param(family, "ForMaskedLM", {"tie_word_embeddings": False}, ["mlm"], id=f"{family}-untied")
+    pytest.param(family, "ForMaskedLM", {"tie_word_embeddings": False}, [language_head(family)], id=f"{family}-untied")
     for family in FAMILIES
 ]
 

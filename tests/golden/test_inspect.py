@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "DebertaV2",
         {**SHAPE, **DISTANCES, "pos_att_type": ["c2p"], "max_relative_positions": 7, "conv_kernel_size": 3},
     ),
+    "gpt2": ("gpt2", "GPT2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 60}),
     "modernbert": ("modernbert", "ModernBert", {**SHAPE, **MARKS, "num_hidden_layers": 4, "local_attention": 8}),
 }
 
@@ -74,7 +75,7 @@ def saved(folder: Path, case: str, vocab: list[str]) -> Path:
     generator = torch.Generator().manual_seed(0)
     for weight, parameter in model.named_parameters():
         parameter.normal_(0.0, 0.15, generator=generator)
-        if "orm.weight" in weight:
+        if "orm.weight" in weight or weight.partition("ln_")[2].endswith("weight"):
             parameter.add_(1.0)
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")

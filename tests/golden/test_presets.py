@@ -30,8 +30,8 @@ def parts(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     parameters = dict(network.named_parameters())
     for rule in expand((*family.rules, *family.pooler), preset.config):
         if rule.ours in parameters:
-            rows, *rest = parameters[rule.ours].shape
-            yield from ((source, (rows // len(rule.sources), *rest)) for source in rule.sources)
+            shape = rule.stored_shape(tuple(parameters[rule.ours].shape))
+            yield from ((source, shape) for source in rule.sources)
 
 
 @pytest.mark.parametrize("name", PRESETS)

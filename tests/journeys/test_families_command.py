@@ -33,6 +33,8 @@ def test_every_preset_has_a_row_that_fits_the_terminal(capsys: pytest.CaptureFix
     assert max(map(len, lines)) <= 80
     (base,) = (line.split() for line in lines if line.split()[:1] == ["bert-base"])
     assert base == ["bert-base", "bert", "12", "12", "768", "30,522", "512", "109.5", "M"]
+    marked = {line.split()[0] for line in lines if "* " in line and line.split()[0] in PRESETS}
+    assert marked == {name for name, preset in PRESETS.items() if preset.ours}
 
 
 def test_json_has_the_bare_numbers_of_the_presets_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +42,9 @@ def test_json_has_the_bare_numbers_of_the_presets_named(capsys: pytest.CaptureFi
     albert, modern = json.loads(capsys.readouterr().out)
     assert albert["parameters"] == 11_683_584
     assert (modern["preset"], modern["family"], modern["positions"]) == ("modernbert-base", "modernbert", 8192)
+    assert modern["released"]
+    assert run("families", "gpt2-tiny", "--json") == 0
+    assert not json.loads(capsys.readouterr().out)[0]["released"]
 
 
 def test_measuring_adds_speeds_and_peak_memory_and_imports_nothing_from_the_current_folder(

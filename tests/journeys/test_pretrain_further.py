@@ -184,6 +184,8 @@ def test_a_disk_that_is_too_full_is_said_before_anything_is_done(
     said = fails("--steps", "2", "--output", tmp_path / "deep" / "run")
     assert "the disk has 1 MB free, but 4 checkpoints of 7 MB take 27 MB" in said
     assert not (tmp_path / "deep").exists()
+    assert "4 checkpoints of 9 MB take 36 MB" in fails("--steps", "2", "--ema", "0.9")
+    assert "4 checkpoints of 5 MB take 21 MB" in fails("--steps", "2", "--optimizer", "muon")
     free(21_000_000)
     fails("--steps", "2")
     assert run("pretrain", config, "--steps", "2", "--keep", "1", "--output", tmp_path / "run") == 0
@@ -216,16 +218,6 @@ def test_damaged_shards_are_named(corpus: Path, tmp_path: Path, fails: Callable[
     path.unlink()
     assert "train-00000.tokens: no such file, though the index names it" in fails(*flags)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_of_an_older_version_goes_on(config: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
-    """Its settings lack what was not there to be set."""
-    command = ["pretrain", config, "--steps", "2", "--output", tmp_path]
-    assert run(*command) == 0
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    del settings["model"]["start"], settings["step"]["compile"]
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    assert run(*command, "--resume") == 0
 
 
 def test_a_run_without_warmup_said_may_be_as_short_as_one_likes(config: Path, tmp_path: Path) -> None:

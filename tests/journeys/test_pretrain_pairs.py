@@ -131,10 +131,12 @@ def test_objectives_that_cannot_be_are_one_line(
     assert "objectives has nsp and sop, which want different pairs" in said("--objectives", "mlm,nsp,sop")
     assert "objectives has mlm twice" in said("--objectives", "mlm,mlm")
     assert "objectives has nsp without mlm, beside which it is learnt; say mlm,nsp" in said("--objectives", "nsp")
-    assert "must have one of mlm, nsp, sop, got none" in said("--objectives", "")
+    assert "must have one of mlm, nsp, sop, causal, got none" in said("--objectives", "")
     line = said("--objectives", "mlm,nsp", "--preset", "roberta-base")
-    assert "objectives has nsp, but roberta encoders have no head for it; bert has" in line
-    assert "albert has" in said("--objectives", "mlm,sop")
+    assert "objectives has nsp, but roberta models have no head for it, only for mlm; families with one: bert" in line
+    assert "families with one: albert" in said("--objectives", "mlm,sop")
+    assert "objectives has mlm and causal, but causal is learnt alone" in said("--objectives", "mlm,causal")
+    assert "objectives has causal, but bert models have no head for it" in said("--objectives", "causal")
     assert "negatives" in said("--objectives", "mlm,nsp", "--negatives", "none")
     toml = tmp_path / "wrong.toml"
     toml.write_text('objectives = ["mlm", "sopp"]\n' + config.read_text())

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import MASKED, language_head
 from torch import Tensor
 
 from bothways import Encoder, Layout, Ragged, SentenceEncoder, attend, pipeline
@@ -39,7 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 FITTING = ("usual", "head width 6", "realistic", "silu", "long")
 TRIED = {
     **dict.fromkeys(FAMILIES, ("usual",)),
-    **dict.fromkeys(("albert", "modernbert", "mpnet"), FITTING),
+    **dict.fromkeys(("albert", "gpt2", "modernbert", "mpnet"), FITTING),
     **dict.fromkeys(("bert", "deberta-v2"), tuple(SHAPES)),
 }
 
@@ -131,7 +132,7 @@ def test_prepared_heads_keep_the_law_too(
 
     def answers(texts: list[Tensor]) -> tuple[Tensor, ...]:
         output = network(Ragged.of(texts))
-        rows = prepared(prepared.states(output)) if name == "mlm" else prepared(output.last)
+        rows = prepared(prepared.states(output)) if name == language_head(family) else prepared(output.last)
         return rows.unbind() if len(rows) == len(texts) else Ragged(rows, output.last.layout).unbind()
 
     texts = texts_of_every_length(encoder.config.vocab, 9)
@@ -283,8 +284,10 @@ def results_of(task: str, pipe: Callable, texts: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [(family, task) for family in FAMILIES for task in TASKS if task != "fill-mask" or family in MASKED],
+)
 def test_a_pipelines_answer_is_the_same_bits_alone_and_among_others(
     save_family: Save, family: str, task: str, precision: str
 ) -> None:

@@ -106,6 +106,9 @@ class ReplacedTokens:
     def counts(self, batch: Batch) -> Mapping[str, int]:
         return {**self.masked.counts(batch), "rtd": batch.tokens.layout.total}
 
+    def predicted(self, length: float) -> float:
+        return self.masked.predicted(length)
+
     def loss(self, model: Model, batch: Batch) -> Losses:
         generator, head, answers = model.heads["generator"], model.heads["rtd"], batch.labels["mlm"]
         assert isinstance(generator, Generator)
@@ -232,6 +235,9 @@ class Contrastive:
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         return {"contrastive": len(batch.tokens) // 2}
+
+    def predicted(self, length: float) -> float:
+        return 0.0
 
     def loss(self, model: Model, batch: Batch) -> Losses:
         return self.joint(model, [self.states(model, batch)], [batch])

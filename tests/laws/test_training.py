@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import MASKED
 from torch import Tensor
 
 from bothways import Encoder
 from bothways.data.batch import Answers, Batch
 from bothways.data.packing import Packed
 from bothways.engine.streams import Streams
-from bothways.families import FAMILIES
 from bothways.nn.dropout import dropout, seeded
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
@@ -127,7 +127,7 @@ def test_a_batch_in_which_nothing_is_masked_counts_for_nothing(save_bert: Save) 
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MASKED)
 def test_steps_have_the_same_bits_on_one_and_on_two_threads(
     save_family: Save, family: str, dtype: torch.dtype | None, threads: Callable[[int], None]
 ) -> None:
@@ -170,7 +170,7 @@ def test_a_large_step_has_the_same_bits_on_one_and_on_two_threads(
     assert_same_bits(found[0][2], found[1][2])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MASKED)
 def test_computing_activations_again_changes_no_bit(save_family: Save, family: str) -> None:
     folder = save_family(family, kind="ForMaskedLM")
     kept, again = fresh(folder), fresh(folder)
@@ -256,13 +256,16 @@ def test_dropout_of_a_seed_is_scaled_and_always_the_same() -> None:
     assert dropout(x, 0.1, training=False) is x
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert"])
-def test_one_batch_is_learned_by_heart(save_family: Save, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("bert", "adamw"), ("deberta-v2", "adamw"), ("modernbert", "adamw"), ("bert", "muon"), ("bert", "stable-adamw")],
+)
+def test_one_batch_is_learned_by_heart(save_family: Save, family: str, name: str) -> None:
     model = fresh(save_family(family, kind="ForMaskedLM", std=0.05))
     vocab = model.network.config.vocab
     batches = [masked(vocab, [20, 15, 9]), masked(vocab, [12, 12], 1)]
     adam = AdamSettings(lr=5e-3, weight_decay=0.0)
-    optimizer = OPTIMIZERS["adamw"](parameter_groups(model, 0.0), adam)
+    optimizer = OPTIMIZERS[name](parameter_groups(model, 0.0), adam)
     for number in range(150):
         train_step(model, objective(vocab), batches, optimizer, Streams(CPU), seed=number, clip=1.0)
     means = evaluate(model, objective(vocab), batches, Streams(CPU))
@@ -284,10 +287,11 @@ def test_evaluation_has_no_dropout_changes_nothing_and_means_over_rows(save_bert
     assert_same_bits(model.state_dict(), before)
 
 
-def test_a_number_that_is_not_finite_leaves_weights_and_moments_alone(save_bert: Save) -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_number_that_is_not_finite_leaves_weights_and_moments_alone(save_bert: Save, name: str) -> None:
     model = fresh(save_bert(kind="BertForMaskedLM"))
     vocab = model.network.config.vocab
-    optimizer = OPTIMIZERS["adamw"](parameter_groups(model, 0.01), AdamSettings())
+    optimizer = OPTIMIZERS[name](parameter_groups(model, 0.01), AdamSettings())
     batch = masked(vocab, [9, 8])
     train_step(model, objective(vocab), [batch], optimizer, Streams(CPU))
     weight = next(model.network.layers[0].parameters())

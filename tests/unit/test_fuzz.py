@@ -123,7 +123,7 @@ def test_any_config_file_loads_or_is_refused(
     small = st.dictionaries(st.sampled_from(sorted(config)), VALUES, max_size=2).filter(
         lambda changes: all(
             not isinstance(depth := changes.get(key), int) or not 12 < depth <= 1024
-            for key in ("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num")
+            for key in ("num_hidden_layers", "n_layers", "n_layer", "num_hidden_groups", "inner_group_num")
         )
     )
 

@@ -1,4 +1,4 @@
-"""The presets have the sizes that their papers and model cards print."""
+"""The presets have the sizes that their papers and model cards print; those of our own are sized as BERT's."""
 
 from __future__ import annotations
 
@@ -37,12 +37,52 @@ MILLIONS = {
     "deberta-v2-xlarge": "884.6",
     "modernbert-base": "149.0",
     "modernbert-large": "394.8",
+    "gpt2": "124.4",
+    "gpt2-medium": "354.8",
+    "gpt2-large": "774.0",
+    "gpt2-xl": "1557.6",
+}
+RELEASED = [name for name, preset in PRESETS.items() if not preset.ours]
+OURS = [name for name, preset in PRESETS.items() if preset.ours]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_parameters_are_those_of_the_release(name: str) -> None:
+    assert f"{PRESETS[name].parameters() / 1e6:.1f}" == MILLIONS[name]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_size_of_our_own_is_as_deep_and_as_wide_as_berts(name: str) -> None:
+    ours, berts = PRESETS[name].config, PRESETS[f"bert-{name.rpartition('-')[2]}"].config
+    assert (ours.depth, ours.width, ours.heads) == (berts.depth, berts.width, berts.heads)
+
+
+# Of the papers: ELECTRA's table 6 (its small, base and large), DeBERTa-v3's half as many layers.
+GENERATORS = {
+    "electra-small": (12, 64, 1, 256, 128),
+    "electra-base": (12, 256, 4, 1024, 768),
+    "electra-large": (24, 256, 4, 1024, 1024),
+    "deberta-v3-base": (6, 768, 12, 3072, 768),
+    "deberta-v3-large": (12, 1024, 16, 4096, 1024),
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_parameters_are_those_of_the_release(name: str) -> None:
-    assert f"{PRESETS[name].parameters() / 1e6:.1f}" == MILLIONS[name]
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_have_the_sizes_of_the_papers(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.generator is not None
+    config = preset.generator.of(preset.config)
+    assert (config.depth, config.width, config.heads, config.ffn, config.embed_width) == GENERATORS[name]
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].generator is not None])
+def test_a_generator_is_smaller_and_shares_the_width_of_its_word_vectors(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.generator is not None
+    config = preset.generator.of(preset.config)
+    assert config.depth * config.width < preset.config.depth * preset.config.width
+    assert config.embed_width == preset.config.embed_width
+    assert config.head_width == preset.config.head_width
 
 
 @pytest.mark.parametrize("name", PRESETS)

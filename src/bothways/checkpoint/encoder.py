@@ -22,6 +22,9 @@ from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["Encoder", "tokenizer_of"]
 
+# Endings of names under which old files keep numbers that every model has: counted positions, GPT-2's causal masks.
+CONSTANTS = ("position_ids", ".attn.bias", ".attn.masked_bias")
+
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
@@ -52,6 +55,11 @@ class Encoder:
     def config(self) -> EncoderConfig:
         return self.network.config
 
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The unused weights that were learned: what a saved copy has no longer."""
+        return tuple(name for name in self.unused if not name.endswith(CONSTANTS))
+
     @classmethod
     def from_pretrained(cls, model: str | Path, *, revision: str | None = None) -> Encoder:
         """Load a folder in the layout of transformers, or an id on the hub.
@@ -65,9 +73,8 @@ class Encoder:
 
         Warns, naming them, of weights the checkpoint had and nothing here uses: they are not written.
         """
-        lost = [name for name in self.unused if not name.endswith("position_ids")]
-        if lost:
-            names = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        if self.lost:
+            names = ", ".join(self.lost[:5]) + (f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else "")
             warnings.warn(f"{folder}: saved without {names}", UnusedWeightsWarning, stacklevel=2)
         save_parts(Path(folder), self.network, self.family, self.heads, self.extras, self.tokenizer)
 

@@ -80,9 +80,8 @@ def _heads_in(family: Family, names: Collection[str], raw: Mapping[str, Any]) ->
     """The heads that the file has: those its config declares, and others that are whole and cannot be mistaken."""
     classes = raw.get("architectures") or ()
     classes = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
-    endings = {name[name.find("For") :]: heads for name, heads in family.architectures.items() if "For" in name}
-    # By the ending, since families share classes: many XLM-R checkpoints say RobertaForTokenClassification.
-    declared = {head for name in classes for head in endings.get(name[name.find("For") :], ())}
+    endings = {_ending(name): heads for name, heads in family.architectures.items()}
+    declared = {head for name in classes for head in endings.get(_ending(name), ())}
     sources = {name: {s for rule in head.rules for s in rule.sources} for name, head in family.heads.items()}
     counts = Counter(source for one in sources.values() for source in one)
 
@@ -90,11 +89,16 @@ def _heads_in(family: Family, names: Collection[str], raw: Mapping[str, Any]) ->
         head = family.heads[name]
         marked = any(mark in names for mark in head.marks)
         if name in declared:
-            return marked or head.rules[0].sources[0] in names
+            return marked or head.borrows or head.rules[0].sources[0] in names
         alone = all(counts[source] == 1 for source in sources[name])
         return marked and alone and (not head.pools or _any_in(names, family.pooler))
 
     return [name for name in family.heads if has(name)]
+
+
+def _ending(architecture: str) -> str:
+    """What classes of related families share: many XLM-R checkpoints say RobertaForTokenClassification."""
+    return architecture[max(0, architecture.find("For")) :]
 
 
 def _untied(
@@ -141,9 +145,12 @@ def _unused(
     """The tensors that are known but not needed here, by their names in the file; without repetitions."""
     used = {names[name] for _, rule in steps for name in (*rule.sources, *rule.also) if name in names}
     head_names = [name for head in family.heads.values() for rule in head.rules for name in (*rule.sources, *rule.also)]
-    known = (*family.unused, *head_names)
     used |= set(again)
-    return tuple(stored for name, stored in names.items() if stored not in used and name.startswith(known))
+
+    def known(name: str) -> bool:
+        return family.leaves_out(name) or name.startswith(tuple(head_names))
+
+    return tuple(stored for name, stored in names.items() if stored not in used and known(name))
 
 
 def _check(weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]], known: set[str]) -> None:
@@ -153,8 +160,7 @@ def _check(weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.M
     expected = {names[name] for s, rule in sources for name in (s, *rule.also) if name in names} | known
     _refuse(weights.path, "unexpected", [stored for stored in weights.shapes if stored not in expected])
     for module, rule in steps:
-        rows, *rest = module.get_parameter(rule.ours).shape
-        wanted = (rows // len(rule.sources), *rest)
+        wanted = rule.stored_shape(tuple(module.get_parameter(rule.ours).shape))
         for source in rule.sources:
             stored = names[source]
             if weights.shapes[stored] != wanted:
@@ -173,8 +179,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _read(weights: WeightFile, names: Mapping[str, str], rule: Rule) -> Tensor:
-    parts = [weights.read(names[source]) for source in rule.sources]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return rule.joined([weights.read(names[source]) for source in rule.sources])
 
 
 def _set(module: nn.Module, name: str, value: Tensor) -> None:

@@ -49,7 +49,7 @@ def normalised(family: Family, stored_names: Mapping[str, object], where: Path) 
         name = stored.removeprefix(family.prefix)
         for old, new in family.renames.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        if name in names and name.startswith(family.unused):
+        if name in names and family.leaves_out(name):
             name = f"{name} as {stored}"  # nobody reads either of them
         if name in names:
             raise CheckpointError(f"{where}: {stored} and {names[name]} are the same weight twice")

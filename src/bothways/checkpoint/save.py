@@ -36,8 +36,9 @@ def save_parts(
     said = {key: value for name, head in heads.items() for key, value in family.heads[name].says(head).items()}
     said["architectures"] = [family.architecture(heads)]
     stored = {key: "float32" for key in ("dtype", "torch_dtype") if key in extras}
-    config = config_to_hf(family, network.config, {**extras, **stored, **said})
-    write_json(folder / "config.json", {**config, "model_type": family.model_type})
+    # Before what shapes the network, as it is in a file that was read: saved again it comes out in the same order.
+    said["model_type"] = family.model_type
+    write_json(folder / "config.json", config_to_hf(family, network.config, {**extras, **stored, **said}))
 
 
 def _tensors(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -46,6 +47,6 @@ def _tensors(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Mod
     for module, rule in plan(family, network, heads):
         prefix = family.prefix if heads and (module is network or rule.within) else ""
         parameter = module.get_parameter(rule.ours).detach()
-        tensors |= {prefix + source: part for source, part in zip(rule.sources, parameter.chunk(len(rule.sources)))}
+        tensors |= {prefix + source: part for source, part in rule.parts(parameter).items()}
         tensors |= {prefix + name: parameter.clone() for name in rule.also}
     return tensors

@@ -1,4 +1,4 @@
-"""`bothways families`: the sizes that encoders are released in, and how fast each runs here."""
+"""`bothways families`: the sizes that encoders are known in, and how fast each runs here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = {
     "parameters": "params",
 }
 SHOWN = tuple(name for name in SIZES if name != "ffn")
-TITLE = "longest: tokens of a text; params: with the pooler, without heads"
+TITLE = "longest: tokens of a text; params: with the pooler, without heads\n*: a size of our own, of no release"
 BESIDE_SPEEDS = ("preset", "layers", "width", "parameters")
 TEXTS = ("preset", "family")
 
@@ -54,7 +54,8 @@ def families(*presets: str, measure: bool = False, seconds: float = 3.0, json: b
     elif measure:
         _show_speeds(rows)
     else:
-        cells = [[_cell(name, row[name]) for name in SHOWN] for row in rows]
+        marked = [row if row["released"] else {**row, "family": f"{row['family']}*"} for row in rows]
+        cells = [[_cell(name, row[name]) for name in SHOWN] for row in marked]
         print_table([SIZES[name] for name in SHOWN], cells, text=TEXTS, title=TITLE)
 
 
@@ -73,7 +74,7 @@ def _sizes(name: str) -> dict[str, Any]:
     preset = PRESETS[name]
     config = preset.config
     values = (config.depth, config.heads, config.width, config.ffn, config.vocab, config.longest, preset.parameters())
-    return dict(zip(SIZES, (name, preset.family, *values)))
+    return {**dict(zip(SIZES, (name, preset.family, *values))), "released": not preset.ours}
 
 
 def _speeds(names: Sequence[str], seconds: float) -> list[dict[str, Any]]:

@@ -134,7 +134,8 @@ def _token(seen: Inspection, i: int) -> list[str]:
 
 def _looks(seen: Inspection, i: int) -> list[str]:
     weights = seen.attention[:, i].mean(0)
-    most = weights.argsort(kind="stable")[::-1][:MOST_LOOKED_AT]
+    # What a token cannot see, since it comes later or is too far, has no weight at all.
+    most = [j for j in weights.argsort(kind="stable")[::-1][:MOST_LOOKED_AT] if weights[j] > 0.0]
     return [f"{i}", _readable(seen, i), "   ".join(f"{j} {_readable(seen, j)} {weights[j]:.3f}" for j in most)]
 
 

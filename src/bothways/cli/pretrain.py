@@ -6,31 +6,33 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
+from bothways.cli.keys import keys_told
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
     from bothways.train.pretrain import Outcome
 
-__all__ = ["pretrain"]
+__all__ = ["app"]
 
+app = App(name="pretrain", help_epilogue=keys_told(), help_format="plaintext")
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
+@app.default
 def pretrain(config: Path, /, *flags: Rest) -> None:
     """Pretrain an encoder as a TOML file says; any key of it can be given as a flag too, which wins.
 
     On the way it shows loss, accuracy of masked tokens, tokens a second, the share of the machine's matrix-product rate
     that this is, and the time left. `run/metrics.jsonl` has the numbers; --tensorboard writes them for TensorBoard too.
 
-    Further flags: --output DIR, where the run is kept (default: run); --resume, to go on with it; --device.
     Interrupted (Ctrl-C, SIGTERM), it saves and exits with 130; say --resume to go on.
 
     Parameters
     ----------
     config
-        A TOML file. Its keys are those of `bothways.train.settings`.
+        A TOML file of the keys below.
     flags
         Keys as flags: --steps 1000 --lr 3e-4.
     """

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Toml
 
-from bothways.errors import ConfigError
+from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
 from bothways.train.settings import (
@@ -24,7 +23,7 @@ from bothways.train.settings import (
     StepSettings,
 )
 
-__all__ = ["RunFlags", "known_keys", "read_settings"]
+__all__ = ["PARTS", "RunFlags", "known_keys", "read_settings"]
 
 FLAT = Parameter(name="*")
 PARTS = {
@@ -40,7 +39,11 @@ PARTS = {
 
 @dataclass(frozen=True)
 class RunFlags:
-    """What is said of a run beside its settings."""
+    """What is said of a run beside its settings.
+
+    output: the folder of the run.    resume: go on with the run in it; without one, begin.
+    device: cpu, or a GPU: cuda, cuda:1.
+    """
 
     output: Path = Path("run")
     resume: bool = False
@@ -114,7 +117,7 @@ def _said(error: CycloptsError, path: Path) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, UnknownOptionError) and (said := re.search(r"\[(\w+)\]|(--[\w-]+)", message)):
         key = said[1] or said[2]
-        near = get_close_matches(key.lstrip("-").replace("-", "_"), known_keys(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known_keys())}"
+        known = known_keys()
+        hint = meant(key.lstrip("-").replace("-", "_"), known, f"; known are {', '.join(known)}")
         return f"{path}: unknown key {key}{hint}" if said[1] else f"unknown flag {key}{hint}"
     return message if str(path) in message else f"{message} ({path})"

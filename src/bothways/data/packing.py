@@ -128,7 +128,8 @@ class Packing:
         if budget < longest:
             raise InputError(f"a budget of {budget} tokens a batch is smaller than one sequence of {longest}")
         self._shards = shards
-        self._budget, self._seed, self._shuffle, self._filled = budget, seed, shuffle, filled
+        self._longest, self._budget, self._seed = longest, budget, seed
+        self._shuffle, self._filled = shuffle, filled
         self._before, self._after = np.array([before], np.int64), np.array([after], np.int64)
         cuts = [cut_documents(shard.sentences, shard.documents, longest - self.SPECIAL) for shard in shards]
         self._starts = np.concatenate([np.zeros(0, np.int64), *(starts for starts, _ in cuts)])
@@ -137,6 +138,22 @@ class Packing:
         if not len(self._starts):
             raise InputError("the corpus has no sequence to make a batch of")
         self._epoch = lru_cache(maxsize=2)(self._plan)
+
+    def cut_to(self, longest: int) -> Packing:
+        """The same split under the same seed and budget, in sequences of at most so many tokens."""
+        if longest == self._longest:
+            return self
+        before, after = int(self._before[0]), int(self._after[0])
+        return Packing(
+            self._shards,
+            longest=longest,
+            budget=self._budget,
+            before=before,
+            after=after,
+            seed=self._seed,
+            shuffle=self._shuffle,
+            filled=self._filled,
+        )
 
     @property
     def sequences(self) -> int:

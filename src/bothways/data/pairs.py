@@ -148,6 +148,22 @@ class PairPacking(Packing):
         if self._pairing.kind == "next" and not (self._elsewhere().count > 0).any():
             raise InputError(NOWHERE[self._pairing.negatives])
 
+    def cut_to(self, longest: int) -> Packing:
+        """The same split under the same seed and budget, in sequences of at most so many tokens."""
+        if longest == self._longest:
+            return self
+        return PairPacking(
+            self._pairing,
+            self._shards,
+            longest=longest,
+            budget=self._budget,
+            before=int(self._before[0]),
+            after=int(self._after[0]),
+            seed=self._seed,
+            shuffle=self._shuffle,
+            filled=self._fills,
+        )
+
     def __call__(self, epoch: int, number: int) -> Packed:
         """One batch, its longest sequences first."""
         plan, paired = self._epoch(epoch), self._paired(epoch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from bothways.data.batch import Batch
 from bothways.engine.backends import BACKENDS, place
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
-from bothways.errors import CheckpointError, InputError
+from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.config import EncoderConfig
 from bothways.tasks import TASKS
 from bothways.tasks.task import Request, Round, Rounds
@@ -123,9 +122,8 @@ def _check_arguments(
     known = [name for name, parameter in parameters.items() if parameter.kind is Parameter.KEYWORD_ONLY]
     for name in options:
         if name not in parameters:
-            near = get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise InputError(f"{task} has no option {name}; {meant}")
+            hint = meant(name, known, f"; it has {', '.join(known)}")
+            raise InputError(f"{task} has no option {name}{hint}")
     try:
         signature(request).bind(*inputs, **options)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Every family of encoders, by the `model_type` of its `config.json`."""
+"""Every family of encoders, and of decoders alone, by the `model_type` of its `config.json`."""
 
 from bothways.families.albert import ALBERT
 from bothways.families.bert import BERT
@@ -6,6 +6,7 @@ from bothways.families.deberta_v2 import DEBERTA_V2
 from bothways.families.distilbert import DISTILBERT
 from bothways.families.electra import ELECTRA
 from bothways.families.family import Family
+from bothways.families.gpt2 import GPT2
 from bothways.families.modernbert import MODERNBERT
 from bothways.families.mpnet import MPNET
 from bothways.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
@@ -19,6 +20,7 @@ FAMILIES: dict[str, Family] = {
     "deberta-v2": DEBERTA_V2,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
+    "gpt2": GPT2,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
     "roberta": ROBERTA,

@@ -3,16 +3,19 @@
 Key("hidden_size", "width")                      config.json ↔ EncoderConfig
 Rule("layers.{i}.ffn.up.weight", "encoder.layer.{i}.intermediate.dense.weight")
 Rule("layers.{i}.attention.qkv.weight", ("…query.weight", "…key.weight", "…value.weight"))   rows stacked
+Rule("layers.{i}.attention.qkv.weight", "h.{i}.attn.c_attn.weight", transposed=True)         [in, out] in the file
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bothways.errors import ConfigError
 from bothways.nn.config import EncoderConfig
@@ -30,6 +33,7 @@ __all__ = [
     "Rule",
     "config_from_hf",
     "config_to_hf",
+    "conv1d",
     "expand",
     "linear",
     "stacked",
@@ -75,12 +79,14 @@ class Rule:
     `{i}` runs over the layers with weights of their own, `{group}` and `{inner}` over ALBERT's names for them.
     also: names under which files repeat the tensor, or have it instead.
     within: whether a head's tensor is named as one of the encoder's, with the family's prefix.
+    transposed: whether files keep each tensor as [in, out], as the convolution that GPT-2 calls it.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
     also: tuple[str, ...] = ()
     within: bool = False
+    transposed: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -95,12 +101,34 @@ class Rule:
                 name = name.replace(place, number)
             return name
 
-        return Rule(numbered(self.ours), tuple(map(numbered, self.sources)), self.also, self.within)
+        return dataclasses.replace(self, ours=numbered(self.ours), theirs=tuple(map(numbered, self.sources)))
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of each tensor in a file, where the parameter has this one."""
+        rows, *rest = shape
+        part = (rows // len(self.sources), *rest)
+        return part[::-1] if self.transposed else part
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The parameter, of a file's tensors."""
+        whole = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=-1 if self.transposed else 0)
+        return whole.T.contiguous() if self.transposed else whole
+
+    def parts(self, parameter: Tensor) -> dict[str, Tensor]:
+        """The inverse of `joined`, by the names of the file's tensors."""
+        chunks = parameter.chunk(len(self.sources))
+        return dict(zip(self.sources, (part.T.contiguous() if self.transposed else part for part in chunks)))
 
 
 def linear(ours: str, theirs: str) -> tuple[Rule, Rule]:
     """The rules of a part with a weight and a bias."""
     return Rule(f"{ours}.weight", f"{theirs}.weight"), Rule(f"{ours}.bias", f"{theirs}.bias")
+
+
+def conv1d(ours: str, theirs: str) -> tuple[Rule, Rule]:
+    """The rules of a linear map whose weight files keep as [in, out]."""
+    weight, bias = linear(ours, theirs)
+    return dataclasses.replace(weight, transposed=True), bias
 
 
 def stacked(ours: str, *theirs: str) -> tuple[Rule, Rule]:
@@ -120,6 +148,7 @@ class Head:
     rules: of its parameters.    pools: whether it needs the network's pooler.
     marks: tensors of which a file with this head has one; by default the first of the rules.
     says: keys that `config.json` must have for a certain head of this kind.
+    borrows: whether all its weights may be the network's, so that a file whose config declares it may have no mark.
     """
 
     build: Build
@@ -127,6 +156,7 @@ class Head:
     pools: bool = False
     marks: tuple[str, ...] = ()
     says: Callable[[nn.Module], Mapping[str, Any]] = lambda head: {}
+    borrows: bool = False
 
     def __post_init__(self) -> None:
         if not self.marks:
@@ -144,7 +174,8 @@ class Family:
     architectures: the class names in `config.json`, and the heads that each has.
     rules, pooler: of the parameters; heads: by name.
     tokenizer: the class of the tokenizer, where its files do not say (a name in `text.classes.TOKENIZERS`).
-    renames: old endings of names → today's.    unused: beginnings of names of weights that are known and not needed.
+    renames: old endings of names → today's.
+    unused: beginnings of names of weights that are known and not needed; `{i}` stands for any layer's number.
     current: a config of an older generation in today's keys.
     """
 
@@ -161,6 +192,10 @@ class Family:
     renames: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a weight of this name is known and not needed."""
+        return re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name).startswith(self.unused)
 
     def architecture(self, heads: Collection[str]) -> str:
         """The class name of a checkpoint with these heads: the one that has the most of them, and the fewest others."""

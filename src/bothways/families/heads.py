@@ -11,10 +11,19 @@ from bothways.errors import ConfigError
 from bothways.families.family import Build, Head, Rule, linear
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.encoder import EncoderNetwork
-from bothways.nn.heads import Classifier, MaskedLanguageHead
+from bothways.nn.heads import Classifier, LanguageModelHead, MaskedLanguageHead
 from bothways.nn.layers import Linear
 
-__all__ = ["MOST_LABELS", "activation_of", "classifier", "label_count", "masked_language", "output_only", "tied_words"]
+__all__ = [
+    "MOST_LABELS",
+    "activation_of",
+    "classifier",
+    "label_count",
+    "language_model",
+    "masked_language",
+    "output_only",
+    "tied_words",
+]
 
 MOST_LABELS = 1 << 20
 
@@ -55,14 +64,23 @@ def masked_language(act: str | None = None) -> Build:
     return build
 
 
+def language_model(network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str]) -> LanguageModelHead:
+    """A head that predicts the next word, whose weights are the word embeddings unless the config says otherwise."""
+    return LanguageModelHead(network.config, tied_words(network, extras))
+
+
 def classifier(
     labels: int | None = None,
     *,
     pooling: str | None = None,
     dense: Literal["pooler", "own"] | None = None,
     act: str | None = None,
+    bias: bool = True,
 ) -> Build:
-    """A classifier. labels: how many; None: as the config says.    dense: the pooler's layer, one of its own, none."""
+    """A classifier. labels: how many; None: as the config says.    dense: the pooler's layer, one of its own, none.
+
+    bias: of the last layer.
+    """
 
     def build(network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str]) -> Classifier:
         width = network.config.width
@@ -72,7 +90,7 @@ def classifier(
             layer = network.pooler.dense
         elif dense == "own":
             layer = Linear(width, width)
-        return Classifier(width, labels or label_count(extras), pooling=pooling, dense=layer, act=act)
+        return Classifier(width, labels or label_count(extras), pooling=pooling, dense=layer, act=act, bias=bias)
 
     return build
 

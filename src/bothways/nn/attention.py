@@ -82,6 +82,7 @@ def weights(
     *,
     bias: Bias | None = None,
     window: int | None = None,
+    causal: bool = False,
     scale: float | None = None,
 ) -> list[Tensor]:
     """What `attend` weighs the values with, for people to look at: fp32 [H, L, L] for each sequence, rows sum to 1.
@@ -89,7 +90,7 @@ def weights(
     q, k [T, H, D]; the rest as for `attend`, which never makes these weights itself where a kernel spares it that.
     """
     _check(q, k, k, layout, layout, window, 0.0)
-    choices = _Choices(bias, window, False, q.shape[-1] ** -0.5 if scale is None else scale, 0.0)
+    choices = _Choices(bias, window, causal, q.shape[-1] ** -0.5 if scale is None else scale, 0.0)
     found: dict[int, Tensor] = {}
     sides = layout.grouping.split(q), layout.grouping.split(k)
     for group, q_rows, k_rows in zip(layout.grouping.groups, *sides):

@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.head_width = config.heads, config.head_width
         self.dropout = config.attention_dropout
-        self.window = config.sees(layer)
+        self.window, self.causal = config.sees(layer), config.causal
         self.theta: float | None = None
         if isinstance(config.positions, RotaryPositions):
             self.theta = config.positions.theta if self.window is None else config.positions.local_theta
@@ -78,6 +78,7 @@ class SelfAttention(nn.Module):
             layout,
             bias=self.bias(positions),
             window=self.window,
+            causal=self.causal,
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
         ).flatten(1)
@@ -85,7 +86,9 @@ class SelfAttention(nn.Module):
     def weights(self, x: Tensor, layout: Layout, positions: Positions) -> list[Tensor]:
         """x [T, width] → what `forward` weighs the values with: fp32 [H, L, L] for each sequence."""
         q, k, _ = self.project(x, positions)
-        return weights(q, k, layout, bias=self.bias(positions), window=self.window, scale=self.scale)
+        return weights(
+            q, k, layout, bias=self.bias(positions), window=self.window, causal=self.causal, scale=self.scale
+        )
 
 
 class FeedForward(nn.Module):
@@ -108,14 +111,15 @@ class FeedForward(nn.Module):
 
 class EncoderLayer(nn.Module):
     """Attention, then feed-forward, each added to its input; norms after each sum (Devlin et al. 2018) or before each
-    part (ModernBERT, where the very first rows are normalised already)."""
+    part (ModernBERT, where the very first rows are normalised already, and GPT-2, where they are not)."""
 
     def __init__(self, config: EncoderConfig, layer: int = 0) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.norm_first = config.norm_first
         self.attention = SelfAttention(config, layer)
-        self.attention_norm = None if config.norm_first and layer == 0 else norm(config)
+        normalised = config.norm_first and config.embedding_norm and layer == 0
+        self.attention_norm = None if normalised else norm(config)
         self.ffn = FeedForward(config)
         self.ffn_norm = norm(config)
 

@@ -163,7 +163,7 @@ class Biases:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Architecture of a bidirectional encoder. Every size is a number of rows or columns.
+    """Architecture of an encoder, or of a decoder alone. Every size is a number of rows or columns.
 
     vocab: rows of the word embeddings.    width: of the hidden states.    depth: number of layers.
     heads: of each attention; divides width.    ffn: width inside the feed-forward part.
@@ -172,6 +172,8 @@ class EncoderConfig:
     `nn.activations.ACTIVATIONS`.    gated: the feed-forward part is act(a) · b (Shazeer 2020).
     norm_first: each part of a layer reads normalised rows and adds to plain ones, and the last layer's output is
     normalised; else what it adds to is normalised after.    norm_eps: added to the variance by the layer norms.
+    embedding_norm: the embeddings are normalised; without it (GPT-2) the first layer reads them through a norm of its
+    own where norm_first.    causal: no row sees a later one, so that each may predict its next (a decoder).
     embedding, sharing, convolution, local, biases: see the classes.
     dropout: after attention, feed-forward and embeddings (embedding_dropout, if that differs).
     attention_dropout: on attention weights.    init_std: of fresh weights.
@@ -191,6 +193,8 @@ class EncoderConfig:
     gated: bool = False
     norm_first: bool = False
     norm_eps: float = 1e-12
+    embedding_norm: bool = True
+    causal: bool = False
     embedding: EmbeddingMap = EmbeddingMap()
     sharing: LayerSharing | None = None
     convolution: Convolution = Convolution()
@@ -344,7 +348,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(
         (
             *("added", "shared", "norm", "active", "before_norm", "bias", "always"),
-            *("attention", "feed_forward", "norms", "gated", "norm_first"),
+            *("attention", "feed_forward", "norms", "gated", "norm_first", "embedding_norm", "causal"),
         ),
         _check_flag,
     ),

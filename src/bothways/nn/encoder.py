@@ -40,7 +40,8 @@ class EncoderOutput:
 
 
 class Embeddings(nn.Module):
-    """Word + position + type vectors (those there are), normalised, and mapped where their width is another."""
+    """Word + position + type vectors (those there are), normalised where the config says so, and mapped where their
+    width is another."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Embeddings(nn.Module):
         self.positions = Embedding(config.positions.count, width) if added else None
         self.types = Embedding(config.types, width) if config.types else None
         self.map_first = config.embedding.before_norm
-        self.norm = norm(config, config.width if self.map_first else width)
+        self.norm = norm(config, config.width if self.map_first else width) if config.embedding_norm else None
         self.map = Linear(width, config.width, bias=config.embedding.bias) if config.embed_mapped else None
 
     def forward(self, tokens: Ragged, types: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
@@ -71,8 +72,8 @@ class Embeddings(nn.Module):
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.map_first:
-            return dropout(self.norm(self._mapped(x, dtype)), self.dropout, self.training)
-        return self._mapped(dropout(self.norm(x), self.dropout, self.training), dtype)
+            return dropout(self._normalised(self._mapped(x, dtype)), self.dropout, self.training)
+        return self._mapped(dropout(self._normalised(x), self.dropout, self.training), dtype)
 
     def position_rows(self, tokens: Ragged) -> Tensor:
         """int64 [T]: each token's row in the table of positions.
@@ -87,6 +88,9 @@ class Embeddings(nn.Module):
         counts = counted.cumsum(0)
         before = F.pad(counts, (1, 0))[layout.offsets[:-1].long()][layout.segments]
         return torch.where(counted, counts - before, 0) + self.offset - 1
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
 
     def _mapped(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
         x = x if dtype is None else x.to(dtype)
@@ -129,7 +133,7 @@ class RelativePositions(nn.Module):
 
 
 class EncoderNetwork(nn.Module):
-    """A bidirectional encoder, as its config says; its weights have no values until `initialise` or a checkpoint.
+    """An encoder, or a decoder alone, as its config says; without values until `initialise` or a checkpoint.
 
     pooler: None where the checkpoint has none.
     dtype: of the hidden states, if other than that of the embeddings (set by a backend or for training, never by a

@@ -19,6 +19,7 @@ from bothways.ragged import Layout, Ragged
 __all__ = [
     "Classifier",
     "Dense",
+    "LanguageModelHead",
     "MaskDecoder",
     "MaskedLanguageHead",
     "Normalize",
@@ -117,12 +118,40 @@ class MaskDecoder(nn.Module):
             self.layer.freeze(self.relative(Layout.of([], self.positions.weight.device), self.dtype))
 
 
+class LanguageModelHead(nn.Module):
+    """Scores of every vocabulary entry to be the next: a product with the word embeddings, and nothing else
+    (Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf).
+
+    words: the weight [vocab, width] that the product shares with the embeddings, or None for one of its own.
+    """
+
+    def __init__(self, config: EncoderConfig, words: nn.Parameter | None = None) -> None:
+        super().__init__()
+        device = "meta" if words is not None else None
+        self.decoder = Linear(config.width, config.vocab, bias=False, device=device)
+        if words is not None:
+            self.decoder.weight = words
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows [M, width] → logits [M, vocab]. Give it only the rows to be predicted from."""
+        return self.decoder(rows)
+
+    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
+        return vocabulary_cross_entropy(filled(rows), self.decoder.weight, None, targets)
+
+    def states(self, output: EncoderOutput) -> Tensor:
+        """The rows [T, width] that each next word is predicted from."""
+        return output.last.data
+
+
 class Classifier(nn.Module):
     """Scores of labels for each row, or for each sequence: a linear layer, behind a dense one with activation and norm
     where the family has that.
 
     dense: the head's own, or the one it shares with the network's pooler; None for none.
     pooling: a name in `nn.pooling.POOLINGS` for one row a sequence; None for every row.
+    bias: of the linear layer.
     """
 
     def __init__(
@@ -134,12 +163,13 @@ class Classifier(nn.Module):
         dense: nn.Module | None = None,
         act: str | None = None,
         norm: nn.LayerNorm | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.pooling, self.act = pooling, act
         self.dense = dense
         self.norm = norm
-        self.out = Linear(width, labels)
+        self.out = Linear(width, labels, bias=bias)
 
     def forward(self, hidden: Ragged) -> Tensor:
         """hidden states of N sequences [T, width] → logits [N, labels], or [T, labels] without pooling."""

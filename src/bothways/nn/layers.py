@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +14,7 @@ from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
 
-__all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "filled", "initialise", "norm", "packs"]
+__all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "copied", "filled", "initialise", "norm", "packs"]
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
@@ -41,16 +45,48 @@ class Embedding(nn.Embedding):
 class Linear(nn.Linear):
     """x [T, in] → act(x Wᵀ + b) + residual, [T, out]."""
 
+    copy: Tensor | None = None  # of the weight, in the precision that is computed in; see `copied`
+
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
         # Trained in half precision, the weights themselves stay in fp32.
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        y = F.linear(x, self.weight.to(x.dtype), bias)
+        copied = self.copy is not None and self.copy.dtype == x.dtype
+        y = F.linear(x, _Copied.apply(self.weight, self.copy) if copied else self.weight.to(x.dtype), bias)
         if act is not None:
             y = ACTIVATIONS[act](y)
         return y if residual is None else y + residual
+
+
+class _Copied(torch.autograd.Function):
+    """A weight, as it is in a copy of it."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:
+        ctx.dtype = weight.dtype
+        return copy.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Any, ...]:
+        return slopes[0].to(ctx.dtype), None
+
+
+@contextmanager
+def copied(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Within, the linear maps have their weights in `dtype` once, not once for each batch that is computed.
+
+    Weights must not change meanwhile.
+    """
+    linears = [part for part in module.modules() if isinstance(part, Linear) and part.weight.dtype != dtype]
+    try:
+        for linear in linears if dtype is not None else ():
+            linear.copy = linear.weight.detach().to(dtype)
+        yield
+    finally:
+        for linear in linears:
+            linear.copy = None
 
 
 @torch.no_grad()

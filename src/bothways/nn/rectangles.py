@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bothways.nn.dropout import kept
+from bothways.nn.dropout import Draw
 
 __all__ = ["LANES", "attend_rectangles"]
 
@@ -63,20 +63,19 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: _Plan, mask: Tensor | None, scale: float, dropout: float
     ) -> Tensor:
-        saved: list[Tensor | None] = []
+        saved: list[Tensor] = []
+        draws: list[Draw | None] = []
         parts, sides = [], [_head_rows(x) for x in (q, k, v)]
-        grow = 1.0
         for one in plan.rectangles:
             q_some, k_some, v_some = (_gathered(side, one, q.shape[1]) for side in sides)
             weights = _weights(q_some, k_some, one, mask, scale)
-            keep, dropped = None, weights
-            if dropout > 0.0:
-                keep, grow = kept(weights, dropout)
-                dropped = weights * keep
-            parts.append(_product(dropped, v_some, grow).flatten(0, 1))
-            saved += [q_some, k_some, v_some, weights, keep]
+            draw = Draw(dropout) if dropout > 0.0 else None
+            dropped = weights if draw is None else draw.first(weights).mul_(weights)
+            parts.append(_product(dropped, v_some, 1.0 if draw is None else draw.grow).flatten(0, 1))
+            saved += [q_some, k_some, v_some, weights]
+            draws.append(draw)
         ctx.save_for_backward(*saved)
-        ctx.plan, ctx.scale, ctx.grow = plan, scale, grow
+        ctx.plan, ctx.scale, ctx.draws = plan, scale, draws
         return _ungathered(parts, plan, q)
 
     @staticmethod
@@ -84,20 +83,21 @@ class _Attention(torch.autograd.Function):
         (d_out,) = slopes
         rows, saved, plan = _head_rows(d_out), ctx.saved_tensors, ctx.plan
         found: tuple[list[Tensor], ...] = ([], [], [])
-        for one, place in zip(plan.rectangles, range(0, len(saved), 5)):
-            q, k, v, weights, keep = saved[place : place + 5]
+        for one, draw, place in zip(plan.rectangles, ctx.draws, range(0, len(saved), 4)):
+            q, k, v, weights = saved[place : place + 4]
             d = _gathered(rows, one, d_out.shape[1])
             if one.idle is not None:
                 d.view(one.count, -1, one.length, d.shape[-1]).mul_((~one.idle).to(d.dtype)[:, None, :, None])
-            d_weights = _product(d, v.transpose(1, 2), ctx.grow)
-            dropped = weights
-            if keep is not None:
-                dropped = weights * keep
-                d_weights.mul_(keep)
+            grow = 1.0 if draw is None else draw.grow
+            d_weights, dropped = _product(d, v.transpose(1, 2), grow), weights
+            if draw is not None:
+                dropped = draw.again(weights)
+                d_weights.mul_(dropped)
+                dropped.mul_(weights)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             found[0].append(_product(d_scores, k, ctx.scale).flatten(0, 1))
             found[1].append(_product(d_scores.transpose(1, 2), q, ctx.scale).flatten(0, 1))
-            found[2].append(_product(dropped.transpose(1, 2), d, ctx.grow).flatten(0, 1))
+            found[2].append(_product(dropped.transpose(1, 2), d, grow).flatten(0, 1))
         return (*(_ungathered(parts, plan, d_out) for parts in found), None, None, None, None)
 
 

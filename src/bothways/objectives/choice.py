@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import permutations
 from typing import Literal
 
-from bothways.errors import ConfigError
+from bothways.errors import CheckpointError, ConfigError, meant
 from bothways.families import FAMILIES, Family
+from bothways.objectives.causal import CausalLanguageModelling, edges
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Objective
@@ -17,7 +17,27 @@ from bothways.objectives.pairs import SegmentPairs
 from bothways.objectives.reading import Reading, Together
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["OBJECTIVES", "Entry", "check_heads", "check_objectives", "heads_of", "objective_of", "pairs_of"]
+__all__ = [
+    "OBJECTIVES",
+    "Entry",
+    "check_heads",
+    "check_objectives",
+    "edges_of",
+    "heads_of",
+    "objective_of",
+    "pairs_of",
+]
+
+
+def _around_masked(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Those of encoders, whose tokenizer has a mask token, too."""
+    missing = [role for role in ("cls", "sep", "mask") if tokenizer.id_of(role) is None]
+    if missing:
+        raise CheckpointError(f"the tokenizer has no {', '.join(missing)} token")
+    before, after = tokenizer.id_of("cls"), tokenizer.id_of("sep")
+    assert before is not None
+    assert after is not None
+    return before, after
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,7 @@ class Entry:
     title: what people call it.    heads: those it needs, by their names in a family.    build: it.
     pairs: which pairs of segments it is about (a `data.pairs.Pairing`'s kind), None for none; two objectives about
     different pairs exclude each other.    alone: whether it excludes all others.    beside: what it needs beside it.
+    edges: the ids that sequences begin and end with; it raises CheckpointError where the tokenizer lacks a token.
     """
 
     title: str
@@ -35,6 +56,7 @@ class Entry:
     pairs: Literal["next", "order"] | None = None
     alone: bool = False
     beside: tuple[str, ...] = ()
+    edges: Callable[[Tokenizer], tuple[int, int]] = _around_masked
 
 
 def _masked(masking: Masking, tokenizer: Tokenizer) -> MaskedLanguageModelling:
@@ -61,6 +83,13 @@ OBJECTIVES: dict[str, Entry] = {
         pairs="order",
         beside=("mlm",),
     ),
+    "causal": Entry(
+        "causal language modelling",
+        ("causal",),
+        lambda masking, tokenizer: CausalLanguageModelling(),
+        alone=True,
+        edges=edges,
+    ),
 }
 
 
@@ -70,8 +99,7 @@ def check_objectives(names: Sequence[str]) -> None:
         raise ConfigError(f"objectives must have one of {', '.join(OBJECTIVES)}, got none")
     for name in names:
         if name not in OBJECTIVES:
-            near = get_close_matches(name, OBJECTIVES, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = meant(name, OBJECTIVES)
             raise ConfigError(f"objectives must be of {', '.join(OBJECTIVES)}, got {name!r}{hint}")
         if names.count(name) > 1:
             raise ConfigError(f"objectives has {name} twice")
@@ -98,6 +126,11 @@ def pairs_of(names: Sequence[str]) -> Literal["next", "order"] | None:
     return next((kind for name in names if (kind := OBJECTIVES[name].pairs) is not None), None)
 
 
+def edges_of(names: Sequence[str], tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids that sequences begin and end with. Raises CheckpointError where the tokenizer lacks a special token."""
+    return OBJECTIVES[names[0]].edges(tokenizer)
+
+
 def heads_of(names: Sequence[str], family: Family) -> tuple[str, ...]:
     """The heads that the objectives need, in the family's order."""
     wanted = {head for name in names for head in OBJECTIVES[name].heads}
@@ -110,9 +143,13 @@ def check_heads(names: Sequence[str], family: Family) -> None:
         for head in OBJECTIVES[name].heads:
             if head not in family.heads:
                 having = ", ".join(other for other, one in FAMILIES.items() if head in one.heads)
-                raise ConfigError(
-                    f"objectives has {name}, but {family.model_type} encoders have no head for it; {having} has"
-                )
+                missing = f"{family.model_type} models have no head for it{_only_for(family)}"
+                raise ConfigError(f"objectives has {name}, but {missing}; families with one: {having}")
+
+
+def _only_for(family: Family) -> str:
+    learnt = [name for name, one in OBJECTIVES.items() if set(one.heads) <= family.heads.keys()]
+    return f", only for {', '.join(learnt)}" if learnt else ""
 
 
 def objective_of(names: Sequence[str], masking: Masking, tokenizer: Tokenizer) -> Objective:

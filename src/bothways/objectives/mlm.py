@@ -52,6 +52,9 @@ class MaskedLanguageModelling:
     def counts(self, batch: Batch) -> Mapping[str, int]:
         return {"mlm": len(batch.labels["mlm"].values)}
 
+    def predicted(self, length: float) -> float:
+        return self.masking.rate
+
     def read(self, model: Model, output: EncoderOutput, batch: Batch) -> Losses:
         answers, head = batch.labels["mlm"], model.heads["mlm"]
         assert answers.rows is not None

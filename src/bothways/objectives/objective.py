@@ -64,6 +64,9 @@ class Objective(Protocol):
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """How many rows each loss will be a sum over; known on the host before anything is computed."""
 
+    def predicted(self, length: float) -> float:
+        """How many of the tokens of sequences of `length` tokens words are predicted from: a share."""
+
     def loss(self, model: Model, batch: Batch) -> Losses:
         """The losses of a batch, as sums. What is left to chance is drawn by `nn.dropout`, whose seed is the step's."""
 

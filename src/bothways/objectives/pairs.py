@@ -46,6 +46,9 @@ class SegmentPairs:
     def counts(self, batch: Batch) -> Mapping[str, int]:
         return {self.name: len(batch.labels[self.name].values)}
 
+    def predicted(self, length: float) -> float:
+        return 0.0
+
     def read(self, model: Model, output: EncoderOutput, batch: Batch) -> Losses:
         answers, head = batch.labels[self.name], model.heads[self.name]
         assert answers.rows is not None

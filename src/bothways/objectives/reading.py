@@ -35,6 +35,9 @@ class Reading(Protocol):
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """How many rows each loss will be a sum over; known on the host before anything is computed."""
 
+    def predicted(self, length: float) -> float:
+        """How many of the tokens of sequences of `length` tokens words are predicted from: a share."""
+
     def read(self, model: Model, output: EncoderOutput, batch: Batch) -> Losses:
         """The losses of a batch, as sums."""
 
@@ -66,6 +69,9 @@ class Together:
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         return {name: count for reading in self.readings for name, count in reading.counts(batch).items()}
+
+    def predicted(self, length: float) -> float:
+        return sum(reading.predicted(length) for reading in self.readings)
 
     def loss(self, model: Model, batch: Batch) -> Losses:
         output = model.network(batch.tokens, batch.types)

@@ -22,8 +22,8 @@ from bothways.train.state import Progress
 __all__ = ["write_card"]
 
 CARD = "README.md"
-FRONT = "---\nlibrary_name: bothways\npipeline_tag: fill-mask\n---\n"
-LOAD = """\
+FRONT = "---\nlibrary_name: bothways\npipeline_tag: {tag}\n---\n"
+LOAD_MASKED = """\
 ```python
 import bothways
 
@@ -33,7 +33,14 @@ encoder = bothways.Encoder.from_pretrained("FOLDER")
 At the prompt: `bothways fill-mask FOLDER "The [MASK] sat on the mat."` with the tokenizer's mask token, here `{mask}`.
 
 """
-EVERYBODYS = 'transformers loads it, too: `AutoModelForMaskedLM.from_pretrained("FOLDER")`.\n'
+LOAD_CAUSAL = """\
+```python
+import bothways
+
+encoder = bothways.Encoder.from_pretrained("FOLDER")  # this folder, wherever it is
+```
+"""
+EVERYBODYS = 'transformers loads it, too: `{kind}.from_pretrained("FOLDER")`.\n'
 OURS = """\
 transformers loads the encoder (`AutoModel.from_pretrained("FOLDER")`), but not the masked-language head: DeBERTa's
 enhanced mask decoder is missing there, and what `AutoModelForMaskedLM` predicts with these weights is worth nothing.
@@ -57,8 +64,8 @@ def write_card(
         return
     start = settings.model.start
     title = f"{settings.model.preset}, pretrained" if start is None else f"{start}, pretrained further"
-    decodes = isinstance(head := encoder.heads["mlm"], MaskDecoder) and head.positions is not None
-    parts = [f"{FRONT}# {title}\n", _introduction(settings, progress), "## Loading", _loading(encoder, decodes)]
+    front = FRONT.format(tag="text-generation" if encoder.config.causal else "fill-mask")
+    parts = [f"{front}# {title}\n", _introduction(settings, progress), "## Loading", _loading(encoder)]
     tables = {
         "Result": _result(progress),
         "Data": _data(corpus),
@@ -80,9 +87,12 @@ def _introduction(settings: PretrainSettings, progress: Progress) -> str:
     return f"Trained by {titles}, {origin}: {done}.\n"
 
 
-def _loading(encoder: Encoder, decodes: bool) -> str:
+def _loading(encoder: Encoder) -> str:
+    if encoder.config.causal:
+        return LOAD_CAUSAL + EVERYBODYS.format(kind="AutoModelForCausalLM")
+    decodes = isinstance(head := encoder.heads["mlm"], MaskDecoder) and head.positions is not None
     mask = "" if encoder.tokenizer is None else encoder.tokenizer.special.get("mask", "")
-    return LOAD.format(mask=mask) + (OURS if decodes else EVERYBODYS)
+    return LOAD_MASKED.format(mask=mask) + (OURS if decodes else EVERYBODYS.format(kind="AutoModelForMaskedLM"))
 
 
 def _result(progress: Progress) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ def _prepare(packing: Packing, objective: Objective, seed: int, at: Cursor) -> B
 
 def feed(
     packing: Packing, objective: Objective, seed: int, start: Cursor, workers: int = 1
-) -> Iterator[tuple[Batch, Cursor]]:
+) -> Generator[tuple[Batch, Cursor]]:
     """Batches from `start` on, without end, each with the place after it."""
 
     def places() -> Iterator[Cursor]:

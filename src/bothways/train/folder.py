@@ -8,17 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bothways.errors import ConfigError, InputError
 from bothways.files import make_folder, read_object, write_json
+from bothways.train.optim import moment_bytes
 from bothways.train.settings import PretrainSettings
-from bothways.train.state import checkpoints
+from bothways.train.state import Restored, checkpoints
 
 __all__ = ["begin", "check_run", "described"]
 
 SETTINGS = "settings.json"
-CHECKPOINT_BYTES = 12  # for each parameter: the weight and two moments, in fp32
 # What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
 FREE = frozenset({"workers", "log_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 
@@ -45,19 +43,24 @@ def check_run(output: Path, settings: PretrainSettings, resume: bool) -> None:
         raise ConfigError(f"{output / SETTINGS}: the run to be resumed has other settings: {', '.join(changed)}")
 
 
-def begin(output: Path, settings: PretrainSettings, model: nn.Module) -> None:
+def begin(output: Path, settings: PretrainSettings, started: Restored) -> None:
     """Make the folder and write the settings. Raises InputError where that cannot be, or the disk is too full."""
-    _check_room(output, sum(parameter.numel() for parameter in model.parameters()), settings.run.keep)
+    _check_room(output, _checkpoint_bytes(started), settings.run.keep)
     make_folder(output)
     write_json(output / SETTINGS, described(settings))
 
 
-def _check_room(output: Path, parameters: int, keep: int) -> None:
+def _checkpoint_bytes(started: Restored) -> int:
+    """Of a checkpoint: weights, their average if there is one, and what the optimizer keeps."""
+    weights = sum(parameter.nbytes for parameter in started.model.parameters())
+    return weights * (1 if started.average is None else 2) + moment_bytes(started.optimizer)
+
+
+def _check_room(output: Path, size: int, keep: int) -> None:
     """There is room for the newest checkpoints, the best one, and one that is being written; some may be there."""
     there = output.absolute()
     while not there.exists():
         there = there.parent
-    size = parameters * CHECKPOINT_BYTES
     more = max(1, keep + 2 - len(checkpoints(output)))
     disk = shutil.disk_usage(there)
     if disk.total and disk.free < size * more:  # what is no disk, such as /proc, has no size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -18,6 +19,7 @@ from bothways.data.batch import Batch
 from bothways.data.packing import Packing
 from bothways.engine.streams import Streams
 from bothways.objectives.objective import Model, Objective
+from bothways.train.averaging import Average
 from bothways.train.feed import Cursor, feed, held_out
 from bothways.train.schedule import learning_rate
 from bothways.train.settings import CorpusSettings, RunSettings, StepSettings
@@ -48,6 +50,7 @@ class Trainer:
     """What a run is made of. Weights and optimizer change as `events` runs; nothing else does.
 
     held: batches of the held-out split, or None.
+    average: of the weights, which is evaluated in their place, or None.
     """
 
     model: Model
@@ -59,6 +62,7 @@ class Trainer:
     corpus: CorpusSettings
     step: StepSettings
     run: RunSettings
+    average: Average | None = None
 
     def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Go on from `progress` to the last step.
@@ -70,9 +74,7 @@ class Trainer:
         base = [group["lr"] for group in self.optimizer.param_groups]
         scaler = self._scaler(progress)
         streams = Streams(self.device)
-        batches = feed(self.packing, self.objective, self.run.seed, progress.cursor, self.corpus.workers)
-        while progress.step < self.step.steps:
-            some = list(islice(batches, self.step.batches))
+        for some in self._batches(progress):
             share = learning_rate(progress.step, self.step.steps, self.step.rising, self.step.schedule)
             for group, lr in zip(self.optimizer.param_groups, base):
                 group["lr"] = lr * share
@@ -87,6 +89,8 @@ class Trainer:
                 clip=self.step.clip,
                 scaler=scaler,
             )
+            if self.average is not None and result.applied:
+                self.average.update()
             progress = _scaled(_after(progress, result, some[-1][1]), scaler)
             kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
             failed = () if result.applied else tuple(batch for batch, _ in some)
@@ -97,6 +101,29 @@ class Trainer:
             progress = yield from self._at_times(progress, streams, stop)
             if stop:
                 return
+
+    def _batches(self, progress: Progress) -> Iterator[list[tuple[Batch, Cursor]]]:
+        """The batches of each step from `progress` to the last, each with the place after it.
+
+        Where sequences get longer a new order of all data begins, in an epoch of its own: which one that is follows
+        from the place before, so a run that goes on from there finds the same.
+        """
+        stages, step, at = self.corpus.stages, progress.step, progress.cursor
+        ends = [*(first for first, _ in stages[1:]), self.step.steps]
+        for (first, longest), end in zip(stages, ends):
+            if step >= end:
+                continue
+            at = Cursor(at.epoch + 1) if step == first > 0 else at
+            packing = self.packing.cut_to(longest)
+            with closing(feed(packing, self.objective, self.run.seed, at, self.corpus.workers)) as batches:
+                while step < end:
+                    some = list(islice(batches, self.step.batches(step)))
+                    step, at = step + 1, some[-1][1]
+                    yield some
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """Within, the model has the weights that are evaluated."""
+        return nullcontext() if self.average is None else self.average.swapped()
 
     def _otherwise(self, scaler: torch.amp.GradScaler | None) -> Literal["skip", "stop"]:
         """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say.
@@ -122,7 +149,8 @@ class Trainer:
         last = progress.step == self.step.steps
         if self.held is not None and (last or progress.step % self.run.evaluate_every == 0):
             batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
-            means = evaluate(self.model, self.objective, batches, streams)
+            with self._weights():
+                means = evaluate(self.model, self.objective, batches, streams)
             loss = sum(means[name] * weight for name, weight in self.objective.losses.items())
             if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)

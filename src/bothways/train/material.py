@@ -11,7 +11,7 @@ from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
 from bothways.data.pairs import Pairing, PairPacking
 from bothways.errors import CheckpointError, InputError
-from bothways.objectives.choice import objective_of, pairs_of
+from bothways.objectives.choice import edges_of, objective_of, pairs_of
 from bothways.objectives.objective import Objective
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
@@ -55,16 +55,11 @@ def _tokenizer(corpus: Corpus) -> Tokenizer:
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
     if tokenizer is None:
         raise CheckpointError(f"{corpus.tokenizer_folder}: no tokenizer here; build the corpus again")
-    missing = [role for role in ("cls", "sep", "mask") if tokenizer.id_of(role) is None]
-    if missing:
-        raise CheckpointError(f"{corpus.tokenizer_folder}: the tokenizer has no {', '.join(missing)} token")
     return tokenizer
 
 
 def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Packing, Packing]:
-    before, after = tokenizer.id_of("cls"), tokenizer.id_of("sep")
-    assert before is not None
-    assert after is not None
+    before, after = _edges(settings, corpus, tokenizer)
     longest, budget = settings.corpus.longest, settings.step.batch_tokens
     held = corpus.splits["held_out"]
     if not held.documents:
@@ -79,6 +74,7 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
             after=after,
             seed=settings.run.seed,
         )
+        train.cut_to(settings.corpus.stages[0][1])  # the shortest sequences of the run can be packed, too
     with _told_of(settings, "held-out"):
         held_out = packing(
             held.shards,
@@ -90,6 +86,14 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
             filled=False,
         )
     return train, held_out
+
+
+def _edges(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
+    """What every sequence begins and ends with."""
+    try:
+        return edges_of(settings.objective.objectives, tokenizer)
+    except CheckpointError as error:
+        raise CheckpointError(f"{corpus.tokenizer_folder}: {error}") from None
 
 
 @contextmanager

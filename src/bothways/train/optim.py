@@ -11,19 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from bothways.errors import ConfigError
+from bothways.nn.blocks import EncoderLayer, FeedForward, SelfAttention
+from bothways.train.muon import Muon
+from bothways.train.stable_adamw import StableAdamW
 
-__all__ = ["OPTIMIZERS", "AdamSettings", "optimizer_state", "parameter_groups", "restore_optimizer"]
+__all__ = ["OPTIMIZERS", "AdamSettings", "moment_bytes", "optimizer_state", "parameter_groups", "restore_optimizer"]
 
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """lr: the highest learning rate.    beta1, beta2, eps: of the moments.    weight_decay: of matrices."""
+    """lr: the highest learning rate.    beta1, beta2, eps: of the moments.    weight_decay: of matrices.
+
+    momentum: of Muon, which has AdamW's other settings for what is no hidden matrix.
+    """
 
     lr: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
     weight_decay: float = 0.01
+    momentum: float = 0.95
 
     def __post_init__(self) -> None:
         for name, value, most in (
@@ -32,28 +39,63 @@ class AdamSettings:
             ("beta2", self.beta2, 1.0),
             ("eps", self.eps, math.inf),
             ("weight_decay", self.weight_decay, math.inf),
+            ("momentum", self.momentum, 1.0),
         ):
             if not 0.0 <= value < most:
                 raise ConfigError(f"{name} must be 0 or more and less than {most:g}, got {value}")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases, which are vectors, do not. A shared parameter is there once."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    """Matrices decay; norms and biases, which are vectors, do not. A shared parameter is there once.
+
+    `matrices` of a group: how many matrices of the layers each of its parameters is, one below the other; 0 for
+    embeddings, heads and vectors.
+    """
+    stacked = _stacked(module)
+    groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.dim() > 1, stacked.get(parameter, 0)), []).append(parameter)
     return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "matrices": matrices}
+        for (decays, matrices), parameters in groups.items()
     ]
 
 
-def _adamw(groups: Iterable[dict[str, Any]], settings: AdamSettings) -> torch.optim.Optimizer:
+def _stacked(module: nn.Module) -> dict[Tensor, int]:
+    """The weights of linear maps inside layers, and how many maps each of them is."""
+    layers = [part for part in module.modules() if isinstance(part, EncoderLayer)]
+    parts = [part for layer in layers for part in layer.modules()]
+    stacked = {part.weight: 1 for part in parts if isinstance(part, nn.Linear)}
+    for part in parts:
+        if isinstance(part, SelfAttention):
+            stacked[part.qkv.weight] = 3
+        elif isinstance(part, FeedForward) and part.gated:
+            stacked[part.up.weight] = 2
+    return stacked
+
+
+Groups = Iterable[dict[str, Any]]
+
+
+def _adamw(groups: Groups, settings: AdamSettings) -> torch.optim.Optimizer:
     """Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101; one kernel for each parameter."""
     betas = (settings.beta1, settings.beta2)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, Any]], AdamSettings], torch.optim.Optimizer]] = {
+def _muon(groups: Groups, settings: AdamSettings) -> torch.optim.Optimizer:
+    return Muon(groups, settings.lr, settings.momentum, (settings.beta1, settings.beta2), settings.eps)
+
+
+def _stable_adamw(groups: Groups, settings: AdamSettings) -> torch.optim.Optimizer:
+    return StableAdamW(groups, settings.lr, (settings.beta1, settings.beta2), settings.eps)
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, AdamSettings], torch.optim.Optimizer]] = {
     "adamw": _adamw,
+    "muon": _muon,
+    "stable-adamw": _stable_adamw,
 }
 
 
@@ -67,10 +109,21 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_state`."""
+    """The inverse of `optimizer_state`. What is counted stays on the host, but where a fused kernel reads it."""
     parameters = dict(module.named_parameters())
+    fused = {one for group in optimizer.param_groups if group.get("fused") for one in group["params"]}
     for place, value in state.items():
         name, _, key = place.rpartition("/")
         parameter = parameters[name]
-        kept = value if value.dim() == 0 else value.to(parameter.device)
+        kept = value.to(parameter.device) if value.dim() or parameter in fused else value
         optimizer.state[parameter][key] = kept.clone()
+
+
+def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """What the optimizer keeps beside its parameters from its first step on: two moments of each, of Muon's one."""
+    one = isinstance(optimizer, Muon)
+    return sum(
+        parameter.nbytes * (1 if one and group["matrices"] else 2)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )

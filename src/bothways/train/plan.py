@@ -13,14 +13,15 @@ from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
 from bothways.objectives.objective import Model, Objective
 from bothways.train.feed import Cursor, feed
-from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
+from bothways.train.optim import OPTIMIZERS, AdamSettings, moment_bytes, parameter_groups
 from bothways.train.settings import PretrainSettings
 from bothways.train.step import train_step
 
 __all__ = ["Plan", "flops_of_step_token", "flops_of_token", "matmul_rate", "plan_of"]
 
-# Weight, gradient and Adam's two moments, in fp32.
-BYTES_PER_PARAMETER = 16
+# Weight and gradient, in fp32; and the average of a weight.
+BYTES_PER_PARAMETER = 8
+BYTES_PER_AVERAGE = 4
 TRIED_STEPS = 2
 
 
@@ -29,7 +30,8 @@ class Plan:
     """parameters: of network and heads.    tokens: of the whole run; epochs: how often that is the corpus.
 
     flops: multiplications and additions of matrix products in the whole run, forward and back.
-    state_bytes: of weights, gradients and moments.    activation_bytes: about what a step keeps for the way back.
+    state_bytes: of weights, their average, gradients and moments.
+    activation_bytes: about what a step keeps for the way back.
     tokens_per_second: as tried here; rate: share of the machine's matrix-product rate that is.    seconds: of the run.
     warmup: steps in which the learning rate rises.
     """
@@ -47,26 +49,30 @@ class Plan:
 
 
 def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> float:
-    """Of one forward, a token: linear maps, attention over `length` tokens, and the head on a share of the tokens."""
+    """Of one forward, a token: linear maps, attention over `length` tokens, and the head on a share of the tokens.
+
+    A causal network's head is a product with the vocabulary, and nothing before it.
+    """
     width, ffn = config.width, config.ffn
     layer = 2 * (4 * width * width + (3 if config.gated else 2) * width * ffn) + 4 * length * width
-    head = 2 * (width * config.embed_width + config.embed_width * config.vocab)
+    head = 2 * config.embed_width * (config.vocab + (0 if config.causal else width))
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
     return len(config.order) * layer + mapped + predicted * head
 
 
-def flops_of_step_token(config: EncoderConfig, packing: Packing, rate: float) -> float:
-    """Of a step, a token: forward, and twice that on the way back. rate: share of the tokens that are predicted."""
-    return 3 * flops_of_token(config, packing.tokens / packing.sequences, rate)
+def flops_of_step_token(config: EncoderConfig, packing: Packing, objective: Objective) -> float:
+    """Of a step, a token: forward, and twice that on the way back."""
+    length = packing.tokens / packing.sequences
+    return 3 * flops_of_token(config, length, objective.predicted(length))
 
 
-def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float) -> int:
+def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float) -> int:
     """What autograd keeps of a step's batches that run side by side: an estimate."""
     size = 4 if settings.step.precision == "fp32" else 2
     token = len(config.order) * (12 * config.width + 4 * config.ffn + 3 * config.heads * length) * size
     if settings.step.checkpointing:
         token = len(config.order) * config.width * size + token / len(config.order)
-    scores = 2 * settings.masking.rate * config.vocab * 4
+    scores = 2 * predicted * config.vocab * 4
     return int(settings.step.step_tokens * (token + scores))
 
 
@@ -91,9 +97,9 @@ def plan_of(
     """Count what can be counted, and try a few steps on real batches for the rest. The model's weights change."""
     config, step = model.network.config, settings.step
     length = packing.tokens / packing.sequences
-    tokens = step.steps * step.step_tokens
-    per_token = flops_of_step_token(config, packing, settings.masking.rate)
-    speed = _tried(model, objective, packing, settings, device)
+    tokens = step.tokens
+    per_token = flops_of_step_token(config, packing, objective)
+    speed, moments = _tried(model, objective, packing, settings, device)
     dtype = torch.float32 if model.network.dtype is None else model.network.dtype
     parameters = _count(model)
     return Plan(
@@ -101,8 +107,8 @@ def plan_of(
         tokens=tokens,
         epochs=tokens / packing.tokens,
         flops=per_token * tokens,
-        state_bytes=parameters * BYTES_PER_PARAMETER,
-        activation_bytes=_activation_bytes(settings, config, length),
+        state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (step.ema > 0)) + moments,
+        activation_bytes=_activation_bytes(settings, config, length, objective.predicted(length)),
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,
@@ -116,15 +122,15 @@ def _count(module: nn.Module) -> int:
 
 def _tried(
     model: Model, objective: Objective, packing: Packing, settings: PretrainSettings, device: torch.device
-) -> float:
-    """Tokens a second of a few steps, after one that does not count."""
+) -> tuple[float, int]:
+    """Tokens a second of a few steps, after one that does not count; and the bytes that the optimizer keeps."""
     groups = parameter_groups(model, settings.adam.weight_decay)
     optimizer = OPTIMIZERS[settings.step.optimizer](groups, AdamSettings(lr=0.0))
     batches, streams = feed(packing, objective, settings.run.seed, Cursor(), 0), Streams(device)
     tokens, started = 0, 0.0
     for tried in range(TRIED_STEPS + 1):
         started = time.perf_counter() if tried == 1 else started
-        some = [next(batches)[0].to(device) for _ in range(settings.step.batches)]
+        some = [next(batches)[0].to(device) for _ in range(settings.step.batches(settings.step.steps))]
         result = train_step(model, objective, some, optimizer, streams, clip=settings.step.clip)
         tokens += result.tokens if tried else 0
-    return tokens / (time.perf_counter() - started)
+    return tokens / (time.perf_counter() - started), moment_bytes(optimizer)

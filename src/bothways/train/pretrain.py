@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bothways.data.corpus import Corpus
 from bothways.errors import ConfigError, MissingExtraError
 from bothways.objectives.objective import Model
 from bothways.text.tokenizer import Tokenizer
+from bothways.train.averaging import Average
 from bothways.train.board import Board, check_board
 from bothways.train.card import write_card
 from bothways.train.compiling import compile_layers
@@ -77,10 +78,10 @@ def pretrain(
         check_board()
     material = material_of(settings)
     started = _started(settings, material.tokenizer, output, resume, device)
-    begin(output, settings, started.model)
+    begin(output, settings, started)
     outcome = _run(settings, material, started, output, watch, device)
     if outcome.finished:
-        _finish(settings, material.corpus, started.encoder, output, outcome)
+        _finish(settings, material.corpus, started, output, outcome)
     return outcome
 
 
@@ -98,18 +99,20 @@ def _started(
     settings: PretrainSettings, tokenizer: Tokenizer, output: Path, resume: bool, device: torch.device
 ) -> Restored:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
-
-    def optimizer_of(model: Model) -> torch.optim.Optimizer:
-        groups = parameter_groups(model.to(device), settings.adam.weight_decay)
-        return OPTIMIZERS[settings.step.optimizer](groups, settings.adam)
-
-    started = restore(output, optimizer_of) if resume else None
+    started = restore(output, lambda model: _parts(settings, model.to(device))) if resume else None
     if started is None:
         encoder = starting_encoder(settings, tokenizer)
         model = Model(encoder.network, encoder.heads)
-        started = Restored(encoder, model, optimizer_of(model), Progress(), output)
+        started = Restored(encoder, model, *_parts(settings, model.to(device)), Progress(), output)
     _set_up(started.encoder, settings, device)
     return started
+
+
+def _parts(settings: PretrainSettings, model: Model) -> tuple[torch.optim.Optimizer, Average | None]:
+    """What a run has beside its model, which is on its device: the optimizer, and the average of the weights."""
+    groups = parameter_groups(model, settings.adam.weight_decay)
+    average = Average(model, settings.step.ema) if settings.step.ema else None
+    return OPTIMIZERS[settings.step.optimizer](groups, settings.adam), average
 
 
 def _set_up(encoder: Encoder, settings: PretrainSettings, device: torch.device) -> None:
@@ -134,10 +137,11 @@ def _run(
         settings.corpus,
         settings.step,
         settings.run,
+        started.average,
     )
 
     def save(at: Progress) -> None:
-        save_checkpoint(output, started.encoder, started.optimizer, at, described(settings))
+        save_checkpoint(output, started.encoder, started.optimizer, at, described(settings), started.average)
         prune(output, settings.run.keep, at)
 
     with _logs(output, settings.run, started.progress.step) as log:
@@ -163,14 +167,15 @@ def _logs(output: Path, run: RunSettings, step: int) -> Iterator[Watch]:
 def _meter(settings: PretrainSettings, material: Material, encoder: Encoder, device: torch.device) -> Meter:
     dtype = encoder.network.dtype or torch.float32
     rate = matmul_rate(dtype, device, RATE_SECONDS, RATE_SIZES.get(device.type, RATE_SIZE))
-    flops = flops_of_step_token(encoder.config, material.train, settings.masking.rate)
+    flops = flops_of_step_token(encoder.config, material.train, material.objective)
     return Meter(settings.step.steps, flops, rate)
 
 
-def _finish(settings: PretrainSettings, corpus: Corpus, encoder: Encoder, output: Path, outcome: Outcome) -> None:
+def _finish(settings: PretrainSettings, corpus: Corpus, started: Restored, output: Path, outcome: Outcome) -> None:
     prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
-    encoder.save_pretrained(output / "model")
-    write_card(output / "model", settings, corpus, encoder, outcome.progress, outcome.reading)
+    with nullcontext() if started.average is None else started.average.swapped():
+        started.encoder.save_pretrained(output / "model")
+    write_card(output / "model", settings, corpus, started.encoder, outcome.progress, outcome.reading)
     with suppress(MissingExtraError):  # no picture without matplotlib
         plot_curves(output)
 

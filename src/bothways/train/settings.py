@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from bothways.data.pairs import NEGATIVES, Negatives
-from bothways.errors import ConfigError
+from bothways.errors import ConfigError, meant
 from bothways.objectives.choice import check_objectives
 from bothways.objectives.masking import Masking
 from bothways.train.optim import OPTIMIZERS, AdamSettings
@@ -25,6 +26,25 @@ __all__ = [
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
 MOST_WARMUP = 10_000
+
+
+def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}{meant(value, known)}")
+
+
+def _check_within(key: str, warmup: int, steps: int) -> None:
+    if not 0 <= warmup <= steps:
+        raise ConfigError(f"{key} must be between 0 and the {steps} steps, got {warmup}")
+
+
+def _check_rise(key: str, most: int, start: int, warmup: int) -> None:
+    """From `start` (0: not at all) to `most` in some steps."""
+    if not 0 <= start <= most:
+        raise ConfigError(f"{key}_start must be between 0 and {key} {most}, got {start}")
+    if bool(start) != bool(warmup):
+        given, other = (f"{key}_start", f"{key}_warmup") if start else (f"{key}_warmup", f"{key}_start")
+        raise ConfigError(f"{given} says nothing without {other}; give both or none")
 
 
 @dataclass(frozen=True)
@@ -54,17 +74,35 @@ class ModelSettings:
 class CorpusSettings:
     """corpus: a folder that `bothways corpus build` wrote.    longest: tokens of a sequence, special ones included.
 
+    longest_start, longest_warmup: training begins with sequences of at most longest_start tokens (0: of longest at
+    once), and doubles that at equal intervals until, after longest_warmup steps, it is longest: sequence length warmup
+    (Li et al. 2022, https://arxiv.org/abs/2108.06084). Steps have as many tokens as ever, so more and shorter
+    sequences.
     workers: threads that prepare batches; 0 prepares each where it is needed.
     """
 
     corpus: Path = Path("shards")
     longest: int = 128
+    longest_start: int = 0
+    longest_warmup: int = 0
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        _check_rise("longest", self.longest, self.longest_start, self.longest_warmup)
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """(first step, tokens of a sequence at most), in order, with the longest last."""
+        lengths = [self.longest_start << i for i in range(self.longest.bit_length()) if self.longest_start]
+        shorter = [length for length in lengths if length < self.longest]
+        begun = [(i * self.longest_warmup // len(shorter), length) for i, length in enumerate(shorter)]
+        return (*begun, (self.longest_warmup if shorter else 0, self.longest))
 
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """objectives: names in OBJECTIVES, learnt together; one text may have several, "mlm,nsp".
+    """objectives: what is learnt: mlm (masked words), with nsp (next sentences) or sop (their order) beside it if one
+    likes, "mlm,nsp"; or causal (next tokens), alone.
 
     negatives: with nsp, where a segment that is not the next one is from: "other" documents, or the "same" one.
     """
@@ -84,18 +122,26 @@ class ObjectiveSettings:
 class StepSettings:
     """steps: how many.    step_tokens: tokens of one.
     batch_tokens: tokens computed at a time (memory against speed); a step has as many batches as it takes.
+    step_tokens_start, step_tokens_warmup: the first step has step_tokens_start tokens (0: step_tokens at once), and
+    whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
 
-    optimizer, schedule: names in OPTIMIZERS and SCHEDULES.    warmup: steps in which the learning rate rises; if
-    not given, 6 % of all steps (as for RoBERTa-large, https://arxiv.org/abs/1907.11692), and at most 10,000.
+    optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
+    schedule: a name in SCHEDULES: linear, cosine, wsd (warmup, stable, decay) or constant.
+    warmup: steps in which the learning rate rises; if not given, 6 % of all steps
+    (as for RoBERTa-large, https://arxiv.org/abs/1907.11692), and at most 10,000.
     clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
     checkpointing: compute activations again on the way back, for less memory.
     compile: let torch's compiler fuse what a layer does after attention; for GPUs (see `train.compiling`).
     nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
+    ema: decay of an average of the weights over the steps, such as 0.999; 0 for none. It is what is evaluated, and what
+    the finished run leaves as its model; checkpoints have it beside the weights.
     """
 
     steps: int = 10_000
     step_tokens: int = 4096
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
+    step_tokens_start: int = 0
+    step_tokens_warmup: int = 0
     optimizer: str = "adamw"
     schedule: str = "linear"
     warmup: int | None = None
@@ -104,28 +150,40 @@ class StepSettings:
     checkpointing: bool = False
     compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "step_tokens", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        _check_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _check_one_of("schedule", self.schedule, SCHEDULES)
+        _check_one_of("precision", self.precision, PRECISIONS)
         if self.nonfinite not in ("stop", "skip"):
             raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
         if not self.clip >= 0:
             raise ConfigError(f"clip must be 0 or more, got {self.clip}")
-        if self.warmup is not None and not 0 <= self.warmup <= self.steps:
-            raise ConfigError(f"warmup must be between 0 and the {self.steps} steps, got {self.warmup}")
+        if self.warmup is not None:
+            _check_within("warmup", self.warmup, self.steps)
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema must be 0 or more and less than 1, got {self.ema}")
+        _check_rise("step_tokens", self.step_tokens, self.step_tokens_start, self.step_tokens_warmup)
+        _check_within("step_tokens_warmup", self.step_tokens_warmup, self.steps)
+
+    def batches(self, step: int) -> int:
+        """Batches of a step, counted from 0."""
+        most = -(-self.step_tokens // self.batch_tokens)
+        if not self.step_tokens_start or step >= self.step_tokens_warmup:
+            return most
+        fewest = -(-self.step_tokens_start // self.batch_tokens)
+        return fewest + (most - fewest) * step // self.step_tokens_warmup
 
     @property
-    def batches(self) -> int:
-        """Batches of a step."""
-        return -(-self.step_tokens // self.batch_tokens)
+    def tokens(self) -> int:
+        """Of the whole run, about."""
+        rising = min(self.steps, self.step_tokens_warmup)
+        begun = sum(min(self.step_tokens, self.batches(step) * self.batch_tokens) for step in range(rising))
+        return begun + (self.steps - rising) * self.step_tokens
 
     @property
     def rising(self) -> int:
@@ -168,3 +226,6 @@ class PretrainSettings:
     step: StepSettings = field(default_factory=StepSettings)
     run: RunSettings = field(default_factory=RunSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+
+    def __post_init__(self) -> None:
+        _check_within("longest_warmup", self.corpus.longest_warmup, self.step.steps)

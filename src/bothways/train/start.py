@@ -17,6 +17,7 @@ from bothways.families.presets import PRESETS
 from bothways.nn.config import EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork, Pooler
 from bothways.nn.layers import initialise
+from bothways.objectives.causal import edges
 from bothways.objectives.choice import check_heads, heads_of, pairs_of
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
@@ -51,15 +52,20 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     check_heads(settings.objective.objectives, family)
     config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), tokenizer)
     config = _dropping(config, settings.model.dropout)
-    extras: dict[str, Any] = {"model_type": family.model_type}  # the order of keys of one that is loaded again
-    if tokenizer.id_of("pad") is not None:
-        extras["pad_token_id"] = tokenizer.id_of("pad")
+    extras = _special_ids(config, tokenizer)
     generator = torch.Generator().manual_seed(settings.run.seed)
     names = heads_of(settings.objective.objectives, family)
     network = EncoderNetwork(config, pooler=any(family.heads[name].pools for name in names))
     initialise(network, config.init_std, generator)
     heads = {name: _fresh_head(name, network, family, extras, generator) for name in names}
     return Encoder(network, family, tokenizer, heads, extras)
+
+
+def _special_ids(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a config says of special tokens."""
+    first, last = edges(tokenizer) if config.causal else (None, None)
+    ids = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": tokenizer.id_of("pad")}
+    return {key: number for key, number in ids.items() if number is not None}
 
 
 def _fresh_head(
@@ -103,7 +109,7 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
         initialise(encoder.network.pooler, encoder.config.init_std, generator)
     heads = {name: encoder.heads.get(name) or _fresh_of(name, encoder, generator) for name in names}
     left = [f"head {name}" for name in encoder.heads if name not in names]
-    left += [name for name in encoder.unused if not name.endswith("position_ids")]
+    left += encoder.lost
     if left:
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=4)

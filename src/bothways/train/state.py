@@ -2,6 +2,7 @@
 
     run/checkpoints/step-00001000/    config.json, model.safetensors, tokenizer: a folder like any other model's
                                       optimizer.safetensors, state.json: what training needs besides
+                                      average.safetensors: the average of the weights, in runs that keep one
 
 Nothing in them is pickled. `state.json` has the checksum of every other file, so damage is found, not trained on.
 """
@@ -25,6 +26,7 @@ from bothways.data.corpus import sha256
 from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning, InputError
 from bothways.files import make_folder, read_object, write_json
 from bothways.objectives.objective import Model
+from bothways.train.averaging import Average
 from bothways.train.feed import Cursor
 from bothways.train.optim import optimizer_state, restore_optimizer
 
@@ -33,6 +35,7 @@ __all__ = ["Progress", "Restored", "checkpoints", "prune", "restore", "save_chec
 FOLDER = "checkpoints"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+AVERAGE = "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,21 @@ class Restored:
     encoder: Encoder
     model: Model
     optimizer: torch.optim.Optimizer
+    average: Average | None
     progress: Progress
     folder: Path
 
 
-OptimizerOf = Callable[[Model], torch.optim.Optimizer]
+Parts = Callable[[Model], tuple[torch.optim.Optimizer, Average | None]]
 
 
 def save_checkpoint(
-    run: Path, encoder: Encoder, optimizer: torch.optim.Optimizer, progress: Progress, settings: Mapping[str, Any]
+    run: Path,
+    encoder: Encoder,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    settings: Mapping[str, Any],
+    average: Average | None = None,
 ) -> Path:
     """Write the checkpoint of a step, aside first; the finished folder's path. Raises InputError if it cannot be."""
     place = run / FOLDER / _name(progress.step)
@@ -82,6 +91,8 @@ def save_checkpoint(
     try:
         encoder.save_pretrained(aside)
         save_file(optimizer_state(Model(encoder.network, encoder.heads), optimizer), aside / OPTIMIZER)
+        if average is not None:
+            save_file(average.state(), aside / AVERAGE)
         sums = {path.name: sha256(path) for path in sorted(aside.iterdir())}
         write_json(aside / STATE, {"progress": asdict(progress), "settings": dict(settings), "sha256": sums})
         for path in aside.iterdir():
@@ -101,15 +112,16 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
 
 
-def restore(run: Path, optimizer_of: OptimizerOf) -> Restored | None:
+def restore(run: Path, parts: Parts) -> Restored | None:
     """The newest checkpoint that is whole; None if there is none at all.
 
-    optimizer_of: makes the optimizer of a model.    Damaged ones are passed over with a warning.
+    parts: makes a model's optimizer and, if the run keeps one, the average of its weights.
+    Damaged ones are passed over with a warning.
     Raises CheckpointError if there are checkpoints, but none of them is whole.
     """
     found = checkpoints(run)
     for folder in reversed(found):
-        restored = _whole(folder, optimizer_of)
+        restored = _whole(folder, parts)
         if restored is not None:
             return restored
     if found:
@@ -117,16 +129,16 @@ def restore(run: Path, optimizer_of: OptimizerOf) -> Restored | None:
     return None
 
 
-def _whole(folder: Path, optimizer_of: OptimizerOf) -> Restored | None:
+def _whole(folder: Path, parts: Parts) -> Restored | None:
     try:
-        return _read(folder, optimizer_of)
+        return _read(folder, parts)
     except (BothwaysError, OSError, SafetensorError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         warnings.warn(f"{folder} cannot be used ({reason})", DamagedCheckpointWarning, stacklevel=3)
         return None
 
 
-def _read(folder: Path, optimizer_of: OptimizerOf) -> Restored:
+def _read(folder: Path, parts: Parts) -> Restored:
     state = read_object(folder / STATE)
     for name, expected in state["sha256"].items():
         if not (folder / name).is_file():
@@ -135,9 +147,11 @@ def _read(folder: Path, optimizer_of: OptimizerOf) -> Restored:
             raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
     encoder = Encoder.from_pretrained(folder)
     model = Model(encoder.network, encoder.heads)
-    optimizer = optimizer_of(model)
+    optimizer, average = parts(model)
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
-    return Restored(encoder, model, optimizer, Progress(**state["progress"]), folder)
+    if average is not None:
+        average.restore(load_file(folder / AVERAGE))
+    return Restored(encoder, model, optimizer, average, Progress(**state["progress"]), folder)
 
 
 def prune(run: Path, keep: int, progress: Progress) -> None:

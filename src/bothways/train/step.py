@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
 from bothways.nn.dropout import seeded
+from bothways.nn.layers import copied
 from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
 from bothways.train.gradients import Gradients, gradients_in_order
 
@@ -72,7 +73,7 @@ def train_step(
         for name, count in objective.counts(batch).items():
             counts[name] += count
     optimizer.zero_grad(set_to_none=True)
-    with gradients_in_order(model.parameters()) as gradients:
+    with copied(model, model.network.dtype), gradients_in_order(model.parameters()) as gradients:
         sums = list(_Back(model, objective, counts, seed, scaler, gradients).all(batches, streams))
     if scaler is not None:
         scaler.unscale_(optimizer)

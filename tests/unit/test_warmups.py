@@ -1,0 +1,195 @@
+"""Warmups of length and batch size: a step's batches follow from the settings and the place, wherever one starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from bothways import ConfigError, InputError
+from bothways.data.batch import Batch
+from bothways.data.packing import Packing
+from bothways.data.pairs import Pairing, PairPacking
+from bothways.objectives.masking import Masking
+from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.objectives.reading import Together
+from bothways.train.loop import Trainer
+from bothways.train.settings import CorpusSettings, PretrainSettings, RunSettings, StepSettings
+from bothways.train.state import Progress
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """40 documents of 5 sentences of 9 tokens."""
+
+    tokens: NDArray[Any]
+    words: NDArray[Any]
+    sentences: NDArray[Any]
+    documents: NDArray[Any]
+
+
+SHARD = Arrays(
+    10 + np.random.default_rng(0).integers(0, 500, 1800), np.ones(1800), np.arange(0, 1801, 9), np.arange(0, 201, 5)
+)
+
+
+def trainer(corpus: CorpusSettings, step: StepSettings) -> Trainer:
+    packing = Packing([SHARD], longest=corpus.longest, budget=step.batch_tokens, before=1, after=2, seed=3)
+    objective = Together((MaskedLanguageModelling(600, 4, frozenset(range(10)), Masking()),))
+    nothing: Any = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(nothing.parameters())
+    return Trainer(nothing, objective, optimizer, packing, None, CPU, corpus, step, RunSettings(seed=3))
+
+
+Steps = list[tuple[list[Batch], Progress]]
+
+
+def steps_from(trained: Trainer, progress: Progress) -> Steps:
+    """The batches of each step, and the progress after it."""
+    found: Steps = []
+    for some in trained._batches(progress):
+        place = some[-1][1]
+        progress = replace(progress, step=progress.step + 1, epoch=place.epoch, number=place.number)
+        found.append(([batch for batch, _ in some], progress))
+    return found
+
+
+def same(some: Steps, others: Steps) -> bool:
+    def plain(steps: Steps) -> list[Any]:
+        return [
+            ([(b.tokens.data.tolist(), b.labels["mlm"].rows, b.labels["mlm"].values) for b in batches], progress.cursor)
+            for batches, progress in steps
+        ]
+
+    return str(plain(some)) == str(plain(others))
+
+
+LENGTHS = CorpusSettings(longest=48, longest_start=12, longest_warmup=9, workers=0)
+TOKENS = StepSettings(
+    steps=14, step_tokens=420, batch_tokens=100, step_tokens_start=100, step_tokens_warmup=8, warmup=0
+)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_from_any_step_on_the_batches_are_those_of_a_run_that_never_stopped(workers: int) -> None:
+    trained = trainer(replace(LENGTHS, workers=workers), TOKENS)
+    whole = steps_from(trained, Progress())
+    assert len(whole) == 14
+    for stopped in range(13):
+        assert same(steps_from(trained, whole[stopped][1]), whole[stopped + 1 :]), stopped
+
+
+def test_sequences_double_and_batches_are_added_until_all_is_as_without_warmup() -> None:
+    found = steps_from(trainer(LENGTHS, TOKENS), Progress())
+    assert LENGTHS.stages == ((0, 12), (4, 24), (9, 48))
+    longest = [max(batch.tokens.layout.longest for batch in batches) for batches, _ in found]
+    room = [dict(LENGTHS.stages)[max(first for first, _ in LENGTHS.stages if first <= step)] for step in range(14)]
+    assert all(found <= most for found, most in zip(longest, room))
+    assert longest[-1] > 24 >= longest[4] > 12 >= longest[0]
+    assert [len(batches) for batches, _ in found] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5, 5, 5]
+    for batches, _ in found:
+        assert all(50 < batch.tokens.layout.total <= 100 for batch in batches[:-1])
+
+
+def test_each_length_begins_an_order_of_its_own() -> None:
+    found = steps_from(trainer(LENGTHS, TOKENS), Progress())
+    firsts = [first for first, _ in LENGTHS.stages[1:]]
+    for first in firsts:
+        assert found[first][1].epoch > found[first - 1][1].epoch or found[first - 1][1].number == 0
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_cut_to_a_length_a_packing_is_the_one_that_has_it(filled: bool) -> None:
+    def packing(longest: int) -> Packing:
+        return Packing([SHARD], longest=longest, budget=100, before=1, after=2, seed=3, filled=filled)
+
+    def pairs(longest: int) -> Packing:
+        said = {"longest": longest, "budget": 100, "before": 1, "after": 2, "seed": 3}
+        return PairPacking(Pairing("next", "same"), [SHARD], **said, filled=filled)
+
+    for cut, other in ((packing(48).cut_to(24), packing(24)), (pairs(40).cut_to(24), pairs(24))):
+        assert type(cut) is type(other)
+        assert cut.batches(1) == other.batches(1)
+        for number in range(other.batches(1)):
+            assert cut(1, number).lengths == other(1, number).lengths
+            np.testing.assert_array_equal(cut(1, number).ids, other(1, number).ids)
+            np.testing.assert_array_equal(cut(1, number).types, other(1, number).types)
+            np.testing.assert_array_equal(cut(1, number).pairs, other(1, number).pairs)
+
+
+@given(longest=st.integers(3, 600), start=st.integers(1, 600), warmup=st.integers(1, 50))
+def test_lengths_only_rise_from_the_first_to_the_longest(longest: int, start: int, warmup: int) -> None:
+    if start > longest:
+        with pytest.raises(ConfigError, match="longest_start must be between 0 and longest"):
+            CorpusSettings(longest=longest, longest_start=start, longest_warmup=warmup)
+        return
+    stages = CorpusSettings(longest=longest, longest_start=start, longest_warmup=warmup).stages
+    assert stages[0] == (0, start)
+    assert stages[-1] == ((warmup if start < longest else 0), longest)
+    assert all(a[0] <= b[0] and a[1] < b[1] <= 2 * a[1] for a, b in pairwise(stages))
+
+
+@given(
+    full=st.integers(1, 5000),
+    start=st.integers(1, 5000),
+    batch=st.integers(1, 700),
+    steps=st.integers(1, 60),
+    warmup=st.integers(1, 60),
+)
+def test_batches_only_rise_from_the_first_to_all(full: int, start: int, batch: int, steps: int, warmup: int) -> None:
+    start, warmup = min(start, full), min(warmup, steps)
+    settings = StepSettings(
+        steps=steps,
+        step_tokens=full,
+        batch_tokens=batch,
+        step_tokens_start=start,
+        step_tokens_warmup=warmup,
+        warmup=0,
+    )
+    counts = [settings.batches(step) for step in range(steps + 1)]
+    assert counts[0] == -(-start // batch)
+    assert counts[warmup] == counts[-1] == -(-full // batch)
+    assert all(a <= b for a, b in pairwise(counts))
+    assert settings.tokens == sum(min(full, count * batch) for count in counts[:warmup]) + (steps - warmup) * full
+
+
+def test_without_warmup_every_step_is_whole() -> None:
+    settings = StepSettings(steps=1000, step_tokens=1000, batch_tokens=300)
+    assert {settings.batches(step) for step in range(1000)} == {4}
+    assert settings.tokens == 1_000_000
+    assert CorpusSettings(longest=128).stages == ((0, 128),)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "step", "said"),
+    [
+        ({"longest_start": 64}, {}, "longest_start says nothing without longest_warmup; give both or none"),
+        ({"longest_warmup": 64}, {}, "longest_warmup says nothing without longest_start"),
+        ({"longest_start": -1}, {}, "longest_start must be between 0 and longest 128, got -1"),
+        ({"longest_start": 9, "longest_warmup": 11}, {}, "longest_warmup must be between 0 and the 10 steps, got 11"),
+        ({"longest_start": 9, "longest_warmup": -1}, {}, "longest_warmup must be between 0 and the 10 steps, got -1"),
+        ({}, {"step_tokens_start": 9}, "step_tokens_start says nothing without step_tokens_warmup"),
+        ({}, {"step_tokens_start": 5000, "step_tokens_warmup": 1}, "step_tokens_start must be between 0 and step_tok"),
+        ({}, {"step_tokens_start": 9, "step_tokens_warmup": 11}, "step_tokens_warmup must be between 0 and the 10 st"),
+    ],
+)
+def test_warmups_that_cannot_be_are_one_line(corpus: dict[str, Any], step: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PretrainSettings(corpus=CorpusSettings(**corpus), step=StepSettings(steps=10, warmup=0, **step))
+    assert str(caught.value).startswith(said)
+
+
+def test_a_first_length_without_room_for_a_token_is_one_line() -> None:
+    corpus = replace(LENGTHS, longest_start=2)
+    with pytest.raises(InputError, match="sequences of 2 tokens leave no room"):
+        next(trainer(corpus, TOKENS)._batches(Progress()))
