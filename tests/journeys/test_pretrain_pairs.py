@@ -135,7 +135,7 @@ def test_objectives_that_cannot_be_are_one_line(
     line = said("--objectives", "mlm,nsp", "--preset", "roberta-base")
     assert "objectives has nsp, but roberta models have no head for it, only for mlm; families with one: bert" in line
     assert "families with one: albert" in said("--objectives", "mlm,sop")
-    assert "objectives has mlm and causal, but causal is learnt alone" in said("--objectives", "mlm,causal")
+    assert "objectives has causal and mlm, but causal is learnt alone" in said("--objectives", "mlm,causal")
     assert "objectives has causal, but bert models have no head for it" in said("--objectives", "causal")
     assert "negatives" in said("--objectives", "mlm,nsp", "--negatives", "none")
     toml = tmp_path / "wrong.toml"
