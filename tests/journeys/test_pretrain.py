@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import bothways
 from bothways.families import FAMILIES
 from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
-from bothways.nn.config import EmbeddingMap, LocalAttention
+from bothways.nn.config import LocalAttention
 from bothways.text.formats import load_tokenizer
 from bothways.train.optim import OPTIMIZERS
 from bothways.train.report import MetricsLog
@@ -137,23 +137,84 @@ def test_every_family_can_be_pretrained(
     """
     shape = PRESETS[FAMILIES_OF_PRESETS[family]].config
     sizes: dict[str, Any] = {"depth": 2, "width": 32, "heads": 2, "ffn": 48}
-    sizes |= {"embedding": EmbeddingMap(16)} if shape.embedding.words else {}
+    sizes |= {"embedding": replace(shape.embedding, words=16)} if shape.embedding.words else {}
     sizes |= {"local": LocalAttention(16, (GLOBAL, LOCAL))} if family == "modernbert" else {}
     small = replace(shape, **sizes)
     monkeypatch.setitem(PRESETS, "small", Preset(family, small))
-    assert run("pretrain", config, "--preset", "small", "--steps", "2", "--output", tmp_path) == 0
+    trained: list[bothways.Encoder] = []
+
+    def started(*arguments: Any) -> bothways.Encoder:
+        trained.append(starting_encoder(*arguments))
+        return trained[-1]
+
+    monkeypatch.setattr("bothways.train.pretrain.starting_encoder", started)
+    command = ["pretrain", config, "--preset", "small", "--steps", "2", "--precision", "fp32", "--output", tmp_path]
+    assert run(*command) == 0
     encoder = bothways.Encoder.from_pretrained(tmp_path / "model")
     assert encoder.unused == ()
+    assert encoder.config == trained[0].config
     model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()
     assert encoder.tokenizer is not None
     ids = [2, 1, 30, 40, 1, 0, 50, 3]  # with [UNK] and [PAD] in the middle
     with torch.inference_mode():
         output = encoder.network(bothways.Ragged.of([ids]))
+        before = trained[0].network.eval()(bothways.Ragged.of([ids]))
+        torch.testing.assert_close(output.last.data, before.last.data, atol=1e-6, rtol=0)
         theirs = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
         torch.testing.assert_close(output.last.data, theirs.hidden_states[-1][0], atol=1e-4, rtol=0)
         if family != "deberta-v2":
             head = encoder.heads["mlm"]
             torch.testing.assert_close(head(head.states(output)), theirs.logits[0], atol=1e-4, rtol=0)
+
+
+def test_the_best_checkpoint_stays_wherever_evaluations_fall(config: Path, tmp_path: Path) -> None:
+    """With a learning rate that ruins what was learnt, the best step is an early one, at which no save is due."""
+    often = ["--evaluate-every", "1", "--save-every", "50", "--keep", "1", "--steps", "8", "--warmup", "0"]
+    assert run("pretrain", config, *often, "--lr", "0.05", "--output", tmp_path) == 0
+    held = {row["step"]: row["held_out"]["mlm"] for row in rows(tmp_path) if "held_out" in row}
+    best = min(held, key=lambda step: held[step])
+    assert best < 8
+    assert saved(tmp_path) == [best, 8]
+
+
+def test_another_corpus_is_not_gone_on_with(
+    corpus: Path, config: Path, tmp_path: Path, fails: Callable[..., str], stop_at: Callable[[int, int], None]
+) -> None:
+    command = ["--steps", "4", "--output", tmp_path / "run"]
+    stop_at(2, signal.SIGTERM)
+    assert run("pretrain", config, *command) == 130
+    build = ["corpus", "build", "--tokenizer", corpus.parent / "tokenizer", "--held-out", "0.3", "--workers", "1"]
+    files = [
+        "--input",
+        corpus.parent / "00.txt",
+        "--input",
+        corpus.parent / "01.txt",
+        "--input",
+        corpus.parent / "02.txt",
+    ]
+    assert run(*build, *files, "--output", tmp_path / "other") == 0
+    said = fails(*command, "--resume", "--corpus", tmp_path / "other")
+    assert "not the corpus that" in said
+    assert "step-00000002 was trained on; name that one with --corpus" in said
+    moved = shutil.copytree(corpus, tmp_path / "moved")
+    assert run("pretrain", config, *command, "--resume", "--corpus", moved) == 0
+
+
+def test_a_spike_stops_or_is_skipped_and_said(
+    config: Path, tmp_path: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit that ordinary steps pass, once there is a mean."""
+    command = ["--steps", "40", "--spike", "1.0001", "--output", tmp_path, "--save-every", "5"]
+    said = fails(*command)
+    assert "is not a finite number, or a spike; its batches are in nonfinite.json" in said
+    stopped = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert stopped["step"] > 20
+    assert float(stopped["gradient"]) > 0
+    assert run("pretrain", config, *command, "--resume", "--nonfinite", "skip") == 0
+    assert "a gradient of unusual length; skip" in capsys.readouterr().err
+    skipped = [row["step"] for row in rows(tmp_path) if row.get("skipped")]
+    assert skipped[0] == stopped["step"]
+    assert len(skipped) < 20
 
 
 def test_a_second_run_in_the_same_folder_must_be_meant(
@@ -392,6 +453,8 @@ WRONG = {
     "seed": ("-1", "seed must be"),
     "corpus": ("/nowhere", "/nowhere/corpus.json: no such file"),
     "workers": ("x", "workers"),
+    "eps": ("0", "eps must be more than 0"),
+    "spike": ("0.5", "spike must be more than 1, or 0 for none"),
     "batch-tokenz": ("1", "unknown flag --batch-tokenz; did you mean batch_tokens?"),
 }
 

@@ -137,6 +137,8 @@ def test_objectives_that_cannot_be_are_one_line(
     assert "families with one: albert" in said("--objectives", "mlm,sop")
     assert "objectives has causal and mlm, but causal is learnt alone" in said("--objectives", "mlm,causal")
     assert "objectives has causal, but bert models have no head for it" in said("--objectives", "causal")
+    line = said("--objectives", "mlm,nsp", "--longest-start", "3", "--longest-warmup", "2")
+    assert "train split: sequences of 3 tokens leave no room beside 3 special ones" in line
     assert "negatives" in said("--objectives", "mlm,nsp", "--negatives", "none")
     toml = tmp_path / "wrong.toml"
     toml.write_text('objectives = ["mlm", "sopp"]\n' + config.read_text())

@@ -20,7 +20,9 @@ from bothways import Encoder
 from bothways.data.batch import Answers, Batch
 from bothways.data.packing import Packed
 from bothways.engine.streams import Streams
+from bothways.nn import losses
 from bothways.nn.dropout import dropout, seeded
+from bothways.nn.losses import vocabulary_cross_entropy
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
@@ -236,6 +238,39 @@ def test_a_batch_that_fails_ends_the_step(save_bert: Save, failing: int) -> None
     finally:
         torch.set_num_threads(threads)
     assert step(model, batches[2:]).applied  # and the next one is as good as ever
+
+
+def test_the_error_of_a_step_is_that_of_the_first_batch_that_fails() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+
+    def lose(number: int) -> None:
+        with added.turn(number):
+            if number == 1:
+                raise MemoryError("the real reason")
+            time.sleep(0.05 * (number == 0))  # the first is on its way back when the second fails
+            added.of(weight.sum())
+
+    with gradients_in_order([weight]) as added, ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(lose, number) for number in range(3)]
+        assert done[0].result() is None
+        with pytest.raises(MemoryError, match="the real reason"):
+            done[1].result()
+        with pytest.raises(RuntimeError, match="a batch before this one"):
+            done[2].result()
+
+
+def test_without_gradients_the_vocabulary_loss_makes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(5, 4), torch.nn.Parameter(torch.randn(9, 4))
+    targets = torch.arange(5)
+    expected = vocabulary_cross_entropy(x, weight, None, targets)[0]
+    seen: list[bool] = []
+    inner = losses._scores_to_slopes
+    monkeypatch.setattr(
+        losses, "_scores_to_slopes", lambda *a, slopes: (seen.append(slopes), inner(*a, slopes=slopes))[1]
+    )
+    with torch.no_grad():
+        assert vocabulary_cross_entropy(x, weight, None, targets)[0] == pytest.approx(float(expected), rel=1e-6)
+    assert seen == [False]
 
 
 def test_dropout_of_a_seed_is_scaled_and_always_the_same() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from bothways import ConfigError, InputError
+from bothways import ConfigError
 from bothways.data.batch import Batch
 from bothways.data.packing import Packing
 from bothways.data.pairs import Pairing, PairPacking
@@ -127,7 +127,7 @@ def test_cut_to_a_length_a_packing_is_the_one_that_has_it(filled: bool) -> None:
             np.testing.assert_array_equal(cut(1, number).pairs, other(1, number).pairs)
 
 
-@given(longest=st.integers(3, 600), start=st.integers(1, 600), warmup=st.integers(1, 50))
+@given(longest=st.integers(3, 600), start=st.integers(3, 600), warmup=st.integers(1, 50))
 def test_lengths_only_rise_from_the_first_to_the_longest(longest: int, start: int, warmup: int) -> None:
     if start > longest:
         with pytest.raises(ConfigError, match="longest_start must be between 0 and longest"):
@@ -160,13 +160,13 @@ def test_batches_only_rise_from_the_first_to_all(full: int, start: int, batch: i
     assert counts[0] == -(-start // batch)
     assert counts[warmup] == counts[-1] == -(-full // batch)
     assert all(a <= b for a, b in pairwise(counts))
-    assert settings.tokens == sum(min(full, count * batch) for count in counts[:warmup]) + (steps - warmup) * full
+    assert settings.tokens == batch * sum(counts[:steps])
 
 
 def test_without_warmup_every_step_is_whole() -> None:
     settings = StepSettings(steps=1000, step_tokens=1000, batch_tokens=300)
     assert {settings.batches(step) for step in range(1000)} == {4}
-    assert settings.tokens == 1_000_000
+    assert settings.tokens == 1_200_000
     assert CorpusSettings(longest=128).stages == ((0, 128),)
 
 
@@ -175,7 +175,8 @@ def test_without_warmup_every_step_is_whole() -> None:
     [
         ({"longest_start": 64}, {}, "longest_start says nothing without longest_warmup; give both or none"),
         ({"longest_warmup": 64}, {}, "longest_warmup says nothing without longest_start"),
-        ({"longest_start": -1}, {}, "longest_start must be between 0 and longest 128, got -1"),
+        ({"longest_start": -1}, {}, "longest_start must be at least 3: two special tokens and one more, got -1"),
+        ({"longest_start": 2, "longest_warmup": 9}, {}, "longest_start must be at least 3"),
         ({"longest_start": 9, "longest_warmup": 11}, {}, "longest_warmup must be between 0 and the 10 steps, got 11"),
         ({"longest_start": 9, "longest_warmup": -1}, {}, "longest_warmup must be between 0 and the 10 steps, got -1"),
         ({}, {"step_tokens_start": 9}, "step_tokens_start says nothing without step_tokens_warmup"),
@@ -187,9 +188,3 @@ def test_warmups_that_cannot_be_are_one_line(corpus: dict[str, Any], step: dict[
     with pytest.raises(ConfigError) as caught:
         PretrainSettings(corpus=CorpusSettings(**corpus), step=StepSettings(steps=10, warmup=0, **step))
     assert str(caught.value).startswith(said)
-
-
-def test_a_first_length_without_room_for_a_token_is_one_line() -> None:
-    corpus = replace(LENGTHS, longest_start=2)
-    with pytest.raises(InputError, match="sequences of 2 tokens leave no room"):
-        next(trainer(corpus, TOKENS)._batches(Progress()))

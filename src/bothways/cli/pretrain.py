@@ -44,8 +44,9 @@ def pretrain(config: Path, /, *flags: Rest) -> None:
     with show(settings.step.steps) as watch:
         outcome = run(settings, where.output, resume=where.resume, device=where.device, watch=watch)
     if outcome.stopped:
+        spike = ", or a spike" if settings.step.spike else ""
         raise InputError(
-            f"{where.output}: the loss or gradient of step {outcome.progress.step} is not a finite number; "
+            f"{where.output}: the loss or gradient of step {outcome.progress.step} is not a finite number{spike}; "
             "its batches are in nonfinite.json; go on with --resume --nonfinite skip, or start anew with a lower --lr"
         )
     if not outcome.finished:

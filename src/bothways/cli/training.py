@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +54,8 @@ def show(steps: int) -> Iterator[Callable[[Event, Reading | None], None]]:
 
 def _print(console: Console, event: Event) -> None:
     """A line for what does not happen at every step."""
-    what = f"not a finite number; {event.kind}"
+    finite = event.result is not None and math.isfinite(event.result.loss + event.result.gradient)
+    what = f"{'a gradient of unusual length' if finite else 'not a finite number'}; {event.kind}"
     if event.means is not None:
         what = "held out " + ", ".join(f"{name} {value:.4f}" for name, value in event.means.items())
     elif event.kind == "skip" and event.progress.scale is not None:

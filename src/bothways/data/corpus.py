@@ -170,6 +170,16 @@ class Corpus:
         return corpus
 
     @property
+    def identity(self) -> str:
+        """A checksum of everything that training sees: the tokenizer and all shards, wherever the folder is."""
+        parts = (
+            (split, shard.name, *sorted(shard.checksums.items()))
+            for split in SPLITS
+            for shard in self.splits[split].shards
+        )
+        return hashlib.sha256(repr((self.fingerprint, *parts)).encode()).hexdigest()
+
+    @property
     def tokenizer_folder(self) -> Path:
         return self.folder / "tokenizer"
 

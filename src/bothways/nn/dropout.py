@@ -25,10 +25,13 @@ PER_DRAW = 4  # chances in the 64 bits that the generator gives at a time
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """All dropout of this thread on a CPU, and `uniform`, is until the end a function of the seed and of what came
-    before in it.
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """All dropout of this thread, and `uniform`, is until the end a function of the seed and of what came before in it.
+
+    device: where; on one that is no CPU torch's own generator there is seeded, which all threads share.
     """
+    if device is not None and device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
     before = getattr(_current, "generator", None)
     _current.generator = np.random.SFC64(seed)
     try:

@@ -64,7 +64,7 @@ class MaskedLanguageHead(nn.Module):
     def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
         x = self._transformed(filled(rows))
-        return vocabulary_cross_entropy(x, self.decoder.weight, self.decoder.bias, targets)
+        return vocabulary_cross_entropy(x, self.decoder.weight, self.decoder.bias, targets, self.decoder.copy)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that words are predicted from."""
@@ -138,7 +138,7 @@ class LanguageModelHead(nn.Module):
 
     def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
-        return vocabulary_cross_entropy(filled(rows), self.decoder.weight, None, targets)
+        return vocabulary_cross_entropy(filled(rows), self.decoder.weight, None, targets, self.decoder.copy)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that each next word is predicted from."""

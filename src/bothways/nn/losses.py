@@ -19,8 +19,10 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
     """Scores, loss and gradients of some rows at a time: [M, vocab] is never held as a whole."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
-        half, wanted = weight.to(x.dtype), ctx.needs_input_grad
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, copy: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        half, wanted = weight.to(x.dtype) if copy is None else copy, ctx.needs_input_grad
         loss, correct = x.new_zeros((), dtype=torch.float32), targets.new_zeros(())
         dx = torch.zeros_like(x) if wanted[0] else None
         dw = torch.zeros_like(weight) if wanted[1] else None
@@ -44,7 +46,7 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, loss: Tensor, correct: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         dx, dw, db = (next(saved) if has else None for has in ctx.has)
-        return (*(None if g is None else g.mul_(loss) for g in (dx, dw, db)), None)  # in place: they are large
+        return (*(None if g is None else g.mul_(loss) for g in (dx, dw, db)), None, None)  # in place: they are large
 
 
 def _scores_to_slopes(
@@ -71,11 +73,15 @@ def _scores_to_slopes(
     return loss, correct
 
 
-def vocabulary_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+def vocabulary_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, copy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy of x Wᵀ + b with the targets, summed; and how many of the best scores are right.
 
     x [M, width] in the precision to compute in; weight [vocab, width]; bias [vocab]; targets int [M]. Sums are in fp32.
-    Rows of x beyond the targets count for nothing.
+    Rows of x beyond the targets count for nothing. copy: of the weight, in the precision of x, if there is one.
     """
-    loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets)
+    if not torch.is_grad_enabled():  # which the function itself cannot see
+        x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
+    loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets, copy)
     return loss, correct

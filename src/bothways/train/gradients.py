@@ -26,7 +26,7 @@ class Gradients:
         self._ended: set[int] = set()
         self._first = 0  # the first batch that has not ended
         self._last = 0
-        self._failed = False
+        self._failed: int | None = None
         self._taken: set[int] = set()
         self._changed = threading.Condition()
         self._here = threading.local()
@@ -35,13 +35,14 @@ class Gradients:
     def turn(self, number: int) -> Iterator[None]:
         """Within, this thread computes batch `number` (from 0 on). Batches begin in their order, each once.
 
-        Whatever fails within makes the turns that wait for it fail, too.
+        Whatever fails within makes the turns after it fail, too.
         """
         self._here.number = self._last = number
         try:
             yield
         except BaseException:
-            self._failed = True
+            with self._changed:
+                self._failed = number if self._failed is None else min(number, self._failed)
             raise
         finally:
             self._end(number)
@@ -64,9 +65,9 @@ class Gradients:
         """
         number, parameter = getattr(self._here, "number", self._last), self.parameters[index]
         with self._changed:
-            self._changed.wait_for(lambda: self._failed or max(self._first, self._added[index]) >= number)
-        if self._failed:
-            raise RuntimeError("another batch of this step has failed")
+            self._changed.wait_for(lambda: self._lost(number) or max(self._first, self._added[index]) >= number)
+        if self._lost(number):
+            raise RuntimeError("a batch before this one has failed")
         if parameter.grad is None:
             parameter.grad = self._own(gradient)
         else:
@@ -75,6 +76,10 @@ class Gradients:
             self._added[index] = number + 1
             self._changed.notify_all()
         return gradient.new_zeros(()).expand(gradient.shape)
+
+    def _lost(self, number: int) -> bool:
+        """Whether a batch before has failed; those before it are not disturbed, so that its error is seen first."""
+        return self._failed is not None and self._failed < number
 
     def _own(self, gradient: Tensor) -> Tensor:
         """The gradient, or a copy where its memory is another parameter's, too."""

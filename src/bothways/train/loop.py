@@ -28,6 +28,9 @@ from bothways.train.step import StepResult, evaluate, train_step
 
 __all__ = ["Event", "Trainer"]
 
+# The mean that a spike is told by: how fast it forgets, and after how many steps it is one.
+FORGETS, SETTLED = 0.02, 20
+
 
 @dataclass(frozen=True)
 class Event:
@@ -87,6 +90,7 @@ class Trainer:
                 streams,
                 seed=_mixed(self.run.seed, progress.step),
                 clip=self.step.clip,
+                longest=self._longest(progress),
                 scaler=scaler,
             )
             if self.average is not None and result.applied:
@@ -125,6 +129,11 @@ class Trainer:
         """Within, the model has the weights that are evaluated."""
         return nullcontext() if self.average is None else self.average.swapped()
 
+    def _longest(self, progress: Progress) -> float:
+        """The longest gradient that is no spike; until there is a mean of some steps, any."""
+        known = self.step.spike and progress.gradient is not None and progress.step >= SETTLED
+        return self.step.spike * (progress.gradient or 0.0) if known else math.inf
+
     def _otherwise(self, scaler: torch.amp.GradScaler | None) -> Literal["skip", "stop"]:
         """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say.
 
@@ -146,7 +155,7 @@ class Trainer:
 
     def _at_times(self, progress: Progress, streams: Streams, stop: bool) -> Generator[Event, None, Progress]:
         """What is due after some steps only."""
-        last = progress.step == self.step.steps
+        last, best = progress.step == self.step.steps, progress.best_step
         if self.held is not None and (last or progress.step % self.run.evaluate_every == 0):
             batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
             with self._weights():
@@ -155,14 +164,18 @@ class Trainer:
             if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)
             yield Event("evaluate", progress, means=means)
-        if last or stop or progress.step % self.run.save_every == 0:
+        if last or stop or progress.best_step != best or progress.step % self.run.save_every == 0:
             yield Event("save", progress)
         return progress
 
 
 def _after(progress: Progress, result: StepResult, place: Cursor) -> Progress:
+    mean = progress.gradient
+    if result.applied:
+        mean = result.gradient if mean is None else mean + FORGETS * (result.gradient - mean)
     return replace(
         progress,
+        gradient=mean,
         step=progress.step + 1,
         tokens=progress.tokens + result.tokens,
         epoch=place.epoch,

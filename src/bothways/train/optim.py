@@ -43,6 +43,8 @@ class AdamSettings:
         ):
             if not 0.0 <= value < most:
                 raise ConfigError(f"{name} must be 0 or more and less than {most:g}, got {value}")
+        if self.eps == 0.0:
+            raise ConfigError("eps must be more than 0: a weight without a gradient would become 0 / 0")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

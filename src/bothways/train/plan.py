@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bothways.data.packing import Packing
-from bothways.engine.streams import Streams
+from bothways.engine.streams import MOST_STREAMS, Streams
 from bothways.nn.config import EncoderConfig
 from bothways.objectives.objective import Model, Objective
 from bothways.train.feed import Cursor, feed
@@ -73,7 +73,8 @@ def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length:
     if settings.step.checkpointing:
         token = len(config.order) * config.width * size + token / len(config.order)
     scores = 2 * predicted * config.vocab * 4
-    return int(settings.step.step_tokens * (token + scores))
+    together = min(settings.step.batches(settings.step.steps), MOST_STREAMS)
+    return int(together * settings.step.batch_tokens * (token + scores))
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:

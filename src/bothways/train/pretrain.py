@@ -14,9 +14,8 @@ import torch
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import Corpus
-from bothways.errors import ConfigError, MissingExtraError
+from bothways.errors import ConfigError, InputError, MissingExtraError
 from bothways.objectives.objective import Model
-from bothways.text.tokenizer import Tokenizer
 from bothways.train.averaging import Average
 from bothways.train.board import Board, check_board
 from bothways.train.card import write_card
@@ -77,7 +76,7 @@ def pretrain(
     if settings.run.tensorboard:
         check_board()
     material = material_of(settings)
-    started = _started(settings, material.tokenizer, output, resume, device)
+    started = _started(settings, material, output, resume, device)
     begin(output, settings, started)
     outcome = _run(settings, material, started, output, watch, device)
     if outcome.finished:
@@ -96,14 +95,17 @@ def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan
 
 
 def _started(
-    settings: PretrainSettings, tokenizer: Tokenizer, output: Path, resume: bool, device: torch.device
+    settings: PretrainSettings, material: Material, output: Path, resume: bool, device: torch.device
 ) -> Restored:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
     started = restore(output, lambda model: _parts(settings, model.to(device))) if resume else None
     if started is None:
-        encoder = starting_encoder(settings, tokenizer)
+        encoder = starting_encoder(settings, material.tokenizer)
         model = Model(encoder.network, encoder.heads)
         started = Restored(encoder, model, *_parts(settings, model.to(device)), Progress(), output)
+    elif started.corpus not in (None, material.corpus.identity):
+        folder = settings.corpus.corpus
+        raise InputError(f"{folder}: not the corpus that {started.folder} was trained on; name that one with --corpus")
     _set_up(started.encoder, settings, device)
     return started
 
@@ -141,7 +143,15 @@ def _run(
     )
 
     def save(at: Progress) -> None:
-        save_checkpoint(output, started.encoder, started.optimizer, at, described(settings), started.average)
+        save_checkpoint(
+            output,
+            started.encoder,
+            started.optimizer,
+            at,
+            described(settings),
+            started.average,
+            material.corpus.identity,
+        )
         prune(output, settings.run.keep, at)
 
     with _logs(output, settings.run, started.progress.step) as log:

@@ -55,8 +55,11 @@ class MetricsLog:
         """Write what is due of a step, an evaluation or a skipped step."""
         if event.kind == "save" or (event.kind == "step" and event.progress.step % self._every):
             return
-        self._file.write(_line(row(event)))
-        self._file.flush()
+        try:
+            self._file.write(_line(row(event)))
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"{self._file.name}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         self._file.close()

@@ -26,6 +26,7 @@ __all__ = [
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
 MOST_WARMUP = 10_000
+SHORTEST = 3  # tokens of a sequence
 
 
 def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
@@ -88,6 +89,9 @@ class CorpusSettings:
     workers: int = 1
 
     def __post_init__(self) -> None:
+        for name, length in (("longest", self.longest), ("longest_start", self.longest_start or SHORTEST)):
+            if length < SHORTEST:
+                raise ConfigError(f"{name} must be at least {SHORTEST}: two special tokens and one more, got {length}")
         _check_rise("longest", self.longest, self.longest_start, self.longest_warmup)
 
     @property
@@ -120,7 +124,7 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """steps: how many.    step_tokens: tokens of one.
+    """steps: how many.    step_tokens: tokens of one, rounded up to whole batches.
     batch_tokens: tokens computed at a time (memory against speed); a step has as many batches as it takes.
     step_tokens_start, step_tokens_warmup: the first step has step_tokens_start tokens (0: step_tokens at once), and
     whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
@@ -133,6 +137,7 @@ class StepSettings:
     checkpointing: compute activations again on the way back, for less memory.
     compile: let torch's compiler fuse what a layer does after attention; for GPUs (see `train.compiling`).
     nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
+    spike: a gradient so many times as long as the mean of those before is treated like that, too; 0 for none.
     ema: decay of an average of the weights over the steps, such as 0.999; 0 for none. It is what is evaluated, and what
     the finished run leaves as its model; checkpoints have it beside the weights.
     """
@@ -150,6 +155,7 @@ class StepSettings:
     checkpointing: bool = False
     compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
+    spike: float = 0.0
     ema: float = 0.0
 
     def __post_init__(self) -> None:
@@ -161,6 +167,8 @@ class StepSettings:
         _check_one_of("precision", self.precision, PRECISIONS)
         if self.nonfinite not in ("stop", "skip"):
             raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
+        if self.spike != 0 and not self.spike > 1:
+            raise ConfigError(f"spike must be more than 1, or 0 for none, got {self.spike}")
         if not self.clip >= 0:
             raise ConfigError(f"clip must be 0 or more, got {self.clip}")
         if self.warmup is not None:
@@ -180,10 +188,10 @@ class StepSettings:
 
     @property
     def tokens(self) -> int:
-        """Of the whole run, about."""
+        """Of the whole run, about: steps take whole batches."""
         rising = min(self.steps, self.step_tokens_warmup)
-        begun = sum(min(self.step_tokens, self.batches(step) * self.batch_tokens) for step in range(rising))
-        return begun + (self.steps - rising) * self.step_tokens
+        batches = sum(self.batches(step) for step in range(rising)) + (self.steps - rising) * self.batches(rising)
+        return batches * self.batch_tokens
 
     @property
     def rising(self) -> int:

@@ -50,7 +50,7 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     preset = PRESETS[name]
     family = FAMILIES[preset.family]
     check_heads(settings.objective.objectives, family)
-    config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), tokenizer)
+    config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), family, tokenizer)
     config = _dropping(config, settings.model.dropout)
     extras = _special_ids(config, tokenizer)
     generator = torch.Generator().manual_seed(settings.run.seed)
@@ -81,10 +81,14 @@ def _fresh_head(
     return head
 
 
-def _counted_from_padding(config: EncoderConfig, tokenizer: Tokenizer) -> EncoderConfig:
-    """The config with positions behind this tokenizer's padding id, for families that count them from there."""
+def _counted_from_padding(config: EncoderConfig, family: Family, tokenizer: Tokenizer) -> EncoderConfig:
+    """The config with positions behind this tokenizer's padding id, for families whose files say so.
+
+    (MPNet counts from 2 whatever the padding is: a file of it could not say otherwise.)
+    """
     positions, pad = config.positions, tokenizer.id_of("pad")
-    if pad is None or not isinstance(positions, LearnedPositions) or not positions.offset:
+    said = any(key.ours == "positions.offset" for key in family.keys)
+    if pad is None or not said or not isinstance(positions, LearnedPositions):
         return config
     count = positions.count - positions.offset + pad + 1
     return replace(config, positions=replace(positions, count=count, offset=pad + 1))

@@ -43,6 +43,7 @@ class Progress:
     """How far a run is: steps done, tokens seen, the next batch's place, and the best held-out loss with its step.
 
     scale: in fp16, what losses are multiplied with, and unchanged: for how many steps now.
+    gradient: a running mean of how long gradients were before clipping.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class Progress:
     best_step: int | None = None
     scale: float | None = None
     unchanged: int = 0
+    gradient: float | None = None
 
     @property
     def cursor(self) -> Cursor:
@@ -61,7 +63,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """What a checkpoint holds, ready to go on."""
+    """What a checkpoint holds, ready to go on. corpus: the identity of what it was trained on, if that is known."""
 
     encoder: Encoder
     model: Model
@@ -69,6 +71,7 @@ class Restored:
     average: Average | None
     progress: Progress
     folder: Path
+    corpus: str | None = None
 
 
 Parts = Callable[[Model], tuple[torch.optim.Optimizer, Average | None]]
@@ -81,8 +84,12 @@ def save_checkpoint(
     progress: Progress,
     settings: Mapping[str, Any],
     average: Average | None = None,
+    corpus: str | None = None,
 ) -> Path:
-    """Write the checkpoint of a step, aside first; the finished folder's path. Raises InputError if it cannot be."""
+    """Write the checkpoint of a step, aside first; the finished folder's path. Raises InputError if it cannot be.
+
+    corpus: the identity of what the run is trained on.
+    """
     place = run / FOLDER / _name(progress.step)
     aside = place.with_name(f".{place.name}.{os.getpid()}")
     for begun in place.parent.glob(".step-*"):  # by a process that was killed
@@ -94,7 +101,8 @@ def save_checkpoint(
         if average is not None:
             save_file(average.state(), aside / AVERAGE)
         sums = {path.name: sha256(path) for path in sorted(aside.iterdir())}
-        write_json(aside / STATE, {"progress": asdict(progress), "settings": dict(settings), "sha256": sums})
+        state = {"progress": asdict(progress), "corpus": corpus, "settings": dict(settings), "sha256": sums}
+        write_json(aside / STATE, state)
         for path in aside.iterdir():
             _to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
@@ -151,7 +159,8 @@ def _read(folder: Path, parts: Parts) -> Restored:
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
     if average is not None:
         average.restore(load_file(folder / AVERAGE))
-    return Restored(encoder, model, optimizer, average, Progress(**state["progress"]), folder)
+    progress = Progress(**state["progress"])
+    return Restored(encoder, model, optimizer, average, progress, folder, state.get("corpus"))
 
 
 def prune(run: Path, keep: int, progress: Progress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -60,13 +61,17 @@ def train_step(
     *,
     seed: int = 0,
     clip: float = 0.0,
+    longest: float = math.inf,
     scaler: torch.amp.GradScaler | None = None,
 ) -> StepResult:
     """Gradients of the batches' losses, as if they were one batch; then a step, unless a number is not finite.
 
     Each loss is a sum over rows, divided by the count of such rows in all batches together, which is known beforehand.
     On a CPU the batches are computed side by side, and their gradients added in their order: the result does not
-    depend on how many threads there are. seed: of dropout, and of all else that the objective leaves to chance.
+    depend on how many threads there are.
+
+    seed: of dropout, and of all else that the objective leaves to chance.    clip: gradients are shortened to it; 0 for
+    none.    longest: a longer gradient, before that, is a spike, and the step is not taken.
     """
     counts: dict[str, int] = defaultdict(int)
     for batch in batches:
@@ -74,15 +79,16 @@ def train_step(
             counts[name] += count
     optimizer.zero_grad(set_to_none=True)
     with copied(model, model.network.dtype), gradients_in_order(model.parameters()) as gradients:
-        sums = list(_Back(model, objective, counts, seed, scaler, gradients).all(batches, streams))
+        sums = list(_Back(model, objective, counts, seed, streams, scaler, gradients).all(batches))
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradient = _clip(model, clip)
     means = _means(sums)
     loss = sum(means[name] * objective.losses[name] for name in counts if counts[name])
-    applied = math.isfinite(loss) and math.isfinite(gradient)
+    applied = math.isfinite(loss) and math.isfinite(gradient) and gradient <= longest
     if scaler is not None:
-        scaler.step(optimizer)
+        if applied or not math.isfinite(gradient):  # of the latter it takes note, and takes no step
+            scaler.step(optimizer)
         scaler.update()
     elif applied:
         optimizer.step()
@@ -100,44 +106,48 @@ class _Back:
     objective: Objective
     counts: Mapping[str, int]
     seed: int
+    streams: Streams
     scaler: torch.amp.GradScaler | None
     gradients: Gradients
 
-    def all(self, batches: Sequence[Batch], streams: Streams) -> Iterator[tuple[str, Part]]:
+    def all(self, batches: Sequence[Batch]) -> Iterator[tuple[str, Part]]:
         """Of each batch in their order, or of all together."""
         numbered = list(enumerate(batches))
         if isinstance(self.objective, Joint) and len(batches) > 1:
-            yield from self._jointly(self.objective, numbered, streams)
+            yield from self._jointly(self.objective, numbered)
         else:
-            yield from chain.from_iterable(streams.map(self._apart, numbered))
+            yield from chain.from_iterable(self.streams.map(self._apart, numbered))
 
     def _apart(self, numbered: tuple[int, Batch]) -> Told:
         number, batch = numbered
-        with self.gradients.turn(number), seeded(self.seed + number):
+        with self.gradients.turn(number), self._seeded(number):
             result = self.objective.loss(self.model, batch)
             self.gradients.of(self._mean(result))
         return _told(result)
 
-    def _jointly(self, objective: Joint, numbered: list[tuple[int, Batch]], streams: Streams) -> Told:
+    def _jointly(self, objective: Joint, numbered: list[tuple[int, Batch]]) -> Told:
         """The loss once, from the states of all batches; then each batch again, back from the slopes of its states."""
 
         def states_of(numbered: tuple[int, Batch]) -> Tensor:
             number, batch = numbered
             # Not under no_grad: attention would take another path, on which dropout drops other numbers.
-            with seeded(self.seed + number):
+            with self._seeded(number):
                 return objective.states(self.model, batch).detach()
 
         def again(numbered: tuple[int, Batch]) -> None:
             number, batch = numbered
-            with self.gradients.turn(1 + number), seeded(self.seed + number):
+            with self.gradients.turn(1 + number), self._seeded(number):
                 self.gradients.of(objective.states(self.model, batch), slopes[number])
 
-        states = [some.requires_grad_() for some in streams.map(states_of, numbered)]
-        with self.gradients.turn(0), seeded(self.seed + len(numbered)):
+        states = [some.requires_grad_() for some in self.streams.map(states_of, numbered)]
+        with self.gradients.turn(0), self._seeded(len(numbered)):
             result = objective.joint(self.model, states, [batch for _, batch in numbered])
             slopes = self.gradients.of(self._mean(result), beside=states)
-        deque(streams.map(again, numbered), maxlen=0)
+        deque(self.streams.map(again, numbered), maxlen=0)
         return _told(result)
+
+    def _seeded(self, number: int) -> AbstractContextManager[None]:
+        return seeded(self.seed + number, self.streams.device)
 
     def _mean(self, result: Losses) -> Tensor:
         """The weighted sum of means over the rows of all batches, scaled."""
