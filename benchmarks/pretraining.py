@@ -138,6 +138,7 @@ class Ours:
         from bothways.objectives.masking import Masking
         from bothways.objectives.mlm import MaskedLanguageModelling
         from bothways.objectives.objective import Model
+        from bothways.objectives.reading import Together
         from bothways.train.feed import Cursor, feed
         from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
 
@@ -153,7 +154,7 @@ class Ours:
         self.packing = packing(model, text)
         special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
         ids = [load_tokenizer(model, LONGEST).token_to_id(token) for token in special]
-        self.objective = MaskedLanguageModelling(VOCAB, ids[-1], frozenset(ids), Masking(MASKED))
+        self.objective = Together((MaskedLanguageModelling(VOCAB, ids[-1], frozenset(ids), Masking(MASKED)),))
         self.batches = (batch for batch, _ in feed(self.packing, self.objective, SEED, Cursor(), workers=0))
         self.requests: dict[str, Callable[..., dict[str, Any]]] = {
             "flops": self.flops,

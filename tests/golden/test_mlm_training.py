@@ -22,6 +22,7 @@ from bothways.nn.losses import ROWS_AT_A_TIME, vocabulary_cross_entropy
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
+from bothways.objectives.reading import Together
 from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
 from bothways.train.step import train_step
 
@@ -38,15 +39,15 @@ def ragged_batch(vocab: int, seed: int = 0) -> Batch:
     ends = np.cumsum(LENGTHS)
     special = np.isin(np.arange(len(ids)), [*(ends - 1), *(ends - LENGTHS)])
     ids[special] = 2
-    objective = MaskedLanguageModelling(vocab, MASK, SPECIAL, Masking(rate=0.3))
+    objective = Together((MaskedLanguageModelling(vocab, MASK, SPECIAL, Masking(rate=0.3)),))
     return objective.corrupt(Packed(ids, ~special, special, LENGTHS), rng)
 
 
 def padded(batch: Batch, padding: int) -> dict[str, Tensor]:
     """As transformers takes it: rectangles, -100 where nothing is predicted."""
-    assert batch.rows is not None
-    assert batch.labels is not None
-    labels = torch.full_like(batch.tokens.data, -100).index_copy(0, batch.rows, batch.labels)
+    answers = batch.labels["mlm"]
+    assert answers.rows is not None
+    labels = torch.full_like(batch.tokens.data, -100).index_copy(0, answers.rows, answers.values)
     rows = list(batch.tokens.layout.lengths)
 
     def rectangle(x: Tensor, fill: int) -> Tensor:
@@ -81,7 +82,7 @@ def test_loss_and_all_gradients_are_those_of_transformers(save_family: Save, fam
     kind = SAVE_FAMILY[family].kind("ForMaskedLM")
     encoder, theirs = Encoder.from_pretrained(folder), kind.from_pretrained(folder).train()
     batch = ragged_batch(encoder.config.vocab)
-    objective = MaskedLanguageModelling(encoder.config.vocab, MASK, SPECIAL)
+    objective = Together((MaskedLanguageModelling(encoder.config.vocab, MASK, SPECIAL),))
     result = objective.loss(Model(encoder.network, encoder.heads).train(), batch)
     loss = result.losses["mlm"].total / result.losses["mlm"].count
     loss.backward()
@@ -145,7 +146,7 @@ def test_a_step_is_adamw_by_the_formula_after_clipping(save_family: Save) -> Non
     model = Model(encoder.network, encoder.heads).train()
     adam = AdamSettings(lr=1e-2, beta1=0.8, beta2=0.95, eps=1e-5, weight_decay=0.1)
     optimizer = OPTIMIZERS["adamw"](parameter_groups(model, adam.weight_decay), adam)
-    objective = MaskedLanguageModelling(encoder.config.vocab, MASK, SPECIAL)
+    objective = Together((MaskedLanguageModelling(encoder.config.vocab, MASK, SPECIAL),))
     names = [name for name, _ in model.named_parameters()]
     first = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     second = {name: torch.zeros_like(p) for name, p in model.named_parameters()}

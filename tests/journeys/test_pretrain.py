@@ -553,8 +553,9 @@ def test_a_number_that_is_not_finite_stops_the_run_and_its_batch_is_kept(
     for batch in found["batches"]:
         ids = [token for sequence in batch["ids"] for token in sequence]
         assert 64 < len(ids) <= 256
-        assert len(batch["rows"]) == len(batch["labels"]) > 0
-        assert max(batch["rows"]) < len(ids)
+        answers = batch["labels"]["mlm"]
+        assert len(answers["rows"]) == len(answers["values"]) > 0
+        assert max(answers["rows"]) < len(ids)
     assert run(*command, "--resume", "--nonfinite", "skip") == 0
     assert "not a finite number; skip" in capsys.readouterr().err
     skipped = [row["step"] for row in rows(tmp_path) if row.get("skipped")]

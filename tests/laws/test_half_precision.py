@@ -17,6 +17,7 @@ from bothways.engine.streams import Streams
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
+from bothways.objectives.reading import Together
 from bothways.train.feed import held_out
 from bothways.train.loop import Event, Trainer
 from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
@@ -44,10 +45,12 @@ def optimizer_of(model: Model) -> torch.optim.Optimizer:
 
 def trainer(encoder: Encoder, model: Model, optimizer: torch.optim.Optimizer) -> Trainer:
     encoder.network.dtype = torch.float16
-    objective = MaskedLanguageModelling(encoder.config.vocab, 4, frozenset(range(5)), Masking(rate=0.3))
+    masked = MaskedLanguageModelling(encoder.config.vocab, 4, frozenset(range(5)), Masking(rate=0.3))
     packing = Packing([Text()], longest=32, budget=64, before=2, after=3)
     corpus = CorpusSettings(longest=32, workers=0)
-    return Trainer(model, objective, optimizer, packing, None, CPU, corpus, STEPS, RunSettings(save_every=100))
+    return Trainer(
+        model, Together((masked,)), optimizer, packing, None, CPU, corpus, STEPS, RunSettings(save_every=100)
+    )
 
 
 @pytest.fixture

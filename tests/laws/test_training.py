@@ -17,7 +17,7 @@ from small_models import MASKED
 from torch import Tensor
 
 from bothways import Encoder
-from bothways.data.batch import Batch
+from bothways.data.batch import Answers, Batch
 from bothways.data.packing import Packed
 from bothways.engine.streams import Streams
 from bothways.nn import losses
@@ -26,6 +26,7 @@ from bothways.nn.losses import vocabulary_cross_entropy
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
+from bothways.objectives.reading import Together
 from bothways.ragged import Layout, Ragged
 from bothways.train.gradients import gradients_in_order
 from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
@@ -37,8 +38,8 @@ CPU = torch.device("cpu")
 MASK, SPECIAL = 4, frozenset(range(5))
 
 
-def objective(vocab: int, rate: float = 0.3) -> MaskedLanguageModelling:
-    return MaskedLanguageModelling(vocab, MASK, SPECIAL, Masking(rate=rate))
+def objective(vocab: int, rate: float = 0.3) -> Together:
+    return Together((MaskedLanguageModelling(vocab, MASK, SPECIAL, Masking(rate=rate)),))
 
 
 def masked(vocab: int, lengths: Sequence[int], seed: int = 0, rate: float = 0.3) -> Batch:
@@ -52,11 +53,12 @@ def masked(vocab: int, lengths: Sequence[int], seed: int = 0, rate: float = 0.3)
 def joined(batches: Sequence[Batch]) -> Batch:
     """The same sequences and masks as one batch."""
     starts = np.cumsum([0, *(len(batch.tokens.data) for batch in batches)]).tolist()
-    rows = [batch.rows + start for batch, start in zip(batches, starts) if batch.rows is not None]
-    labels = [batch.labels for batch in batches if batch.labels is not None]
+    answers = [batch.labels["mlm"] for batch in batches]
+    rows = [one.rows + start for one, start in zip(answers, starts) if one.rows is not None]
     layout = Layout.of([length for batch in batches for length in batch.tokens.layout.lengths])
     tokens = Ragged(torch.cat([batch.tokens.data for batch in batches]), layout)
-    return Batch(tokens, None, tuple(range(len(layout))), labels=torch.cat(labels), rows=torch.cat(rows))
+    labels = {"mlm": Answers(torch.cat([one.values for one in answers]), torch.cat(rows))}
+    return Batch(tokens, None, tuple(range(len(layout))), labels=labels)
 
 
 def fresh(folder: Path, dropped: float | None = None) -> Model:
@@ -101,7 +103,7 @@ def test_micro_batches_give_the_gradients_of_one_batch(save_bert: Save) -> None:
     one, many = fresh(folder), fresh(folder)
     vocab = one.network.config.vocab
     batches = [masked(vocab, lengths, seed, rate) for seed, (lengths, rate) in enumerate(MICRO)]
-    counts = [len(batch.labels) for batch in batches if batch.labels is not None]
+    counts = [len(batch.labels["mlm"].values) for batch in batches]
     assert max(counts) > 10 * min(counts)
     whole, parts = step(one, [joined(batches)]), step(many, batches)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
@@ -119,8 +121,7 @@ def test_a_batch_in_which_nothing_is_masked_counts_for_nothing(save_bert: Save) 
     alone, together, idle = fresh(folder), fresh(folder), fresh(folder)
     vocab = alone.network.config.vocab
     some, none = masked(vocab, [9, 8]), masked(vocab, [2, 2])
-    assert none.labels is not None
-    assert len(none.labels) == 0
+    assert len(none.labels["mlm"].values) == 0
     step(alone, [some])
     step(together, [none, some])
     assert_same_bits(gradients(alone), gradients(together))

@@ -14,6 +14,7 @@ from bothways import ConfigError
 from bothways.data.packing import Packed
 from bothways.objectives.masking import Masked, Masking, mask_tokens
 from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.objectives.reading import Together
 
 Unit = Literal["token", "word", "span"]
 UNITS = get_args(Unit)
@@ -134,18 +135,16 @@ def test_few_tokens_or_none_are_no_special_case(count: int, unit: Unit, seed: in
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_objective_keeps_its_special_tokens_and_is_deterministic(unit: Unit) -> None:
-    objective = MaskedLanguageModelling(VOCAB, MASK, SPECIAL, Masking(unit=unit, mask=0.0, random=1.0))
+    objective = Together((MaskedLanguageModelling(VOCAB, MASK, SPECIAL, Masking(unit=unit, mask=0.0, random=1.0)),))
     source = packed(20_000)
     batch, again = (objective.corrupt(source, np.random.default_rng(3)) for _ in range(2))
     other = objective.corrupt(source, np.random.default_rng(4))
-    assert batch.rows is not None
-    assert batch.labels is not None
     ids = batch.tokens.data.numpy()
     fixed = np.isin(source.ids, list(SPECIAL))
     assert (ids[fixed] == source.ids[fixed]).all()
     assert not np.isin(ids[~fixed], list(SPECIAL)).any()
     assert batch.tokens.layout.lengths == source.lengths
-    assert objective.counts(batch) == {"mlm": len(batch.rows)}
+    assert objective.counts(batch) == {"mlm": len(batch.labels["mlm"].values)}
     assert again.tokens.data.equal(batch.tokens.data)
     assert not other.tokens.data.equal(batch.tokens.data)
 

@@ -17,8 +17,10 @@ from torch import nn
 from bothways import ConfigError
 from bothways.data.batch import Batch
 from bothways.data.packing import Packing
+from bothways.data.pairs import Pairing, PairPacking
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.objectives.reading import Together
 from bothways.train.loop import Trainer
 from bothways.train.settings import CorpusSettings, PretrainSettings, RunSettings, StepSettings
 from bothways.train.state import Progress
@@ -43,7 +45,7 @@ SHARD = Arrays(
 
 def trainer(corpus: CorpusSettings, step: StepSettings) -> Trainer:
     packing = Packing([SHARD], longest=corpus.longest, budget=step.batch_tokens, before=1, after=2, seed=3)
-    objective = MaskedLanguageModelling(600, 4, frozenset(range(10)), Masking())
+    objective = Together((MaskedLanguageModelling(600, 4, frozenset(range(10)), Masking()),))
     nothing: Any = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(nothing.parameters())
     return Trainer(nothing, objective, optimizer, packing, None, CPU, corpus, step, RunSettings(seed=3))
@@ -65,7 +67,7 @@ def steps_from(trained: Trainer, progress: Progress) -> Steps:
 def same(some: Steps, others: Steps) -> bool:
     def plain(steps: Steps) -> list[Any]:
         return [
-            ([(b.tokens.data.tolist(), b.rows, b.labels) for b in batches], progress.cursor)
+            ([(b.tokens.data.tolist(), b.labels["mlm"].rows, b.labels["mlm"].values) for b in batches], progress.cursor)
             for batches, progress in steps
         ]
 
@@ -111,11 +113,18 @@ def test_cut_to_a_length_a_packing_is_the_one_that_has_it(filled: bool) -> None:
     def packing(longest: int) -> Packing:
         return Packing([SHARD], longest=longest, budget=100, before=1, after=2, seed=3, filled=filled)
 
-    cut, other = packing(48).cut_to(24), packing(24)
-    assert cut.batches(1) == other.batches(1)
-    for number in range(other.batches(1)):
-        assert cut(1, number).lengths == other(1, number).lengths
-        np.testing.assert_array_equal(cut(1, number).ids, other(1, number).ids)
+    def pairs(longest: int) -> Packing:
+        said = {"longest": longest, "budget": 100, "before": 1, "after": 2, "seed": 3}
+        return PairPacking(Pairing("next", "same"), [SHARD], **said, filled=filled)
+
+    for cut, other in ((packing(48).cut_to(24), packing(24)), (pairs(40).cut_to(24), pairs(24))):
+        assert type(cut) is type(other)
+        assert cut.batches(1) == other.batches(1)
+        for number in range(other.batches(1)):
+            assert cut(1, number).lengths == other(1, number).lengths
+            np.testing.assert_array_equal(cut(1, number).ids, other(1, number).ids)
+            np.testing.assert_array_equal(cut(1, number).types, other(1, number).types)
+            np.testing.assert_array_equal(cut(1, number).pairs, other(1, number).pairs)
 
 
 @given(longest=st.integers(3, 600), start=st.integers(3, 600), warmup=st.integers(1, 50))
@@ -159,7 +168,7 @@ def test_batches_only_rise_from_the_first_to_all(full: int, start: int, batch: i
 def test_without_warmup_every_step_is_whole() -> None:
     settings = StepSettings(steps=1000, step_tokens=1000, batch_tokens=300)
     assert {settings.batches(step) for step in range(1000)} == {4}
-    assert settings.tokens == 1_000_000
+    assert settings.tokens == 1_200_000
     assert CorpusSettings(longest=128).stages == ((0, 128),)
 
 
@@ -169,6 +178,7 @@ def test_without_warmup_every_step_is_whole() -> None:
         ({"longest_start": 64}, {}, "longest_start says nothing without longest_warmup; give both or none"),
         ({"longest_warmup": 64}, {}, "longest_warmup says nothing without longest_start"),
         ({"longest_start": -1}, {}, "longest_start must be at least 3: two special tokens and one more, got -1"),
+        ({"longest_start": 2, "longest_warmup": 9}, {}, "longest_start must be at least 3"),
         ({"longest_start": 9, "longest_warmup": 11}, {}, "longest_warmup must be between 0 and the 10 steps, got 11"),
         ({"longest_start": 9, "longest_warmup": -1}, {}, "longest_warmup must be between 0 and the 10 steps, got -1"),
         ({}, {"step_tokens_start": 9}, "step_tokens_start says nothing without step_tokens_warmup"),
@@ -180,8 +190,3 @@ def test_warmups_that_cannot_be_are_one_line(corpus: dict[str, Any], step: dict[
     with pytest.raises(ConfigError) as caught:
         PretrainSettings(corpus=CorpusSettings(**corpus), step=StepSettings(steps=10, warmup=0, **step))
     assert str(caught.value).startswith(said)
-
-
-def test_a_first_length_without_room_for_a_token_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="longest_start must be at least 3"):
-        replace(LENGTHS, longest_start=2)

@@ -42,4 +42,6 @@ def _default(field: Field[Any]) -> str:
     value = field.default
     if value is None or value is MISSING:
         return "-"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -24,8 +24,9 @@ Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 def pretrain(config: Path, /, *flags: Rest) -> None:
     """Pretrain an encoder as a TOML file says; any key of it can be given as a flag too, which wins.
 
-    On the way it shows loss, accuracy of masked tokens, tokens a second, the share of the machine's matrix-product rate
-    that this is, and the time left. `run/metrics.jsonl` has the numbers; --tensorboard writes them for TensorBoard too.
+    On the way it shows loss, accuracy of predicted tokens, tokens a second, the share of the machine's
+    matrix-product rate that this is, and the time left. `run/metrics.jsonl` has the numbers; --tensorboard
+    writes them for TensorBoard too.
 
     Interrupted (Ctrl-C, SIGTERM), it saves and exits with 130; say --resume to go on.
 

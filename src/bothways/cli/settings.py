@@ -14,7 +14,14 @@ from cyclopts.config import Toml
 from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
-from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, RunSettings, StepSettings
+from bothways.train.settings import (
+    CorpusSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    PretrainSettings,
+    RunSettings,
+    StepSettings,
+)
 
 __all__ = ["PARTS", "RunFlags", "known_keys", "read_settings"]
 
@@ -26,6 +33,7 @@ PARTS = {
     "adam": AdamSettings,
     "step": StepSettings,
     "run": RunSettings,
+    "objective": ObjectiveSettings,
 }
 
 
@@ -71,9 +79,10 @@ def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, R
         adam: Annotated[AdamSettings, FLAT] = AdamSettings(),  # noqa: B008
         step: Annotated[StepSettings, FLAT] = StepSettings(),  # noqa: B008
         run: Annotated[RunSettings, FLAT] = RunSettings(),  # noqa: B008
+        objective: Annotated[ObjectiveSettings, FLAT] = ObjectiveSettings(),  # noqa: B008
         where: Annotated[RunFlags, FLAT] = RunFlags(),
     ) -> tuple[PretrainSettings, RunFlags]:
-        return PretrainSettings(model, corpus, masking, adam, step, run), where
+        return PretrainSettings(model, corpus, masking, adam, step, run, objective), where
 
     try:
         found: tuple[PretrainSettings, RunFlags] = app(list(flags), exit_on_error=False, print_error=False)

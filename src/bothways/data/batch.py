@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bothways.ragged import Layout, Ragged
 
-__all__ = ["Batch", "Tokens", "batch", "by_token_budget"]
+__all__ = ["Answers", "Batch", "Tokens", "batch", "by_token_budget"]
 
 
 class Tokens(Protocol):
@@ -33,14 +33,30 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Answers:
+    """What a loss compares with.
+
+    values: [M].    rows: int64 [M], the rows of tokens they belong to; what is said of a whole sequence belongs to its
+    first row. None: they belong to all rows.
+    """
+
+    values: Tensor
+    rows: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Answers:
+        """These answers on another device."""
+        rows = None if self.rows is None else self.rows.to(device, non_blocking=True)
+        return Answers(self.values.to(device, non_blocking=True), rows)
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Sequences for one forward.
 
     tokens: ids int64 [T].    types: int64 [T], or None where all are 0.
     origin: where each sequence stood in the input.
     target: the other side of a sequence-to-sequence pair.    groups: sequences that belong together (the choices of a
-    question, the documents of a query).    labels: what a loss compares with.
-    rows: int64 [M], the rows of tokens that labels belong to; None where they belong to all, or to sequences.
+    question, the documents of a query).    labels: what losses compare with, by their names.
     """
 
     tokens: Ragged
@@ -48,23 +64,17 @@ class Batch:
     origin: tuple[int, ...]
     target: Ragged | None = None
     groups: Layout | None = None
-    labels: Tensor | None = None
-    rows: Tensor | None = None
+    labels: Mapping[str, Answers] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """This batch on another device."""
-
-        def moved(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, non_blocking=True)
-
         return replace(
             self,
             tokens=self.tokens.to(device),
-            types=moved(self.types),
+            types=None if self.types is None else self.types.to(device, non_blocking=True),
             target=None if self.target is None else self.target.to(device),
             groups=None if self.groups is None else self.groups.to(device),
-            labels=moved(self.labels),
-            rows=moved(self.rows),
+            labels={name: answers.to(device) for name, answers in self.labels.items()},
         )
 
 

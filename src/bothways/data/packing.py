@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bothways.errors import InputError
 
-__all__ = ["Packed", "Packing", "Shard", "cut_documents"]
+__all__ = ["Packed", "Packing", "Piece", "Shard", "cut_documents"]
 
 Ints = NDArray[np.int64]
 
@@ -43,13 +43,25 @@ class Packed:
     """Sequences of one batch, end to end, with special tokens, on the host.
 
     ids: int64 [T].    words: bool [T], whether a token begins a word.    special: bool [T], tokens that were added.
-    lengths: of the sequences.
+    lengths: of the sequences.    types: int64 [T], 1 in second segments; None where no sequence has two.
+    pairs: int64 [N], of two segments what they are to each other, 0 or 1 (see `data.pairs`), -1 where there is just
+    one; None where no sequence has two.
     """
 
     ids: Ints
     words: NDArray[np.bool_]
     special: NDArray[np.bool_]
     lengths: tuple[int, ...]
+    types: Ints | None = None
+    pairs: Ints | None = None
+
+
+class Piece(NamedTuple):
+    """Neighbouring tokens of a shard, given by its number: from `start` to before `end`."""
+
+    shard: int
+    start: int
+    end: int
 
 
 def cut_documents(sentences: NDArray[Any], documents: NDArray[Any], room: int) -> tuple[Ints, Ints]:
@@ -97,6 +109,8 @@ class Packing:
     Raises InputError where a sequence cannot fit, or there is none.
     """
 
+    SPECIAL = 2  # tokens of a sequence
+
     def __init__(
         self,
         shards: Sequence[Shard],
@@ -109,15 +123,15 @@ class Packing:
         shuffle: bool = True,
         filled: bool = True,
     ) -> None:
-        if longest < 3:
-            raise InputError(f"sequences of {longest} tokens leave no room beside two special ones")
+        if longest <= self.SPECIAL:
+            raise InputError(f"sequences of {longest} tokens leave no room beside {self.SPECIAL} special ones")
         if budget < longest:
             raise InputError(f"a budget of {budget} tokens a batch is smaller than one sequence of {longest}")
         self._shards = shards
         self._longest, self._budget, self._seed = longest, budget, seed
         self._shuffle, self._filled = shuffle, filled
         self._before, self._after = np.array([before], np.int64), np.array([after], np.int64)
-        cuts = [cut_documents(shard.sentences, shard.documents, longest - 2) for shard in shards]
+        cuts = [cut_documents(shard.sentences, shard.documents, longest - self.SPECIAL) for shard in shards]
         self._starts = np.concatenate([np.zeros(0, np.int64), *(starts for starts, _ in cuts)])
         self._ends = np.concatenate([np.zeros(0, np.int64), *(ends for _, ends in cuts)])
         self._of = np.repeat(np.arange(len(cuts)), [len(starts) for starts, _ in cuts])
@@ -149,7 +163,7 @@ class Packing:
     @property
     def tokens(self) -> int:
         """Of all these sequences, special ones included."""
-        return int((self._ends - self._starts + 2).sum())
+        return int(self._lengths(0).sum())
 
     def batches(self, epoch: int) -> int:
         """How many batches an epoch has."""
@@ -159,23 +173,32 @@ class Packing:
         """One batch, its longest sequences first: those of equal length are neighbours, which attention likes."""
         chosen, starts, ends = self._sequences(epoch, number)
         longest_first = np.argsort(starts - ends, kind="stable")
-        chosen, starts, ends = chosen[longest_first], starts[longest_first], ends[longest_first]
+        pieces = [Piece(*one) for one in zip(self._of[chosen].tolist(), starts.tolist(), ends.tolist())]
+        return self._laid([(pieces[i],) for i in longest_first.tolist()])
+
+    def _laid(self, sequences: Sequence[tuple[Piece, ...]], pairs: Ints | None = None) -> Packed:
+        """Sequences of one piece or two: a special token before the first, and one after each."""
+        pieces = [piece for sequence in sequences for piece in sequence]
+        places = np.array([place for sequence in sequences for place in range(len(sequence))])
+        first = places == 0
         ids: list[Any] = []
         words: list[Any] = []
         edge = np.zeros(1, bool)
-        for of, start, end in zip(self._of[chosen].tolist(), starts.tolist(), ends.tolist()):
-            shard, rows = self._shards[of], slice(start, end)
-            ids += (self._before, shard.tokens[rows], self._after)
-            words += (edge, shard.words[rows], edge)
-        lengths = (ends - starts + 2).tolist()
-        special = np.zeros(sum(lengths), bool)
-        behind = np.cumsum(lengths)
-        special[behind - 1] = special[behind - lengths] = True
+        for piece, begins in zip(pieces, first.tolist()):
+            shard, rows = self._shards[piece.shard], slice(piece.start, piece.end)
+            ids += (*((self._before,) if begins else ()), shard.tokens[rows], self._after)
+            words += (*((edge,) if begins else ()), shard.words[rows], edge)
+        sizes = np.array([piece.end - piece.start + 1 for piece in pieces]) + first
+        behind = np.cumsum(sizes)
+        special = np.zeros(behind[-1], bool)
+        special[behind - 1] = special[(behind - sizes)[first]] = True
         return Packed(
             np.concatenate(ids, dtype=np.int64, casting="unsafe"),
             np.concatenate(words).astype(bool),
             special,
-            tuple(lengths),
+            tuple(np.add.reduceat(sizes, np.flatnonzero(first)).tolist()),
+            None if pairs is None else np.repeat(places, sizes),
+            pairs,
         )
 
     def _sequences(self, epoch: int, number: int) -> tuple[Ints, Ints, Ints]:
@@ -189,11 +212,15 @@ class Packing:
         starts[0] += done
         return chosen, starts, ends
 
+    def _lengths(self, epoch: int) -> Ints:
+        """Of all sequences, with special tokens."""
+        return self._ends - self._starts + 2
+
     def _plan(self, epoch: int) -> _Plan:
         order = np.arange(self.sequences)
         if self._shuffle:
             order = np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(order)
-        behind = np.cumsum((self._ends - self._starts + 2)[order])
+        behind = np.cumsum(self._lengths(epoch)[order])
         first, done, filled = [0], [0], 0
         while first[-1] < len(order):
             # What was cut off the first sequence is not in this batch, but for the special tokens it has again.

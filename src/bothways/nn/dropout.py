@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Draw", "dropout", "replayed", "seeded"]
+__all__ = ["Draw", "dropout", "replayed", "seeded", "uniform"]
 
 _current = threading.local()
 
@@ -26,7 +26,7 @@ PER_DRAW = 4  # chances in the 64 bits that the generator gives at a time
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """All dropout of this thread, until the end, is a function of the seed and of what came before in it.
+    """All dropout of this thread, and `uniform`, is until the end a function of the seed and of what came before in it.
 
     device: where; on one that is no CPU torch's own generator there is seeded, which all threads share.
     """
@@ -90,6 +90,18 @@ class _Dropout(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Any) -> tuple[Any, ...]:
         (slope,) = slopes
         return ctx.draw.again(slope).mul_(slope).mul_(ctx.draw.grow), None
+
+
+def uniform(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """fp32 [count], numbers from 0 to less than 1 for what else a batch leaves to chance, such as words to be sampled.
+
+    They are drawn on the host, wherever they are needed: within `seeded` they are always the same.
+    """
+    generator = _generator()
+    if generator is None:
+        return torch.rand(count, device=device)
+    bits = generator.random_raw(count) >> np.uint64(40)  # as many as an fp32 number has
+    return torch.from_numpy(bits.astype(np.float32) / np.float32(1 << 24)).to(device, non_blocking=True)
 
 
 def _generator() -> np.random.SFC64 | None:

@@ -138,7 +138,7 @@ class LanguageModelHead(nn.Module):
 
     def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
-        return vocabulary_cross_entropy(filled(rows), self.decoder.weight, None, targets)
+        return vocabulary_cross_entropy(filled(rows), self.decoder.weight, None, targets, self.decoder.copy)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that each next word is predicted from."""
@@ -173,7 +173,16 @@ class Classifier(nn.Module):
 
     def forward(self, hidden: Ragged) -> Tensor:
         """hidden states of N sequences [T, width] → logits [N, labels], or [T, labels] without pooling."""
-        x = hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
+        return self._scores(hidden.data if self.pooling is None else pool(hidden, (self.pooling,)))
+
+    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """rows [M, width] (of tokens, or pooled), targets int [M] → their cross-entropy, summed, in fp32; and how many
+        are predicted right.
+        """
+        scores = self._scores(filled(rows))[: len(rows)].float()
+        return F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(1) == targets).sum()
+
+    def _scores(self, x: Tensor) -> Tensor:
         x = x if self.dense is None else self.dense(x, act=self.act)
         return self.out(x if self.norm is None else self.norm(x))
 

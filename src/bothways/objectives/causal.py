@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from bothways.data.batch import Batch
+from bothways.data.batch import Answers, Batch
 from bothways.data.packing import Packed
 from bothways.errors import CheckpointError
+from bothways.nn.encoder import EncoderOutput
 from bothways.nn.heads import LanguageModelHead
 from bothways.objectives.objective import Losses, Model, Part
-from bothways.ragged import Layout, Ragged
 from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["CausalLanguageModelling", "edges"]
@@ -24,36 +24,37 @@ FIRST, LAST = ("bos", "cls", "eos"), ("eos", "sep", "bos")
 
 @dataclass(frozen=True)
 class CausalLanguageModelling:
-    """The head sees all rows but the last of each sequence, which nothing follows; no token is hidden or replaced.
+    """A reading. The head sees all rows but the last of each sequence, which nothing follows; no token is hidden or
+    replaced.
 
     For causal networks alone: the rows of another one see the answer.
     """
 
     heads: tuple[str, ...] = ("causal",)
-    losses: tuple[str, ...] = ("causal",)
+    losses: Mapping[str, float] = field(default_factory=lambda: {"causal": 1.0})
 
-    def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
+    def corrupt(self, packed: Packed, batch: Batch, rng: np.random.Generator) -> Batch:
         """The tokens as they are, and for each row the id that follows it, also where that is a special token."""
         lengths = np.array(packed.lengths, np.int64)
         followed = np.ones(len(packed.ids), bool)
         followed[np.cumsum(lengths)[lengths > 0] - 1] = False
         rows = np.flatnonzero(followed)
-        tokens = Ragged(torch.from_numpy(packed.ids), Layout.of(packed.lengths))
-        labels = torch.from_numpy(packed.ids[rows + 1])
-        return Batch(tokens, None, tuple(range(len(lengths))), labels=labels, rows=torch.from_numpy(rows))
+        answers = Answers(torch.from_numpy(packed.ids[rows + 1]), torch.from_numpy(rows))
+        return replace(batch, labels={**batch.labels, "causal": answers})
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
-        return {"causal": 0 if batch.labels is None else len(batch.labels)}
+        return {"causal": len(batch.labels["causal"].values)}
 
-    def loss(self, model: Model, batch: Batch) -> Losses:
-        assert batch.labels is not None
-        assert batch.rows is not None
-        assert model.network.config.causal
-        head = model.heads["causal"]
+    def predicted(self, length: float) -> float:
+        return max(0.0, 1 - 1 / length)
+
+    def read(self, model: Model, output: EncoderOutput, batch: Batch) -> Losses:
+        answers, head = batch.labels["causal"], model.heads["causal"]
+        assert answers.rows is not None
         assert isinstance(head, LanguageModelHead)
-        output = model.network(batch.tokens, batch.types)
-        total, correct = head.loss(head.states(output).index_select(0, batch.rows), batch.labels)
-        count = len(batch.labels)
+        assert model.network.config.causal
+        total, correct = head.loss(head.states(output).index_select(0, answers.rows), answers.values)
+        count = len(answers.values)
         return Losses({"causal": Part(total, count)}, {"accuracy": Part(correct, count)})
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bothways.data.batch import Batch
+from bothways.data.batch import Answers, Batch
 from bothways.data.packing import Packed
+from bothways.nn.encoder import EncoderOutput
 from bothways.nn.heads import MaskDecoder, MaskedLanguageHead
 from bothways.objectives.masking import Masking, mask_tokens
 from bothways.objectives.objective import Losses, Model, Part
-from bothways.ragged import Layout, Ragged
+from bothways.ragged import Ragged
 
 __all__ = ["MaskedLanguageModelling"]
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedLanguageModelling:
-    """The head sees the rows that are predicted, and no others.
+    """A reading. The head sees the rows that are predicted, and no others.
 
     mask_id: the mask token.    special: ids that are neither chosen nor put in by chance.    vocab: how many ids.
     """
@@ -31,7 +32,7 @@ class MaskedLanguageModelling:
     special: frozenset[int]
     masking: Masking = field(default_factory=Masking)
     heads: tuple[str, ...] = ("mlm",)
-    losses: tuple[str, ...] = ("mlm",)
+    losses: Mapping[str, float] = field(default_factory=lambda: {"mlm": 1.0})
     _special: NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -39,23 +40,25 @@ class MaskedLanguageModelling:
         flags[list(self.special)] = True
         object.__setattr__(self, "_special", flags)
 
-    def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
-        fixed = packed.special | self._special[packed.ids]
+    def corrupt(self, packed: Packed, batch: Batch, rng: np.random.Generator) -> Batch:
+        ids = batch.tokens.data.numpy()
+        fixed = packed.special | self._special[ids]
         ordinary = np.flatnonzero(~self._special)
-        masked = mask_tokens(packed.ids, packed.words, fixed, self.masking, self.mask_id, ordinary, rng)
-        tokens = Ragged(torch.from_numpy(masked.ids), Layout.of(packed.lengths))
-        rows, labels = torch.from_numpy(masked.rows), torch.from_numpy(masked.targets)
-        return Batch(tokens, None, tuple(range(len(packed.lengths))), labels=labels, rows=rows)
+        masked = mask_tokens(ids, packed.words, fixed, self.masking, self.mask_id, ordinary, rng)
+        tokens = Ragged(torch.from_numpy(masked.ids), batch.tokens.layout)
+        answers = Answers(torch.from_numpy(masked.targets), torch.from_numpy(masked.rows))
+        return replace(batch, tokens=tokens, labels={**batch.labels, "mlm": answers})
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
-        return {"mlm": 0 if batch.labels is None else len(batch.labels)}
+        return {"mlm": len(batch.labels["mlm"].values)}
 
-    def loss(self, model: Model, batch: Batch) -> Losses:
-        assert batch.labels is not None
-        assert batch.rows is not None
-        output = model.network(batch.tokens, batch.types)
-        head = model.heads["mlm"]
+    def predicted(self, length: float) -> float:
+        return self.masking.rate
+
+    def read(self, model: Model, output: EncoderOutput, batch: Batch) -> Losses:
+        answers, head = batch.labels["mlm"], model.heads["mlm"]
+        assert answers.rows is not None
         assert isinstance(head, (MaskedLanguageHead, MaskDecoder))
-        total, correct = head.loss(head.states(output).index_select(0, batch.rows), batch.labels)
-        count = len(batch.labels)
+        total, correct = head.loss(head.states(output).index_select(0, answers.rows), answers.values)
+        count = len(answers.values)
         return Losses({"mlm": Part(total, count)}, {"accuracy": Part(correct, count)})

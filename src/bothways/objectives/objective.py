@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.nn.encoder import EncoderNetwork
 
-__all__ = ["Losses", "Model", "Objective", "Part"]
+__all__ = ["Joint", "Losses", "Model", "Objective", "Part"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,18 @@ class Model(nn.Module):
 
 
 class Objective(Protocol):
-    """One way to learn from text. Objectives hold no state of training."""
+    """One way to learn from text. Objectives hold no state of training.
+
+    What only reads the output of one forward is a `Reading`, and `Together` makes an objective of several.
+    """
 
     @property
     def heads(self) -> tuple[str, ...]:
         """The heads it needs, by their names in a family."""
 
     @property
-    def losses(self) -> tuple[str, ...]:
-        """The names of what is minimised."""
+    def losses(self) -> Mapping[str, float]:
+        """What is minimised, by name, and how much a mean of each weighs."""
 
     def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
         """What the model gets to see and what it shall say, on the host. Same generator, same batch."""
@@ -61,5 +64,24 @@ class Objective(Protocol):
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """How many rows each loss will be a sum over; known on the host before anything is computed."""
 
+    def predicted(self, length: float) -> float:
+        """How many of the tokens of sequences of `length` tokens words are predicted from: a share."""
+
     def loss(self, model: Model, batch: Batch) -> Losses:
-        """The losses of a batch, as sums."""
+        """The losses of a batch, as sums. What is left to chance is drawn by `nn.dropout`, whose seed is the step's."""
+
+
+@runtime_checkable
+class Joint(Objective, Protocol):
+    """An objective whose loss is no sum over batches, since it compares sequences across all batches of a step.
+
+    `loss` is that of a batch by itself. A step of several batches calls `states` of each, then `joint` once, and sends
+    the gradients of the states back through each batch (Gao et al. 2021, https://arxiv.org/abs/2101.06983): the same
+    gradients as of one large batch, in the memory of a small one, for one more forward.
+    """
+
+    def states(self, model: Model, batch: Batch) -> Tensor:
+        """[N, …]: what is compared, of each sequence of a batch."""
+
+    def joint(self, model: Model, states: Sequence[Tensor], batches: Sequence[Batch]) -> Losses:
+        """The losses over the states of all batches, as sums."""

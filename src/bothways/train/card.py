@@ -13,6 +13,7 @@ from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import Corpus
 from bothways.files import replacing
 from bothways.nn.heads import MaskDecoder
+from bothways.objectives.choice import OBJECTIVES
 from bothways.train.folder import described
 from bothways.train.meter import Reading
 from bothways.train.settings import PretrainSettings
@@ -21,8 +22,8 @@ from bothways.train.state import Progress
 __all__ = ["write_card"]
 
 CARD = "README.md"
-FRONT = "---\nlibrary_name: bothways\npipeline_tag: fill-mask\n---\n"
-LOAD = """\
+FRONT = "---\nlibrary_name: bothways\npipeline_tag: {tag}\n---\n"
+LOAD_MASKED = """\
 ```python
 import bothways
 
@@ -32,7 +33,14 @@ encoder = bothways.Encoder.from_pretrained("FOLDER")
 At the prompt: `bothways fill-mask FOLDER "The [MASK] sat on the mat."` with the tokenizer's mask token, here `{mask}`.
 
 """
-EVERYBODYS = 'transformers loads it, too: `AutoModelForMaskedLM.from_pretrained("FOLDER")`.\n'
+LOAD_CAUSAL = """\
+```python
+import bothways
+
+encoder = bothways.Encoder.from_pretrained("FOLDER")  # this folder, wherever it is
+```
+"""
+EVERYBODYS = 'transformers loads it, too: `{kind}.from_pretrained("FOLDER")`.\n'
 OURS = """\
 transformers loads the encoder (`AutoModel.from_pretrained("FOLDER")`), but not the masked-language head: DeBERTa's
 enhanced mask decoder is missing there, and what `AutoModelForMaskedLM` predicts with these weights is worth nothing.
@@ -56,8 +64,8 @@ def write_card(
         return
     start = settings.model.start
     title = f"{settings.model.preset}, pretrained" if start is None else f"{start}, pretrained further"
-    decodes = isinstance(head := encoder.heads["mlm"], MaskDecoder) and head.positions is not None
-    parts = [f"{FRONT}# {title}\n", _introduction(settings, progress), "## Loading", _loading(encoder, decodes)]
+    front = FRONT.format(tag="text-generation" if encoder.config.causal else "fill-mask")
+    parts = [f"{front}# {title}\n", _introduction(settings, progress), "## Loading", _loading(encoder)]
     tables = {
         "Result": _result(progress),
         "Data": _data(corpus),
@@ -75,12 +83,16 @@ def write_card(
 def _introduction(settings: PretrainSettings, progress: Progress) -> str:
     origin = "from fresh weights" if settings.model.start is None else f"from `{settings.model.start}`"
     done = f"{progress.step:,} steps, {progress.tokens:,} tokens, seed {settings.run.seed}"
-    return f"Trained by masked language modelling, {origin}: {done}.\n"
+    titles = " and ".join(OBJECTIVES[name].title for name in settings.objective.objectives)
+    return f"Trained by {titles}, {origin}: {done}.\n"
 
 
-def _loading(encoder: Encoder, decodes: bool) -> str:
+def _loading(encoder: Encoder) -> str:
+    if encoder.config.causal:
+        return LOAD_CAUSAL + EVERYBODYS.format(kind="AutoModelForCausalLM")
+    decodes = isinstance(head := encoder.heads["mlm"], MaskDecoder) and head.positions is not None
     mask = "" if encoder.tokenizer is None else encoder.tokenizer.special.get("mask", "")
-    return LOAD.format(mask=mask) + (OURS if decodes else EVERYBODYS)
+    return LOAD_MASKED.format(mask=mask) + (OURS if decodes else EVERYBODYS.format(kind="AutoModelForMaskedLM"))
 
 
 def _result(progress: Progress) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Here each is added to `parameter.grad` as soon as it is known and its turn has c
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -47,9 +47,16 @@ class Gradients:
         finally:
             self._end(number)
 
-    def of(self, loss: Tensor) -> None:
-        """Add the gradients of the batch at hand: parameter by parameter, after those of the batches before it."""
-        torch.autograd.grad(loss, self.parameters, allow_unused=True)
+    def of(
+        self, output: Tensor, slope: Tensor | None = None, *, beside: Sequence[Tensor] = ()
+    ) -> Sequence[Tensor | None]:
+        """Add the gradients of the batch at hand: parameter by parameter, after those of the batches before it.
+
+        output: a loss, or anything with the loss's `slope` in it.    beside: what else gradients are wanted of; they
+        are given back.
+        """
+        found = torch.autograd.grad(output, [*self.parameters, *beside], slope, allow_unused=True)
+        return found[len(self.parameters) :]
 
     def add(self, index: int, gradient: Tensor) -> Tensor:
         """A parameter's gradient in the batch at hand, as torch's hooks have it; what they get back has no memory.

@@ -160,7 +160,7 @@ class Trainer:
             batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
             with self._weights():
                 means = evaluate(self.model, self.objective, batches, streams)
-            loss = sum(means[name] for name in means if name in self.objective.losses)
+            loss = sum(means[name] * weight for name, weight in self.objective.losses.items())
             if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)
             yield Event("evaluate", progress, means=means)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
+from bothways.data.pairs import Pairing, PairPacking
 from bothways.errors import CheckpointError, InputError
-from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.objectives.choice import edges_of, objective_of, pairs_of
+from bothways.objectives.objective import Objective
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
@@ -23,7 +28,7 @@ class Material:
 
     corpus: Corpus
     tokenizer: Tokenizer
-    objective: MaskedLanguageModelling
+    objective: Objective
     train: Packing
     held: Packing
 
@@ -39,7 +44,8 @@ def material_of(settings: PretrainSettings) -> Material:
     train, held = _packings(settings, corpus, tokenizer)
     corpus.verify()
     _check_ids(corpus, tokenizer)
-    return Material(corpus, tokenizer, _objective(settings, tokenizer), train, held)
+    objective = objective_of(settings.objective.objectives, settings.masking, tokenizer)
+    return Material(corpus, tokenizer, objective, train, held)
 
 
 def _tokenizer(corpus: Corpus) -> Tokenizer:
@@ -49,47 +55,61 @@ def _tokenizer(corpus: Corpus) -> Tokenizer:
     tokenizer = load_tokenizer(corpus.tokenizer_folder)
     if tokenizer is None:
         raise CheckpointError(f"{corpus.tokenizer_folder}: no tokenizer here; build the corpus again")
-    missing = [role for role in ("cls", "sep", "mask") if tokenizer.id_of(role) is None]
-    if missing:
-        raise CheckpointError(f"{corpus.tokenizer_folder}: the tokenizer has no {', '.join(missing)} token")
     return tokenizer
 
 
-def _objective(settings: PretrainSettings, tokenizer: Tokenizer) -> MaskedLanguageModelling:
-    mask = tokenizer.id_of("mask")
-    assert mask is not None
-    special = {tokenizer.id_of(role) for role in tokenizer.special}
-    known = frozenset(i for i in special if i is not None)
-    return MaskedLanguageModelling(tokenizer.vocab_size, mask, known, settings.masking)
-
-
 def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Packing, Packing]:
-    before, after = tokenizer.id_of("cls"), tokenizer.id_of("sep")
-    assert before is not None
-    assert after is not None
+    before, after = _edges(settings, corpus, tokenizer)
     longest = settings.corpus.longest
     budget = min(settings.step.batch_tokens, max(longest, settings.step.batch))
     held = corpus.splits["held_out"]
     if not held.documents:
         raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; build the corpus with --held-out")
-    train = Packing(
-        corpus.splits["train"].shards,
-        longest=longest,
-        budget=budget,
-        before=before,
-        after=after,
-        seed=settings.run.seed,
-    )
-    held_out = Packing(
-        held.shards,
-        longest=longest,
-        budget=max(longest, HELD_OUT_TOKENS),
-        before=before,
-        after=after,
-        shuffle=False,
-        filled=False,
-    )
+    packing = _packing_of(settings)
+    with _told_of(settings, "train"):
+        train = packing(
+            corpus.splits["train"].shards,
+            longest=longest,
+            budget=budget,
+            before=before,
+            after=after,
+            seed=settings.run.seed,
+        )
+        train.cut_to(settings.corpus.stages[0][1])  # the shortest sequences of the run can be packed, too
+    with _told_of(settings, "held-out"):
+        held_out = packing(
+            held.shards,
+            longest=longest,
+            budget=max(longest, HELD_OUT_TOKENS),
+            before=before,
+            after=after,
+            shuffle=False,
+            filled=False,
+        )
     return train, held_out
+
+
+def _edges(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
+    """What every sequence begins and ends with."""
+    try:
+        return edges_of(settings.objective.objectives, tokenizer)
+    except CheckpointError as error:
+        raise CheckpointError(f"{corpus.tokenizer_folder}: {error}") from None
+
+
+@contextmanager
+def _told_of(settings: PretrainSettings, split: str) -> Iterator[None]:
+    """What cannot be packed is said with the split that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{settings.corpus.corpus}: {split} split: {error}") from None
+
+
+def _packing_of(settings: PretrainSettings) -> Callable[..., Packing]:
+    """What makes the batches that the objectives need: of single segments, or of pairs."""
+    kind = pairs_of(settings.objective.objectives)
+    return Packing if kind is None else partial(PairPacking, Pairing(kind, settings.objective.negatives))
 
 
 def _check_ids(corpus: Corpus, tokenizer: Tokenizer) -> None:

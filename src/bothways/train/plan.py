@@ -49,26 +49,30 @@ class Plan:
 
 
 def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> float:
-    """Of one forward, a token: linear maps, attention over `length` tokens, and the head on a share of the tokens."""
+    """Of one forward, a token: linear maps, attention over `length` tokens, and the head on a share of the tokens.
+
+    A causal network's head is a product with the vocabulary, and nothing before it.
+    """
     width, ffn = config.width, config.ffn
     layer = 2 * (4 * width * width + (3 if config.gated else 2) * width * ffn) + 4 * length * width
-    head = 2 * (width * config.embed_width + config.embed_width * config.vocab)
+    head = 2 * config.embed_width * (config.vocab + (0 if config.causal else width))
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
     return len(config.order) * layer + mapped + predicted * head
 
 
-def flops_of_step_token(config: EncoderConfig, packing: Packing, rate: float) -> float:
-    """Of a step, a token: forward, and twice that on the way back. rate: share of the tokens that are predicted."""
-    return 3 * flops_of_token(config, packing.tokens / packing.sequences, rate)
+def flops_of_step_token(config: EncoderConfig, packing: Packing, objective: Objective) -> float:
+    """Of a step, a token: forward, and twice that on the way back."""
+    length = packing.tokens / packing.sequences
+    return 3 * flops_of_token(config, length, objective.predicted(length))
 
 
-def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float) -> int:
+def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float) -> int:
     """What autograd keeps of a step's batches that run side by side: an estimate."""
     size = 4 if settings.step.precision == "fp32" else 2
     token = len(config.order) * (12 * config.width + 4 * config.ffn + 3 * config.heads * length) * size
     if settings.step.checkpointing:
         token = len(config.order) * config.width * size + token / len(config.order)
-    scores = 2 * settings.masking.rate * config.vocab * 4
+    scores = 2 * predicted * config.vocab * 4
     together = min(settings.step.batches(settings.step.steps), MOST_STREAMS)
     return int(together * settings.step.batch * (token + scores))
 
@@ -95,7 +99,7 @@ def plan_of(
     config, step = model.network.config, settings.step
     length = packing.tokens / packing.sequences
     tokens = step.tokens
-    per_token = flops_of_step_token(config, packing, settings.masking.rate)
+    per_token = flops_of_step_token(config, packing, objective)
     speed, moments = _tried(model, objective, packing, settings, device)
     dtype = torch.float32 if model.network.dtype is None else model.network.dtype
     parameters = _count(model)
@@ -105,7 +109,7 @@ def plan_of(
         epochs=tokens / packing.tokens,
         flops=per_token * tokens,
         state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (step.ema > 0)) + moments,
-        activation_bytes=_activation_bytes(settings, config, length),
+        activation_bytes=_activation_bytes(settings, config, length, objective.predicted(length)),
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,

@@ -177,7 +177,7 @@ def _logs(output: Path, run: RunSettings, step: int) -> Iterator[Watch]:
 def _meter(settings: PretrainSettings, material: Material, encoder: Encoder, device: torch.device) -> Meter:
     dtype = encoder.network.dtype or torch.float32
     rate = matmul_rate(dtype, device, RATE_SECONDS, RATE_SIZES.get(device.type, RATE_SIZE))
-    flops = flops_of_step_token(encoder.config, material.train, settings.masking.rate)
+    flops = flops_of_step_token(encoder.config, material.train, material.objective)
     return Meter(settings.step.steps, flops, rate)
 
 

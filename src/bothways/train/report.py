@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bothways.data.batch import Answers
 from bothways.errors import InputError, MissingExtraError
 from bothways.files import replacing, write_json
 from bothways.train.loop import Event
@@ -17,6 +18,8 @@ __all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "write
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 FAILURE = "nonfinite.json"
+# exp of the mean loss on tokens that are predicted: of masked ones it is called pseudo-perplexity.
+PERPLEXITIES = {"mlm": "pseudo_perplexity", "causal": "perplexity"}
 
 
 def row(event: Event) -> dict[str, Any]:
@@ -30,9 +33,8 @@ def row(event: Event) -> dict[str, Any]:
 
 
 def _perplexity(means: Mapping[str, float]) -> dict[str, float]:
-    """exp of the mean loss on masked tokens: the pseudo-perplexity of a masked language model."""
-    loss = means.get("mlm", math.inf)
-    return {"pseudo_perplexity": math.exp(loss)} if loss < 700 else {}
+    losses = {told: means[name] for name, told in PERPLEXITIES.items() if name in means}
+    return {told: math.exp(loss) for told, loss in losses.items() if loss < 700}
 
 
 class MetricsLog:
@@ -94,13 +96,22 @@ def write_failure(folder: Path, event: Event) -> None:
     batches = [
         {
             "ids": [ids.tolist() for ids in batch.tokens.unbind()],
-            "rows": None if batch.rows is None else batch.rows.tolist(),
-            "labels": None if batch.labels is None else batch.labels.tolist(),
+            "types": None if batch.types is None else batch.types.tolist(),
+            "labels": {name: _answers(answers) for name, answers in batch.labels.items()},
         }
         for batch in event.batches
     ]
     numbers = {"loss": str(event.result.loss), "gradient": str(event.result.gradient)}
     write_json(folder / FAILURE, {"step": event.progress.step, **numbers, "batches": batches})
+
+
+def _answers(answers: Answers) -> dict[str, Any]:
+    return {"rows": None if answers.rows is None else answers.rows.tolist(), "values": answers.values.tolist()}
+
+
+def _held_out_loss(means: Mapping[str, float | None]) -> float | None:
+    """On tokens that are predicted."""
+    return next((means[name] for name in PERPLEXITIES if name in means), None)
 
 
 def plot_curves(folder: Path) -> Path:
@@ -115,7 +126,7 @@ def plot_curves(folder: Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     steps = [(one["step"], one["loss"]) for one in rows if one.get("loss") is not None]
-    held = [(one["step"], one["held_out"]["mlm"]) for one in rows if one.get("held_out", {}).get("mlm") is not None]
+    held = [(one["step"], loss) for one in rows if (loss := _held_out_loss(one.get("held_out", {}))) is not None]
     if steps:
         axes.plot(*zip(*steps), color="#9db8d9", linewidth=0.8, label="training")
     if held:

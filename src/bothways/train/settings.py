@@ -7,12 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bothways.data.pairs import NEGATIVES, Negatives
 from bothways.errors import ConfigError, meant
+from bothways.objectives.choice import check_objectives
 from bothways.objectives.masking import Masking
 from bothways.train.optim import OPTIMIZERS, AdamSettings
 from bothways.train.schedule import SCHEDULES
 
-__all__ = ["CorpusSettings", "ModelSettings", "PretrainSettings", "RunSettings", "StepSettings"]
+__all__ = [
+    "CorpusSettings",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "PretrainSettings",
+    "RunSettings",
+    "StepSettings",
+]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
@@ -92,6 +101,25 @@ class CorpusSettings:
         shorter = [length for length in lengths if length < self.longest]
         begun = [(i * self.longest_warmup // len(shorter), length) for i, length in enumerate(shorter)]
         return (*begun, (self.longest_warmup if shorter else 0, self.longest))
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """objectives: what is learnt: mlm (masked words), with nsp (next sentences) or sop (their order) beside it if one
+    likes, "mlm,nsp"; or causal (next tokens), alone.
+
+    negatives: with nsp, where a segment that is not the next one is from: "other" documents, or the "same" one.
+    """
+
+    objectives: tuple[str, ...] = ("mlm",)
+    negatives: Negatives = "other"
+
+    def __post_init__(self) -> None:
+        names = [name.strip() for given in self.objectives for name in given.split(",")]
+        object.__setattr__(self, "objectives", tuple(name for name in names if name))
+        check_objectives(self.objectives)
+        if self.negatives not in NEGATIVES:
+            raise ConfigError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
 
 
 @dataclass(frozen=True)
@@ -211,6 +239,7 @@ class PretrainSettings:
     adam: AdamSettings = field(default_factory=AdamSettings)
     step: StepSettings = field(default_factory=StepSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def __post_init__(self) -> None:
         _check_within("longest_warmup", self.corpus.longest_warmup, self.step.steps)

@@ -15,8 +15,10 @@ from bothways.errors import CheckpointError, ConfigError, UnusedWeightsWarning
 from bothways.families import FAMILIES, Family
 from bothways.families.presets import PRESETS
 from bothways.nn.config import EncoderConfig, LearnedPositions
-from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.encoder import EncoderNetwork, Pooler
 from bothways.nn.layers import initialise
+from bothways.objectives.causal import edges
+from bothways.objectives.choice import check_heads, heads_of, pairs_of
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
 
@@ -26,10 +28,14 @@ __all__ = ["starting_encoder"]
 def starting_encoder(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     """The encoder at step 0, the same for the same settings.
 
-    Raises ConfigError on a preset that is not known, and on sequences longer than the encoder takes; CheckpointError
-    on an encoder to go on from that cannot be read, or was trained with another vocabulary.
+    Raises ConfigError on a preset that is not known, on objectives that its family has no heads for, and on sequences
+    longer than the encoder takes; CheckpointError on an encoder to go on from that cannot be read, or was trained with
+    another vocabulary.
     """
     encoder = _fresh(settings, tokenizer) if settings.model.start is None else _continued(settings, tokenizer)
+    if pairs_of(settings.objective.objectives) is not None and encoder.config.types < 2:
+        name = settings.model.start or settings.model.preset
+        raise ConfigError(f"objectives has pairs of segments, but {name} has no types to tell them apart by")
     if settings.corpus.longest > encoder.config.longest:
         name = settings.model.start or settings.model.preset
         longest = f"the {encoder.config.longest} tokens {name} takes"
@@ -43,25 +49,30 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
         raise ConfigError(f"preset {name!r} is not known; bothways families lists them")
     preset = PRESETS[name]
     family = FAMILIES[preset.family]
+    check_heads(settings.objective.objectives, family)
     config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), family, tokenizer)
     config = _dropping(config, settings.model.dropout)
-    extras: dict[str, Any] = {"pad_token_id": tokenizer.id_of("pad")} if tokenizer.id_of("pad") is not None else {}
+    extras = _special_ids(config, tokenizer)
     generator = torch.Generator().manual_seed(settings.run.seed)
-    network = EncoderNetwork(config, pooler=False)
+    names = heads_of(settings.objective.objectives, family)
+    network = EncoderNetwork(config, pooler=any(family.heads[name].pools for name in names))
     initialise(network, config.init_std, generator)
-    return Encoder(network, family, tokenizer, {"mlm": _fresh_head(network, family, extras, generator)}, extras)
+    heads = {name: _fresh_head(name, network, family, extras, generator) for name in names}
+    return Encoder(network, family, tokenizer, heads, extras)
+
+
+def _special_ids(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a config says of special tokens."""
+    first, last = edges(tokenizer) if config.causal else (None, None)
+    ids = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": tokenizer.id_of("pad")}
+    return {key: number for key, number in ids.items() if number is not None}
 
 
 def _fresh_head(
-    network: EncoderNetwork, family: Family, extras: Mapping[str, Any], generator: torch.Generator
+    name: str, network: EncoderNetwork, family: Family, extras: Mapping[str, Any], generator: torch.Generator
 ) -> nn.Module:
-    """A masked-language head with fresh weights, but for those it shares with the network.
-
-    Raises ConfigError where the family has no such head.
-    """
-    if "mlm" not in family.heads:
-        raise ConfigError(f"{family.model_type} models predict no masked words; choose another preset or start")
-    head = family.heads["mlm"].build(network, extras, ())
+    """A head with fresh weights, but for those it shares with the network."""
+    head = family.heads[name].build(network, extras, ())
     shared = {id(parameter) for parameter in network.parameters()}
     for part in head.modules():
         own = list(part.parameters(recurse=False))
@@ -88,20 +99,29 @@ def _dropping(config: EncoderConfig, dropout: float | None) -> EncoderConfig:
 
 
 def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
-    """An encoder with its masked-language head, or a fresh one; other heads, which know other weights, stay behind."""
+    """An encoder with its heads for the objectives, or fresh ones. Others, which know other weights, stay behind."""
     start = settings.model.start
     assert start is not None
     encoder = Encoder.from_pretrained(start)
     _check_vocabulary(start, encoder, tokenizer)
+    check_heads(settings.objective.objectives, encoder.family)
     _drop(encoder.network, _dropping(encoder.config, settings.model.dropout))
     generator = torch.Generator().manual_seed(settings.run.seed)
-    head = encoder.heads.get("mlm") or _fresh_head(encoder.network, encoder.family, encoder.extras, generator)
-    left = [f"head {name}" for name in encoder.heads if name != "mlm"]
+    names = heads_of(settings.objective.objectives, encoder.family)
+    if encoder.network.pooler is None and any(encoder.family.heads[name].pools for name in names):
+        encoder.network.pooler = Pooler(encoder.config)
+        initialise(encoder.network.pooler, encoder.config.init_std, generator)
+    heads = {name: encoder.heads.get(name) or _fresh_of(name, encoder, generator) for name in names}
+    left = [f"head {name}" for name in encoder.heads if name not in names]
     left += encoder.lost
     if left:
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=4)
-    return replace(encoder, tokenizer=tokenizer, heads={"mlm": head}, unused=())
+    return replace(encoder, tokenizer=tokenizer, heads=heads, unused=())
+
+
+def _fresh_of(name: str, encoder: Encoder, generator: torch.Generator) -> nn.Module:
+    return _fresh_head(name, encoder.network, encoder.family, encoder.extras, generator)
 
 
 def _check_vocabulary(start: str, encoder: Encoder, tokenizer: Tokenizer) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
 from bothways.nn.dropout import seeded
 from bothways.nn.layers import copied
-from bothways.objectives.objective import Model, Objective, Part
-from bothways.train.gradients import gradients_in_order
+from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
+from bothways.train.gradients import Gradients, gradients_in_order
 
 __all__ = ["Means", "StepResult", "evaluate", "train_step"]
 
@@ -38,7 +40,7 @@ class Means:
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: the sum of the objective's mean losses.    means: of losses and metrics, by name.
+    """loss: the weighted sum of the objective's mean losses.    means: of losses and metrics, by name.
 
     tokens: of all batches.    gradient: its length before clipping.    applied: whether the weights were changed.
     """
@@ -68,32 +70,21 @@ def train_step(
     On a CPU the batches are computed side by side, and their gradients added in their order: the result does not
     depend on how many threads there are.
 
-    seed: of dropout.    clip: gradients are shortened to it; 0 for none.    longest: a longer gradient, before that, is
-    a spike, and the step is not taken.
+    seed: of dropout, and of all else that the objective leaves to chance.    clip: gradients are shortened to it; 0 for
+    none.    longest: a longer gradient, before that, is a spike, and the step is not taken.
     """
     counts: dict[str, int] = defaultdict(int)
     for batch in batches:
         for name, count in objective.counts(batch).items():
             counts[name] += count
-
-    def lose(numbered: tuple[int, Batch]) -> list[tuple[str, Part]]:
-        number, batch = numbered
-        with gradients.turn(number), seeded(seed + number, streams.device):
-            result = objective.loss(model, batch)
-            parts = [(part.total / max(1, counts[name])) for name, part in result.losses.items()]
-            loss = torch.stack(parts).sum() if scaler is None else scaler.scale(torch.stack(parts).sum())
-            gradients.of(loss)
-        told = (*result.losses.items(), *result.metrics.items())
-        return [(name, Part(part.total.detach(), part.count)) for name, part in told]
-
     optimizer.zero_grad(set_to_none=True)
     with copied(model, model.network.dtype), gradients_in_order(model.parameters()) as gradients:
-        sums = [part for parts in streams.map(lose, list(enumerate(batches))) for part in parts]
+        sums = list(_Back(model, objective, counts, seed, streams, scaler, gradients).all(batches))
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradient = _clip(model, clip)
     means = _means(sums)
-    loss = sum(means[name] for name in counts if counts[name])
+    loss = sum(means[name] * objective.losses[name] for name in counts if counts[name])
     applied = math.isfinite(loss) and math.isfinite(gradient) and gradient <= longest
     if scaler is not None:
         if applied or not math.isfinite(gradient):  # of the latter it takes note, and takes no step
@@ -102,6 +93,73 @@ def train_step(
     elif applied:
         optimizer.step()
     return StepResult(loss, means, sum(batch.tokens.layout.total for batch in batches), gradient, applied)
+
+
+Told = list[tuple[str, Part]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Back:
+    """The way forward and back through a step's batches: gradients are added up, losses and metrics told."""
+
+    model: Model
+    objective: Objective
+    counts: Mapping[str, int]
+    seed: int
+    streams: Streams
+    scaler: torch.amp.GradScaler | None
+    gradients: Gradients
+
+    def all(self, batches: Sequence[Batch]) -> Iterator[tuple[str, Part]]:
+        """Of each batch in their order, or of all together."""
+        numbered = list(enumerate(batches))
+        if isinstance(self.objective, Joint) and len(batches) > 1:
+            yield from self._jointly(self.objective, numbered)
+        else:
+            yield from chain.from_iterable(self.streams.map(self._apart, numbered))
+
+    def _apart(self, numbered: tuple[int, Batch]) -> Told:
+        number, batch = numbered
+        with self.gradients.turn(number), self._seeded(number):
+            result = self.objective.loss(self.model, batch)
+            self.gradients.of(self._mean(result))
+        return _told(result)
+
+    def _jointly(self, objective: Joint, numbered: list[tuple[int, Batch]]) -> Told:
+        """The loss once, from the states of all batches; then each batch again, back from the slopes of its states."""
+
+        def states_of(numbered: tuple[int, Batch]) -> Tensor:
+            number, batch = numbered
+            # Not under no_grad: attention would take another path, on which dropout drops other numbers.
+            with self._seeded(number):
+                return objective.states(self.model, batch).detach()
+
+        def again(numbered: tuple[int, Batch]) -> None:
+            number, batch = numbered
+            with self.gradients.turn(1 + number), self._seeded(number):
+                self.gradients.of(objective.states(self.model, batch), slopes[number])
+
+        states = [some.requires_grad_() for some in self.streams.map(states_of, numbered)]
+        with self.gradients.turn(0), self._seeded(len(numbered)):
+            result = objective.joint(self.model, states, [batch for _, batch in numbered])
+            slopes = self.gradients.of(self._mean(result), beside=states)
+        deque(self.streams.map(again, numbered), maxlen=0)
+        return _told(result)
+
+    def _seeded(self, number: int) -> AbstractContextManager[None]:
+        return seeded(self.seed + number, self.streams.device)
+
+    def _mean(self, result: Losses) -> Tensor:
+        """The weighted sum of means over the rows of all batches, scaled."""
+        weights = self.objective.losses
+        parts = [part.total / max(1, self.counts[name]) * weights[name] for name, part in result.losses.items()]
+        loss = torch.stack(parts).sum()
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+
+def _told(result: Losses) -> Told:
+    told = (*result.losses.items(), *result.metrics.items())
+    return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
 
 def _clip(model: nn.Module, longest: float) -> float:
@@ -117,15 +175,19 @@ def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
 
 
 def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], streams: Streams) -> dict[str, float]:
-    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side."""
+    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side.
+
+    What an objective leaves to chance is the same each time: its seed is the batch's number.
+    """
 
     @torch.no_grad()
-    def parts(batch: Batch) -> list[tuple[str, Part]]:
-        result = objective.loss(model, batch.to(streams.device))
-        return [*result.losses.items(), *result.metrics.items()]
+    def parts(numbered: tuple[int, Batch]) -> Told:
+        number, batch = numbered
+        with seeded(number):
+            return _told(objective.loss(model, batch.to(streams.device)))
 
     training = model.training
     model.eval()
-    found = [part for some in streams.map(parts, list(batches)) for part in some]
+    found = [part for some in streams.map(parts, list(enumerate(batches))) for part in some]
     model.train(training)
     return _means(found)
