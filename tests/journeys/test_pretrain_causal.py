@@ -33,7 +33,8 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokenizer").mkdir()
     trained.save_model(str(folder / "tokenizer"))
     (folder / "tokenizer" / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
-    build = ["corpus", "build", "--input", texts, "--tokenizer", folder / "tokenizer", "--output", folder / "shards"]
+    inputs = [word for file in files for word in ("--input", file)]
+    build = ["corpus", "build", *inputs, "--tokenizer", folder / "tokenizer", "--output", folder / "shards"]
     assert run(*build, "--held-out", "0.2", "--workers", "1") == 0
     return folder / "shards"
 

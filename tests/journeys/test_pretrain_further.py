@@ -142,7 +142,7 @@ def test_an_encoder_that_does_not_go_with_the_corpus_is_one_line(
     assert "/nowhere: no such folder" in fails("--start", "/nowhere", config=bare)
     assert "start must be a folder" in fails("--start", "", config=bare)
     assert "longest 600 is more than the 512 tokens" in fails(
-        "--start", first, "--longest", "600", "--batch-tokens", "600", config=bare
+        "--start", first, "--longest", "600", "--batch-tokens", "600", "--step-tokens", "600", config=bare
     )
     said = fails("--start", first)
     assert f"preset 'bert-tiny' and start '{first}' are both given" in said
