@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics as pages
 
 import pytest
 import torch
 from prompt import run
+
+from bothways.train.loop import Event
+from bothways.train.report import MetricsLog
 
 SETTINGS = """\
 preset = "bert-tiny"
@@ -93,3 +97,20 @@ def fails(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> C
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The matrix-product rate is measured by a single product."""
     monkeypatch.setattr("bothways.train.pretrain.RATE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """(step, signal): the process gets the signal, SIGTERM if none is named, while it is at that step."""
+    add = MetricsLog.add
+
+    def arm(step: int, number: int = signal.SIGTERM) -> None:
+        def adding(self: MetricsLog, event: Event) -> None:
+            add(self, event)
+            if event.kind == "step" and event.progress.step == step:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(MetricsLog, "add", adding)
+
+    yield arm
+    monkeypatch.undo()

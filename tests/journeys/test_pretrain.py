@@ -25,7 +25,6 @@ from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
 from bothways.nn.config import LocalAttention
 from bothways.text.formats import load_tokenizer
 from bothways.train.optim import OPTIMIZERS
-from bothways.train.report import MetricsLog
 from bothways.train.settings import ModelSettings, PretrainSettings
 from bothways.train.start import starting_encoder
 
@@ -290,23 +289,6 @@ def test_killed_at_any_moment_and_resumed_a_run_is_the_same_byte_for_byte(
     assert (output / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert (output / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
     assert saved(output) == [11, 12]  # and nothing that a killed process began
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]]:
-    """(step, signal): the process gets the signal while it is at that step."""
-    add = MetricsLog.add
-
-    def arm(step: int, number: int) -> None:
-        def adding(self: MetricsLog, event: Any) -> None:
-            add(self, event)
-            if event.kind == "step" and event.progress.step == step:
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(MetricsLog, "add", adding)
-
-    yield arm
-    monkeypatch.undo()
 
 
 def test_asked_to_stop_a_run_saves_says_so_and_goes_on(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import signal
 import sys
 import warnings
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +24,6 @@ from bothways.data.corpus import sha256
 from bothways.errors import ConfigError, UnusedWeightsWarning
 from bothways.families.presets import PRESETS, Preset
 from bothways.train import compiling
-from bothways.train.report import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -49,23 +47,6 @@ def first(config: Path) -> Path:
 def losses(output: Path) -> list[float]:
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """(step): the process is asked to stop while it is at that step."""
-    add = MetricsLog.add
-
-    def arm(step: int) -> None:
-        def adding(self: MetricsLog, event: Any) -> None:
-            add(self, event)
-            if event.kind == "step" and event.progress.step == step:
-                signal.raise_signal(signal.SIGTERM)
-
-        monkeypatch.setattr(MetricsLog, "add", adding)
-
-    yield arm
-    monkeypatch.undo()
 
 
 def test_a_finished_run_goes_on_in_another(first: Path, bare: Path, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from bothways.families.presets import PRESETS, Preset
 from bothways.nn.config import EmbeddingMap
 from bothways.objectives import choice
 from bothways.objectives.choice import OBJECTIVES, Entry, check_objectives
-from bothways.train.report import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -51,23 +49,6 @@ def command(request: pytest.FixtureRequest, config: Path) -> tuple[list[str | Pa
 
 def rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """(step): the process is asked to stop while it is at that step."""
-    add = MetricsLog.add
-
-    def arm(step: int) -> None:
-        def adding(self: MetricsLog, event: Any) -> None:
-            add(self, event)
-            if event.kind == "step" and event.progress.step == step:
-                signal.raise_signal(signal.SIGTERM)
-
-        monkeypatch.setattr(MetricsLog, "add", adding)
-
-    yield arm
-    monkeypatch.undo()
 
 
 def test_stopped_and_resumed_it_ends_in_the_same_bytes_and_transformers_loads_it_all(
