@@ -7,10 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bothways.cli.heatmap import check_plots, draw
+from bothways.cli.heatmap import draw
 from bothways.cli.output import print_json, print_table, shorten
 from bothways.errors import InputError
 from bothways.files import replacing
+from bothways.pictures import check_drawing, check_picture
 
 if TYPE_CHECKING:
     from bothways.engine.inspect import Inspection
@@ -69,7 +70,8 @@ def inspect(
     if plot is None:
         seen = look()
     else:
-        check_plots(plot)
+        check_picture(plot)
+        check_drawing()
         with replacing(plot) as aside:
             seen = look()
             draw(seen, aside, "/".join(Path(model).parts[-2:]))
