@@ -32,6 +32,7 @@ app.command("bothways.cli.tokenizer:app", name="tokenizer", help="Train a tokeni
 app.command("bothways.cli.corpus:app", name="corpus", help="Text to shards of tokens, for pretraining.")
 app.command("bothways.cli.plan:plan", help="What a pretraining run will take: memory, operations, time.")
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
+app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
 app.command("bothways.cli.evaluate:evaluate", help="What an encoder's frozen hidden states know of labelled rows.")
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
 app.command(
