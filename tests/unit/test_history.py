@@ -198,7 +198,7 @@ def test_runs_look_different() -> None:
 
 def test_a_picture_of_any_name_is_drawn_whole_or_not_at_all(write: Write, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    names = ["_hidden", "$x^2", "猫" * 30, *map(str, range(9))]
+    names = ["_hidden", "$x^2", "猫" * 30]
     runs = {name: read_history(write(name, *(MLM if i % 2 else CAUSAL))) for i, name in enumerate(names)}
     draw(panels(runs), tmp_path / "seen.png", "tokens")
     assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
