@@ -48,7 +48,8 @@ def held(number: int, **means: float | None) -> dict[str, Any]:
 MLM = [
     step(1, mlm=9.0, accuracy=0.0),
     {**step(2, mlm=800.0), "skipped": True},
-    step(3, mlm=None),
+    step(3, mlm=None, accuracy=math.inf),
+    step(3, mlm=10**400, accuracy=-1e101),
     step(4, mlm=5.0, accuracy=0.3),
     held(4, mlm=6.0, accuracy=0.2, pseudo_perplexity=math.exp(6.0)),
     step(8, mlm=4.0, accuracy=0.4),
@@ -106,6 +107,7 @@ def test_the_best_is_the_lowest_loss_and_the_highest_share(write: Write) -> None
         ('{"step": 1, "held_out": [1]}\n', "damaged"),
         ('{"step": 7, "mlm": "low"}\n', 'mlm is "low" at step 7'),
         ('{"step": 7, "held_out": {"mlm": {}}}\n', "mlm is {} at step 7"),
+        ('{"step": 1' + "0" * 5000 + "}\n\n", "line 1 is not JSON"),
         ("[" * 100_000 + "\n\n", "line 1 is not JSON"),
         ("nothing like a log\n\n", "line 1 is not JSON"),
     ],

@@ -171,13 +171,14 @@ def _look(number: int) -> dict[str, Any]:
 
 def _limits(panel: Panel) -> dict[str, float]:
     """From the least to the largest value, with some space; a loss may begin above."""
-    values = [value for line in panel.lines for value in _shown_values(line, panel.metric)]
-    low, high = min(values), max(values)
+    low = min(value for line in panel.lines for _, value in (*line.training, *line.held_out))
+    high = max(value for line in panel.lines for value in _risen(line, panel.metric))
     space = (high - low) * 0.06 or abs(high) * 0.05 or 0.05
     return {"bottom": low - space, "top": high + space}
 
 
-def _shown_values(line: Line, metric: str) -> list[float]:
+def _risen(line: Line, metric: str) -> list[float]:
+    """The values that are shown in any case."""
     points = (*line.training, *line.held_out)
     begin = RISING * max(x for x, _ in points) if metric in LOSSES else 0.0
     return [value for x, value in points if x >= begin]

@@ -38,6 +38,7 @@ __all__ = [
 METRICS = "metrics.jsonl"
 SETTINGS = "settings.json"
 MOST_LOG_BYTES = 1 << 28  # a million rows
+BEYOND = 1e100  # larger than any loss in fp32
 # The names of losses, and what people call them.
 LOSSES = {
     "mlm": "masked words",
@@ -136,7 +137,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line) if line else None
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             if number >= len(lines):
                 return
             raise InputError(f"{path}: line {number} is not JSON") from None
@@ -187,11 +188,11 @@ def _tokens_at(rows: Iterable[Mapping[str, Any]]) -> Callable[[int], float]:
 
 
 def _curves(rows: Iterable[Mapping[str, Any]], at: Callable[[int], float]) -> dict[str, Curve]:
-    """By metric, without values that are no finite numbers."""
+    """By metric, without values that no sum of finite ones can be."""
     curves: dict[str, list[Point]] = {}
     for row in rows:
         for name, value in row.items():
-            if name not in BESIDE and value is not None and math.isfinite(value):
+            if name not in BESIDE and value is not None and abs(value) < BEYOND:
                 curves.setdefault(metric_of(name, row), []).append(Point(row["step"], at(row["step"]), float(value)))
     return {name: tuple(curve) for name, curve in curves.items()}
 
