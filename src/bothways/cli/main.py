@@ -27,11 +27,12 @@ app.command("bothways.cli.demo:demo", help="Search the Python manual, offline: t
 app.command("bothways.cli.embed:embed", help="Texts to vectors.")
 app.command("bothways.cli.similarity:similarity", help="How alike texts are.")
 app.command("bothways.cli.fill_mask:fill_mask", name="fill-mask", help="The likeliest words for each [MASK].")
-app.command("bothways.cli.inspect:inspect", help="What a model sees in a text: tokens, attention, hidden states.")
+app.command("bothways.cli.inspect:inspect", help="What a model sees in a text: tokens, attention, what objectives ask.")
 app.command("bothways.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer on text.")
 app.command("bothways.cli.corpus:app", name="corpus", help="Text to shards of tokens, for pretraining.")
 app.command("bothways.cli.plan:plan", help="What a pretraining run will take: memory, operations, time.")
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
+app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
 app.command("bothways.cli.evaluate:evaluate", help="What an encoder's frozen hidden states know of labelled rows.")
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
 app.command(

@@ -10,13 +10,13 @@ from typing import Any
 
 from bothways.errors import ConfigError, InputError
 from bothways.files import make_folder, read_object, write_json
+from bothways.train.history import SETTINGS
 from bothways.train.optim import moment_bytes
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Restored, checkpoints
 
 __all__ = ["begin", "check_run", "described"]
 
-SETTINGS = "settings.json"
 # What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
 FREE = frozenset({"workers", "log_every", "evaluate_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,8 +63,8 @@ class Meter:
             new = 1.0 - KEPT if self._applied else 1.0
             self._applied += 1
             self._loss += new * (event.result.loss - self._loss)
-            accuracy = event.result.means.get("accuracy", math.nan)  # NaN as well where nothing was to be predicted
-            self._accuracy += 0.0 if math.isnan(accuracy) else new * (accuracy - self._accuracy)
+            accuracy = event.result.means.get("accuracy", self._accuracy)  # where nothing was to be predicted
+            self._accuracy += new * (accuracy - self._accuracy)
         self._taken += 1
         speed = self._tokens / max(self._seconds, 1e-9)
         left = (self._clock() - self._started) / self._taken * (self._steps - event.progress.step)
