@@ -324,7 +324,7 @@ def test_what_dropout_dropped_is_dropped_again_on_the_way_back(save_bert: Save, 
 def test_readings_together_add_what_each_alone_would_give(save_bert: Save) -> None:
     """Gradients of the sum of two means with counts of their own."""
     folder = save_bert(kind="BertForPreTraining", tokenizer=False, **NO_DROPOUT)
-    masked, pairs = MaskedLanguageModelling(90, MASK, SPECIAL, Masking(rate=0.3)), SegmentPairs("nsp")
+    masked, pairs = MaskedLanguageModelling(90, MASK, SPECIAL, Masking(rate=0.3)), SegmentPairs("nsp", ("nsp",))
     models = []
     for _ in range(3):
         encoder = Encoder.from_pretrained(folder)

@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from bothways.data.batch import Answers
 from bothways.errors import InputError, MissingExtraError
 from bothways.files import replacing, write_json
+from bothways.objectives.choice import OBJECTIVES
 from bothways.train.loop import Event
 
-__all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "write_failure"]
+__all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "with_ratios", "write_failure"]
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 FAILURE = "nonfinite.json"
 # exp of the mean loss on tokens that are predicted: of masked ones it is called pseudo-perplexity.
 PERPLEXITIES = {"mlm": "pseudo_perplexity", "causal": "perplexity"}
+# A share of what another one says: how many of the replaced tokens were found, and of those said to be replaced are.
+RATIOS = {"rtd_recall": ("found", "replaced"), "rtd_precision": ("found", "flagged")}
+# What is drawn beside losses, where a run has several; and the colours of lines, in training and held out.
+SHARES = ("accuracy", "nsp_accuracy", "sop_accuracy", "rtd_accuracy", "rtd_recall", "replaced")
+COLOURS = (("#9db8d9", "#1f4e8c"), ("#e3b98f", "#a4500f"), ("#a9d3b0", "#2f7a3d"), ("#d3a9cf", "#7a2f73"))
 
 
 def row(event: Event) -> dict[str, Any]:
     """A step or an evaluation as a row of numbers; nothing in it depends on the clock."""
     if event.means is not None:
-        return {"step": event.progress.step, "held_out": event.means | _perplexity(event.means)}
+        return {"step": event.progress.step, "held_out": with_ratios(event.means) | _perplexity(event.means)}
     assert event.result is not None
     result = event.result
     shown = {"step": event.progress.step, "tokens": event.progress.tokens, "loss": result.loss, "lr": event.lr}
-    return {**shown, "gradient": result.gradient, **result.means, **({} if result.applied else {"skipped": True})}
+    told = {**shown, "gradient": result.gradient, **with_ratios(result.means)}
+    return told if result.applied else {**told, "skipped": True}
+
+
+def with_ratios(means: Mapping[str, float]) -> dict[str, float]:
+    """The means, of the same tokens each, and what they say of each other; nothing where there was nothing to find."""
+    pairs = {told: (means[part], means[of]) for told, (part, of) in RATIOS.items() if part in means}
+    return {**means, **{told: part / of for told, (part, of) in pairs.items() if of}}
 
 
 def _perplexity(means: Mapping[str, float]) -> dict[str, float]:
@@ -109,33 +123,63 @@ def _answers(answers: Answers) -> dict[str, Any]:
     return {"rows": None if answers.rows is None else answers.rows.tolist(), "values": answers.values.tolist()}
 
 
-def _held_out_loss(means: Mapping[str, float | None]) -> float | None:
-    """On tokens that are predicted."""
-    return next((means[name] for name in PERPLEXITIES if name in means), None)
-
-
 def plot_curves(folder: Path) -> Path:
-    """Draw losses and held-out losses over steps. Raises MissingExtraError without matplotlib."""
+    """Draw losses and held-out losses over steps; of a run with several losses each, and accuracies.
+
+    Raises MissingExtraError without matplotlib.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError('pictures need matplotlib: pip install "bothways[plot]"') from None
     rows = list(read_metrics(folder / METRICS))
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    panels = _panels(rows)
+    figure = Figure(figsize=(8, 1.5 + 3 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    steps = [(one["step"], one["loss"]) for one in rows if one.get("loss") is not None]
-    held = [(one["step"], loss) for one in rows if (loss := _held_out_loss(one.get("held_out", {}))) is not None]
-    if steps:
-        axes.plot(*zip(*steps), color="#9db8d9", linewidth=0.8, label="training")
-    if held:
-        axes.plot(*zip(*held), color="#1f4e8c", linewidth=1.8, marker="o", markersize=3, label="held out")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    if steps or held:
-        axes.legend(frameon=False)
+    for axes, (label, names) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items()):
+        _draw(axes, label, {name: _points(rows, name) for name in names})
     with replacing(folder / CURVES) as aside:
         figure.savefig(aside, format="png", dpi=150)
     return folder / CURVES
+
+
+Points = list[tuple[int, float]]
+
+
+def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """What is drawn below each other: a label, and the names of the numbers."""
+    told = {name for one in rows for name in one}
+    losses = [name for name in OBJECTIVES if name in told]
+    if len(losses) < 2:
+        return {"loss": ("loss",)}
+    shares = tuple(name for name in SHARES if name in told)
+    return {**{f"loss: {name}": (name,) for name in losses}, **({"share": shares} if shares else {})}
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Points, Points]:
+    """(step, number) in training and on held-out text. The loss of that is one on tokens that are predicted."""
+    held = [(one["step"], one["held_out"]) for one in rows if "held_out" in one]
+    known = [name] if name != "loss" else list(PERPLEXITIES)
+    there = [(step, next((means[one] for one in known if one in means), None)) for step, means in held]
+    training = [(one["step"], one.get(name)) for one in rows if "held_out" not in one]
+    return _numbers(training), _numbers(there)
+
+
+def _numbers(points: Iterable[tuple[int, float | None]]) -> Points:
+    return [(step, value) for step, value in points if value is not None]
+
+
+def _draw(axes: Any, label: str, lines: Mapping[str, tuple[Points, Points]]) -> None:
+    """Training pale, held out dark with dots; where there are several numbers, each in its own colour."""
+    for (name, (training, held)), (pale, dark) in zip(lines.items(), cycle(COLOURS)):
+        beside = "" if len(lines) == 1 else f"{name}, "
+        if training:
+            axes.plot(*zip(*training), color=pale, linewidth=0.8, label=f"{beside}training")
+        if held:
+            axes.plot(*zip(*held), color=dark, linewidth=1.8, marker="o", markersize=3, label=f"{beside}held out")
+    axes.set(xlabel="step", ylabel=label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    if any(points for line in lines.values() for points in line):
+        axes.legend(frameon=False)
