@@ -124,7 +124,9 @@ def test_objectives_that_cannot_be_are_one_line(
     assert "objectives has nsp without mlm, beside which it is learnt; say mlm,nsp" in said("--objectives", "nsp")
     assert "must have one of mlm, nsp, sop, causal, rtd, got none" in said("--objectives", "")
     line = said("--objectives", "mlm,nsp", "--preset", "roberta-base")
-    assert "objectives has nsp, but roberta models have no head for it, only for mlm, rtd; families with one: bert" in line
+    assert (
+        "objectives has nsp, but roberta models have no head for it, only for mlm, rtd; families with one: bert" in line
+    )
     line = said("--objectives", "mlm,sop", "--preset", "roberta-base")
     assert "families with one: bert, albert" in line or "families with one: albert, bert" in line
     assert "objectives has causal and mlm, but causal is learnt alone" in said("--objectives", "mlm,causal")

@@ -78,7 +78,9 @@ def share(
     for name, table in _tables(discriminator).items():
         base = bases.get(name)
         if base is None or base.weight.shape != table.weight.shape:
-            raise CheckpointError(f"the generator's {name} have another shape than the discriminator's")
+            raise CheckpointError(
+                f"the generator's {name} have another shape than the discriminator's; say sharing = none"
+            )
         if how == "tied":
             _tie(name, table, base)
         else:

@@ -211,8 +211,8 @@ def _continued_generator(
     _check_size_is_its_own(settings, folder)
     generator = Encoder.from_pretrained(folder)
     if generator.family is not encoder.family or head not in generator.heads:
-        kind = f"a {encoder.family.model_type} model with a head {head}"
-        raise CheckpointError(f"{folder}: not {kind}, as the generator of {start} must be; remove it for a fresh one")
+        kind = f"{encoder.family.model_type} model with a head {head}"
+        raise CheckpointError(f"{folder}: no {kind}, as the generator of {start} must be; remove it for a fresh one")
     _check_vocabulary(str(folder), generator, tokenizer)
     if generator.config.vocab != encoder.config.vocab:
         rows = f"{generator.config.vocab:,} rows of words, the encoder beside it {encoder.config.vocab:,}"
@@ -232,34 +232,45 @@ def _check_size_is_its_own(settings: PretrainSettings, folder: Path) -> None:
 
 def _fresh_generator(settings: PretrainSettings, encoder: Encoder, sharing: Sharing, name: str) -> Encoder:
     """A generator in the encoder's family, with its embeddings where they are shared, and its tokenizer."""
-    config = _generator_config(settings, encoder, sharing)
+    config = _generator_config(settings, encoder, sharing, name)
     extras = {key: value for key, value in encoder.extras.items() if key not in REPLACED}
     rng = torch.Generator().manual_seed(settings.run.seed + 1)  # not the encoder's own numbers
     network = EncoderNetwork(config, pooler=encoder.family.heads[name].pools)
     initialise(network, config.init_std, rng)
     if sharing != "none":
         take_over(network, encoder.network)
-    try:
-        head = _fresh_head(name, network, encoder.family, extras, rng)
-    except ConfigError as error:
-        raise ConfigError(f"{_sized_by(settings)}: {error}") from None
+    head = _fresh_head(name, network, encoder.family, extras, rng)
     return Encoder(network, encoder.family, encoder.tokenizer, {name: head}, extras)
 
 
-def _generator_config(settings: PretrainSettings, encoder: Encoder, sharing: Sharing) -> EncoderConfig:
+def _generator_config(settings: PretrainSettings, encoder: Encoder, sharing: Sharing, name: str) -> EncoderConfig:
     """Of a fresh generator. Raises ConfigError, naming the key, where there is none of that size."""
-    family, shared = encoder.family, sharing != "none"
-    narrows = any(key.ours == "embedding.words" for key in family.keys)
+    narrows = _narrows(encoder, name)
+    size = _generator_size(settings, narrows)
+    given = f"generator_width {size.width:g}, generator_depth {size.depth:g}"
     try:
-        config = _generator_size(settings, narrows).of(encoder.config, shared)
+        config = size.of(encoder.config, sharing != "none")
     except ConfigError as error:
-        raise ConfigError(f"{_sized_by(settings)}: {error}") from None
+        raise ConfigError(f"{given}: {error}") from None
     if config.embed_mapped and not narrows:
         raise ConfigError(
-            f"generator_width {settings.model.generator_width:g} makes hidden states of another width than the shared "
-            f"word vectors, which {family.model_type} models cannot have; say generator_depth instead, or sharing none"
+            f"{given}: hidden states of another width than the shared word vectors, which {encoder.family.model_type} "
+            "models cannot have; say generator_width = 1 and a lower generator_depth, or sharing = none"
         )
     return config
+
+
+def _narrows(encoder: Encoder, head: str) -> bool:
+    """Whether a model of the family may have hidden states narrower than its word vectors, and that head."""
+    if not any(key.ours == "embedding.words" for key in encoder.family.keys):
+        return False
+    try:
+        with torch.device("meta"):
+            network = EncoderNetwork(NARROW.of(encoder.config), pooler=False)
+            encoder.family.heads[head].build(network, encoder.extras, ())
+    except ConfigError:
+        return False
+    return True
 
 
 def _generator_size(settings: PretrainSettings, narrows: bool) -> Generator:
@@ -268,12 +279,6 @@ def _generator_size(settings: PretrainSettings, narrows: bool) -> Generator:
     preset = None if model.preset is None else PRESETS[model.preset].generator
     usual = preset or (NARROW if narrows else SHALLOW)
     return Generator(model.generator_width or usual.width, model.generator_depth or usual.depth)
-
-
-def _sized_by(settings: PretrainSettings) -> str:
-    """What sized the generator, for a message."""
-    sizes = {key: getattr(settings.model, key) for key in ("generator_width", "generator_depth")}
-    return ", ".join(f"{key} {value:g}" for key, value in sizes.items() if value is not None) or "generator"
 
 
 def _warn_of_size(encoder: Encoder, generator: Encoder) -> None:
