@@ -236,7 +236,7 @@ def test_words_are_sampled_by_the_softmax_of_the_generator(rtd: ReplacedTokens) 
     for seed in range(100):
         with seeded(seed), torch.no_grad():
             counted.append(float(rtd.loss(model, batch).metrics["replaced"].total))
-    assert expected < 0.9 * len(answers.values)
+    assert expected < len(answers.values) - 0.8
     assert np.mean(counted) == pytest.approx(expected, abs=4 * spread / 10)
 
 
