@@ -16,7 +16,7 @@ from bothways.nn.heads import MaskDecoder
 from bothways.objectives.choice import OBJECTIVES
 from bothways.train.folder import described
 from bothways.train.meter import Reading
-from bothways.train.networks import GENERATOR, Networks
+from bothways.train.networks import Networks
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Progress
 
@@ -180,7 +180,7 @@ def _generator(networks: Networks, generator: Encoder) -> dict[str, Any]:
         "attention heads": config.heads,
         "feed-forward width": config.ffn,
         "embeddings": EMBEDDINGS[networks.sharing],
-        "parameters": networks.sizes()[GENERATOR],
+        "parameters": sum(parameter.numel() for parameter in generator.network.parameters()),
     }
 
 

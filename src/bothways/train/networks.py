@@ -41,11 +41,6 @@ class Networks:
     def _generating(self) -> Model | None:
         return None if self.generator is None else Model(self.generator.network, self.generator.heads)
 
-    def sizes(self) -> dict[str, int]:
-        """Parameters of each network, without heads, by name; what they share counts for both."""
-        found = {"encoder": self.encoder, **({} if self.generator is None else {GENERATOR: self.generator})}
-        return {name: _count(one.network) for name, one in found.items()}
-
     def file_bytes(self) -> int:
         """Of all weights that `save` writes."""
         every = (self.encoder, *(() if self.generator is None else (self.generator,)))

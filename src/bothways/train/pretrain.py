@@ -20,6 +20,7 @@ from bothways.train.board import Board, check_board
 from bothways.train.card import write_card
 from bothways.train.compiling import compile_layers
 from bothways.train.folder import begin, check_run, described
+from bothways.train.generator import starting_networks
 from bothways.train.loop import Event, Trainer
 from bothways.train.material import Material, material_of
 from bothways.train.meter import Meter, Reading
@@ -27,7 +28,6 @@ from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, flops_of_step_token, matmul_rate, plan_of
 from bothways.train.report import MetricsLog, plot_curves, write_failure
 from bothways.train.settings import PretrainSettings, RunSettings
-from bothways.train.start import starting_networks
 from bothways.train.state import Progress, Restored, prune, restore, save_checkpoint
 
 __all__ = ["Outcome", "Watch", "plan", "pretrain"]
