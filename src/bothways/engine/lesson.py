@@ -26,7 +26,7 @@ from bothways.data.sentences import SENTENCES
 from bothways.engine.backends import BACKENDS, place
 from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.encoder import EncoderOutput
-from bothways.objectives.choice import OBJECTIVES, edges_of, objective_of, pairs_of
+from bothways.objectives.choice import OBJECTIVES, Told, edges_of, objective_of, pairs_of
 from bothways.objectives.masking import Masking
 from bothways.text.tokenizer import Tokenizer, warn_of_truncation
 
@@ -158,7 +158,7 @@ def lesson(
     except CheckpointError as error:
         raise CheckpointError(f"{named}: {error}") from None
     packing = _packing(text, tokenizer, edges, pairs_of([objective]), settings, encoder.config.longest)
-    learnt = objective_of([objective], settings.masking, tokenizer)
+    learnt = objective_of([objective], Told(settings.masking, tokenizer))
     answer = _answerer(encoder, objective, device, share=encoder is not model)
     sequences: list[Taught] = []
     for number in range(packing.batches(0) if isinstance(packing, PairPacking) else 1):
@@ -254,8 +254,8 @@ def _checked(longest: int | None, usual: int, special: int, most: int) -> int:
 
 def _answerer(encoder: Encoder, objective: str, device: str, share: bool) -> Callable[[Batch], list[Score]] | None:
     """What the model says to the questions of a batch; None where it has no head for them."""
-    (name,) = OBJECTIVES[objective].heads
-    if name not in encoder.heads:
+    name = next((head for head in OBJECTIVES[objective].heads if head in encoder.heads), None)
+    if name is None:
         return None
     if OBJECTIVES[objective].pairs is not None and encoder.config.types == 1:
         raise InputError(f"the model has a head for {objective}, but one token type: it cannot tell segments apart")

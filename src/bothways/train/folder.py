@@ -55,8 +55,8 @@ def begin(output: Path, settings: PretrainSettings, started: Restored) -> None:
 
 def _checkpoint_bytes(started: Restored) -> int:
     """Of a checkpoint: weights, their average if there is one, and what the optimizer keeps."""
-    weights = sum(parameter.nbytes for parameter in started.model.parameters())
-    return weights * (1 if started.average is None else 2) + moment_bytes(started.optimizer)
+    averages = 0 if started.average is None else sum(parameter.nbytes for parameter in started.model.parameters())
+    return started.networks.file_bytes() + averages + moment_bytes(started.optimizer)
 
 
 def _check_room(output: Path, size: int, keep: int) -> None:

@@ -14,22 +14,30 @@ from bothways.files import replacing, write_json
 from bothways.train.history import METRICS, read_metrics
 from bothways.train.loop import Event
 
-__all__ = ["MetricsLog", "row", "write_failure"]
+__all__ = ["MetricsLog", "row", "with_ratios", "write_failure"]
 
 FAILURE = "nonfinite.json"
 # exp of the mean loss on tokens that are predicted: of masked ones it is called pseudo-perplexity.
 PERPLEXITIES = {"mlm": "pseudo_perplexity", "causal": "perplexity"}
+# A share of what another one says: how many of the replaced tokens were found, and of those said to be replaced are.
+RATIOS = {"rtd_recall": ("found", "replaced"), "rtd_precision": ("found", "flagged")}
 
 
 def row(event: Event) -> dict[str, Any]:
     """A step or an evaluation as a row of numbers; nothing in it depends on the clock."""
     place = {"step": event.progress.step, "tokens": event.progress.tokens}
     if event.means is not None:
-        return {**place, "held_out": event.means | _perplexity(event.means)}
+        return {**place, "held_out": with_ratios(event.means) | _perplexity(event.means)}
     assert event.result is not None
     result = event.result
     shown = {**place, "loss": result.loss, "lr": event.lr, "gradient": result.gradient}
-    return {**shown, **result.means, **({} if result.applied else {"skipped": True})}
+    return {**shown, **with_ratios(result.means), **({} if result.applied else {"skipped": True})}
+
+
+def with_ratios(means: Mapping[str, float]) -> dict[str, float]:
+    """The means, of the same tokens each, and what they say of each other; nothing where there was nothing to find."""
+    pairs = {told: (means[part], means[of]) for told, (part, of) in RATIOS.items() if part in means}
+    return {**means, **{told: part / of for told, (part, of) in pairs.items() if of}}
 
 
 def _perplexity(means: Mapping[str, float]) -> dict[str, float]:
