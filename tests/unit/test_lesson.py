@@ -16,7 +16,7 @@ from bothways.cli.lesson import ABOUT, SHOW
 from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.engine.lesson import READERS, Asked, Lesson, LessonSettings, lesson
-from bothways.objectives.choice import OBJECTIVES
+from bothways.objectives.choice import OBJECTIVES, Told
 from bothways.objectives.masking import Masking
 from bothways.objectives.objective import Model
 from bothways.objectives.reading import Together
@@ -66,7 +66,7 @@ def test_the_losses_are_those_of_training(
     found = lesson(encoder, TEXT, objective, LessonSettings(Masking(rate=0.4)), device="cpu")
     assert found.head
     ((packed, batch),) = trained_on
-    learnt = Together((OBJECTIVES[objective].build(Masking(), encoder.tokenizer),))  # type: ignore[arg-type]
+    learnt = Together((OBJECTIVES[objective].build(Told(Masking(), encoder.tokenizer)),))  # type: ignore[arg-type]
     with torch.inference_mode():
         losses = learnt.loss(Model(encoder.network, encoder.heads).eval(), batch)
     part, asked = losses.losses[objective], asked_of(found)
