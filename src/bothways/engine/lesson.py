@@ -254,8 +254,8 @@ def _checked(longest: int | None, usual: int, special: int, most: int) -> int:
 
 def _answerer(encoder: Encoder, objective: str, device: str, share: bool) -> Callable[[Batch], list[Score]] | None:
     """What the model says to the questions of a batch; None where it has no head for them."""
-    (name,) = OBJECTIVES[objective].heads
-    if name not in encoder.heads:
+    name = next((head for head in OBJECTIVES[objective].heads if head in encoder.heads), None)
+    if name is None:
         return None
     if OBJECTIVES[objective].pairs is not None and encoder.config.types == 1:
         raise InputError(f"the model has a head for {objective}, but one token type: it cannot tell segments apart")
