@@ -22,6 +22,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")  # a second time round, lines are dashed
 SMOOTHED = 1 / 30  # of a run's points, on either side of each
+UNDRAWN = ("perplexity",)  # kinds of metrics: a loss on another scale
 RISING = 0.1  # of a run: what it loses before that would make all else look flat
 DOTS_PER_INCH = 150
 PANEL = (5.2, 3.5)  # inches
@@ -58,11 +59,10 @@ class Panel:
 def panels(runs: Mapping[str, History], by: By = "step") -> tuple[Panel, ...]:
     """What a picture of runs shows, losses first.
 
-    Every loss has a panel; another metric has one if several runs have it, or there is just one run. Perplexities have
-    none: they are losses on another scale.
+    Every loss has a panel; another metric has one if several runs have it, or there is just one run.
     """
     metrics = dict.fromkeys(name for run in runs.values() for name in (*run.held_out, *run.training))
-    drawn = [Panel(metric, _lines(metric, runs, by)) for metric in metrics if kind_of(metric) != "perplexity"]
+    drawn = [Panel(metric, _lines(metric, runs, by)) for metric in metrics if kind_of(metric) not in UNDRAWN]
     shared = [one for one in drawn if one.metric in LOSSES or len(one.lines) > 1 or len(runs) == 1]
     return tuple(sorted(shared, key=lambda panel: panel.metric not in LOSSES))
 
