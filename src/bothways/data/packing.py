@@ -64,25 +64,35 @@ class Piece(NamedTuple):
     end: int
 
 
-def cut_documents(sentences: NDArray[Any], documents: NDArray[Any], room: int) -> tuple[Ints, Ints]:
+def cut_documents(
+    sentences: NDArray[Any], documents: NDArray[Any], room: int, middles: Ints | None = None
+) -> tuple[Ints, Ints]:
     """First and last row (exclusive) of sequences of at most `room` tokens: whole sentences, as many as fit.
 
     No sequence crosses a document's end; a sentence that is too long is cut into pieces of `room` tokens.
+    middles: sentences [D] that documents are cut from, both ways; None: from the first one of each.
     """
-    starts: list[int] = []
-    ends: list[int] = []
-    for first, last in zip(documents[:-1].tolist(), documents[1:].tolist()):
-        if first == last:
-            continue
-        bounds = np.asarray(sentences[first : last + 1])
-        start, end = int(bounds[0]), int(bounds[-1])
-        while start < end:
-            fit = int(bounds[np.searchsorted(bounds, start + room, side="right") - 1])
-            stop = fit if fit > start else start + room
-            starts.append(start)
-            ends.append(stop)
-            start = stop
-    return np.array(starts, dtype=np.int64), np.array(ends, dtype=np.int64)
+    found: list[tuple[int, int]] = []
+    middles = documents[:-1] if middles is None else middles
+    for first, middle, last in zip(documents[:-1].tolist(), middles.tolist(), documents[1:].tolist()):
+        bounds = np.asarray(sentences[first : last + 1], dtype=np.int64)
+        before, behind = bounds[: middle - first + 1], bounds[middle - first :]
+        found += [(-end, -start) for start, end in reversed(_cut(-before[::-1], room))]
+        found += _cut(behind, room)
+    starts, ends = np.array(found, dtype=np.int64).reshape(-1, 2).T
+    return starts.copy(), ends.copy()
+
+
+def _cut(bounds: Ints, room: int) -> list[tuple[int, int]]:
+    """Some sentences into sequences; bounds: theirs."""
+    found: list[tuple[int, int]] = []
+    start, end = int(bounds[0]), int(bounds[-1])
+    while start < end:
+        fit = int(bounds[np.searchsorted(bounds, start + room, side="right") - 1])
+        stop = fit if fit > start else start + room
+        found.append((start, stop))
+        start = stop
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +141,18 @@ class Packing:
         self._longest, self._budget, self._seed = longest, budget, seed
         self._shuffle, self._filled = shuffle, filled
         self._before, self._after = np.array([before], np.int64), np.array([after], np.int64)
-        cuts = [cut_documents(shard.sentences, shard.documents, longest - self.SPECIAL) for shard in shards]
+        self._room = longest - self.SPECIAL
+        cuts = self._cuts()
         self._starts = np.concatenate([np.zeros(0, np.int64), *(starts for starts, _ in cuts)])
         self._ends = np.concatenate([np.zeros(0, np.int64), *(ends for _, ends in cuts)])
         self._of = np.repeat(np.arange(len(cuts)), [len(starts) for starts, _ in cuts])
         if not len(self._starts):
             raise InputError("the corpus has no sequence to make a batch of")
         self._epoch = lru_cache(maxsize=2)(self._plan)
+
+    def _cuts(self) -> list[tuple[Ints, Ints]]:
+        """Of each shard, the rows that sequences begin with and those they end before."""
+        return [cut_documents(shard.sentences, shard.documents, self._room) for shard in self._shards]
 
     def cut_to(self, longest: int) -> Packing:
         """The same split under the same seed and budget, in sequences of at most so many tokens."""
