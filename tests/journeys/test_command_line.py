@@ -173,7 +173,7 @@ def test_a_picture_that_cannot_be_written_gives_one_line(
 def test_a_plot_without_its_extra_names_the_line_to_install_it(
     tiny_masked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bothways.cli.heatmap.find_spec", lambda name: None)
+    monkeypatch.setattr("bothways.pictures.find_spec", lambda name: None)
     error = fails_with_one_line(capsys, "inspect", tiny_masked, "the cat", "--plot", tmp_path / "seen.png")
     assert 'pip install "bothways[plot]"' in error
     assert list(tmp_path.iterdir()) == []

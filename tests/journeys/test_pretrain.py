@@ -146,7 +146,7 @@ def test_every_family_can_be_pretrained(
         trained.append(starting_encoder(*arguments))
         return trained[-1]
 
-    monkeypatch.setattr("bothways.train.pretrain.starting_encoder", started)
+    monkeypatch.setattr("bothways.train.generator.starting_encoder", started)
     command = ["pretrain", config, "--preset", "small", "--steps", "2", "--precision", "fp32", "--output", tmp_path]
     assert run(*command) == 0
     encoder = bothways.Encoder.from_pretrained(tmp_path / "model")

@@ -62,6 +62,8 @@ def place(
     for name in ("train.tsv", "dev.tsv"):
         (folder / name).write_text(f"text\tlabel\n{labelled}", encoding="utf-8")
     (folder / "pretrain.toml").write_text(PRETRAIN)
+    (folder / "other-run").mkdir()
+    (folder / "other-run" / "metrics.jsonl").write_text('{"step": 1, "tokens": 9, "loss": 7.5, "mlm": 7.5}\n')
     shutil.copytree(base_sized_masked, folder / "old-bert")
     convert = (
         "import sys, torch; from safetensors.torch import load_file; torch.save(load_file(sys.argv[1]), sys.argv[2])"

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["BETWEEN", "LEAST_TEXT", "print_json", "print_table", "printable", "shorten", "terminal_width"]
+__all__ = [
+    "BETWEEN",
+    "LEAST_TEXT",
+    "print_json",
+    "print_table",
+    "print_words",
+    "printable",
+    "shorten",
+    "terminal_width",
+]
 
 LEAST_TEXT = 24  # columns that the last column of a table gets at least, if it is text
 BETWEEN = 2  # blanks between two columns
@@ -48,6 +57,15 @@ def print_table(
     # Numbers are not broken: lines that are too long are left to the terminal to wrap.
     console.width = max(console.width, sum(widths) + BETWEEN * (len(widths) - 1))
     console.print(table)
+
+
+def print_words(words: Iterable[tuple[str, str]]) -> None:
+    """Running text, broken into the lines of the terminal. words: each with its style, such as "bold"; "" for none."""
+    from rich.console import Console
+    from rich.text import Text
+
+    shown = Text(" ").join(Text(printable(word), style=style) for word, style in words)
+    Console(highlight=False).print(shown)
 
 
 def terminal_width() -> int:

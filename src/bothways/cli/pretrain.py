@@ -22,7 +22,7 @@ Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 @app.default
 def pretrain(config: Path, /, *flags: Rest) -> None:
-    """Pretrain an encoder as a TOML file says; any key of it can be given as a flag too, which wins.
+    """Pretrain an encoder as a TOML file or a recipe says; any key of it can be given as a flag too, which wins.
 
     On the way it shows loss, accuracy of predicted tokens, tokens a second, the share of the machine's
     matrix-product rate that this is, and the time left. `run/metrics.jsonl` has the numbers; --tensorboard
@@ -33,7 +33,7 @@ def pretrain(config: Path, /, *flags: Rest) -> None:
     Parameters
     ----------
     config
-        A TOML file of the keys below.
+        A TOML file of the keys below, or the name of a recipe: `bothways recipes` lists them.
     flags
         Keys as flags: --steps 1000 --lr 3e-4.
     """

@@ -8,12 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomllib
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
+from bothways.train.recipe import recipe
 from bothways.train.settings import (
     CorpusSettings,
     ModelSettings,
@@ -56,15 +58,15 @@ def known_keys() -> list[str]:
 
 
 def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, RunFlags]:
-    """The file's settings, and over them the flags'. Tables of the file group keys as they like.
+    """The settings of a file or, where there is no such file, of the recipe of that name; and over them the flags'.
+    Tables of a file group keys as they like.
 
-    Raises ConfigError on a missing file, unknown keys (with the nearest that is known) and values that cannot be.
+    Raises ConfigError on neither file nor recipe, unknown keys (with the nearest that is known) and values that cannot
+    be.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
     app = App(
         name="pretrain",
-        config=_Flat(path, use_commands_as_keys=False),
+        config=Dict(_flat(path), source=str(path), use_commands_as_keys=False),
         result_action="return_value",
         help_flags=[],
         version_flags=[],
@@ -93,16 +95,31 @@ def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, R
     return found
 
 
-class _Flat(Toml):
-    """A TOML file whose tables mean nothing: their keys are as good as keys outside any."""
+def _flat(path: Path) -> dict[str, Any]:
+    """The keys of a file or a recipe. Its tables mean nothing: their keys are as good as keys outside any."""
+    flat: dict[str, Any] = {}
+    for key, value in _leaves(_table(path)):
+        if key in flat:
+            raise ConfigError(f"{path}: {key} is given twice")
+        flat[key] = value
+    return flat
 
-    def _load_config(self, path: Path) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for key, value in _leaves(super()._load_config(path)):
-            if key in flat:
-                raise CycloptsError(msg=f"{key} is given twice")
-            flat[key] = value
-        return flat
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else _recipe(path)
+        return tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _recipe(path: Path) -> str:
+    try:
+        return recipe(str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: no such file, and {error}") from None
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

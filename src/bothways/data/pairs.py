@@ -247,7 +247,9 @@ class PairPacking(Packing):
         same = self._pairing.negatives == "same"
         group = self._document if same else np.zeros_like(self._document)
         middle, other = np.zeros_like(start), np.full(len(start), SINGLE)
-        for apart in APART:
+        for apart in (*APART, self._room):
+            if apart == self._room and (other != SINGLE).any():
+                break  # any two will do only where there would be no pair at all
             waiting = np.flatnonzero(other == SINGLE)
             middle[waiting] = self._splits(waiting, rng)
             a, b = (waiting[one] for one in _neighbours(group[waiting], (end - middle)[waiting], rng))

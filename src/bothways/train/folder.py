@@ -10,13 +10,13 @@ from typing import Any
 
 from bothways.errors import ConfigError, InputError
 from bothways.files import make_folder, read_object, write_json
+from bothways.train.history import SETTINGS
 from bothways.train.optim import moment_bytes
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Restored, checkpoints
 
 __all__ = ["begin", "check_run", "described"]
 
-SETTINGS = "settings.json"
 # What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
 FREE = frozenset({"workers", "log_every", "evaluate_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 
@@ -55,8 +55,8 @@ def begin(output: Path, settings: PretrainSettings, started: Restored) -> None:
 
 def _checkpoint_bytes(started: Restored) -> int:
     """Of a checkpoint: weights, their average if there is one, and what the optimizer keeps."""
-    weights = sum(parameter.nbytes for parameter in started.model.parameters())
-    return weights * (1 if started.average is None else 2) + moment_bytes(started.optimizer)
+    averages = 0 if started.average is None else sum(parameter.nbytes for parameter in started.model.parameters())
+    return started.networks.file_bytes() + averages + moment_bytes(started.optimizer)
 
 
 def _check_room(output: Path, size: int, keep: int) -> None:

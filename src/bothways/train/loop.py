@@ -160,7 +160,8 @@ class Trainer:
             batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
             with self._weights():
                 means = evaluate(self.model, self.objective, batches, streams)
-            loss = sum(means[name] * weight for name, weight in self.objective.losses.items())
+            # Without one of its losses an evaluation says nothing of the whole; it is not the best one.
+            loss = sum(means.get(name, math.nan) * weight for name, weight in self.objective.losses.items())
             if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)
             yield Event("evaluate", progress, means=means)

@@ -11,7 +11,7 @@ from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
 from bothways.data.pairs import Pairing, PairPacking
 from bothways.errors import CheckpointError, InputError
-from bothways.objectives.choice import edges_of, objective_of, pairs_of
+from bothways.objectives.choice import Told, edges_of, objective_of, pairs_of
 from bothways.objectives.objective import Objective
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
@@ -44,8 +44,8 @@ def material_of(settings: PretrainSettings) -> Material:
     train, held = _packings(settings, corpus, tokenizer)
     corpus.verify()
     _check_ids(corpus, tokenizer)
-    objective = objective_of(settings.objective.objectives, settings.masking, tokenizer)
-    return Material(corpus, tokenizer, objective, train, held)
+    told = Told(settings.masking, tokenizer, settings.objective.rtd_weight)
+    return Material(corpus, tokenizer, objective_of(settings.objective.objectives, told), train, held)
 
 
 def _tokenizer(corpus: Corpus) -> Tokenizer:

@@ -27,7 +27,7 @@ TRIED_STEPS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """parameters: of network and heads.    tokens: of the whole run; epochs: how often that is the corpus.
+    """parameters: of all networks and heads.    tokens: of the whole run; epochs: how often that is the corpus.
 
     flops: multiplications and additions of matrix products in the whole run, forward and back.
     state_bytes: of weights, their average, gradients and moments.
@@ -55,26 +55,46 @@ def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> fl
     """
     width, ffn = config.width, config.ffn
     layer = 2 * (4 * width * width + (3 if config.gated else 2) * width * ffn) + 4 * length * width
-    head = 2 * config.embed_width * (config.vocab + (0 if config.causal else width))
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
-    return len(config.order) * layer + mapped + predicted * head
+    return len(config.order) * layer + mapped + predicted * _flops_of_head(config)
 
 
-def flops_of_step_token(config: EncoderConfig, packing: Packing, objective: Objective) -> float:
-    """Of a step, a token: forward, and twice that on the way back."""
+def _flops_of_head(config: EncoderConfig) -> int:
+    """Of one row's scores of the vocabulary."""
+    return 2 * config.embed_width * (config.vocab + (0 if config.causal else config.width))
+
+
+def flops_of_step_token(model: Model, packing: Packing, objective: Objective) -> float:
+    """Of a step, a token: forward through all networks, and twice that on the way back.
+
+    A generator's words are sampled from scores that are computed once more.
+    """
     length = packing.tokens / packing.sequences
-    return 3 * flops_of_token(config, length, objective.predicted(length))
+    forward = sum(flops_of_token(config, length, share) for config, share in _read_from(model, objective, length))
+    again = 0.0 if model.generator is None else _flops_of_head(model.generator.network.config)
+    return 3 * forward + objective.predicted(length) * again
 
 
-def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float) -> int:
+def _read_from(model: Model, objective: Objective, length: float) -> list[tuple[EncoderConfig, float]]:
+    """Each network, and the share of its rows that words are predicted from: the generator's where there is one."""
+    configs, predicted = [network.config for network in model.networks], objective.predicted(length)
+    return [(config, predicted if i == len(configs) - 1 else 0.0) for i, config in enumerate(configs)]
+
+
+def _activation_bytes(settings: PretrainSettings, model: Model, objective: Objective, length: float) -> int:
     """What autograd keeps of a step's batches that run side by side: an estimate."""
+    networks = _read_from(model, objective, length)
+    together = min(settings.step.batches(settings.step.steps), MOST_STREAMS)
+    token = sum(_token_bytes(settings, config, length, share) for config, share in networks)
+    return int(together * settings.step.batch * token)
+
+
+def _token_bytes(settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float) -> float:
     size = 4 if settings.step.precision == "fp32" else 2
     token = len(config.order) * (12 * config.width + 4 * config.ffn + 3 * config.heads * length) * size
     if settings.step.checkpointing:
         token = len(config.order) * config.width * size + token / len(config.order)
-    scores = 2 * predicted * config.vocab * 4
-    together = min(settings.step.batches(settings.step.steps), MOST_STREAMS)
-    return int(together * settings.step.batch * (token + scores))
+    return token + 2 * predicted * config.vocab * 4
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:
@@ -96,10 +116,10 @@ def plan_of(
     settings: PretrainSettings, model: Model, objective: Objective, packing: Packing, device: torch.device
 ) -> Plan:
     """Count what can be counted, and try a few steps on real batches for the rest. The model's weights change."""
-    config, step = model.network.config, settings.step
+    step = settings.step
     length = packing.tokens / packing.sequences
     tokens = step.tokens
-    per_token = flops_of_step_token(config, packing, objective)
+    per_token = flops_of_step_token(model, packing, objective)
     speed, moments = _tried(model, objective, packing, settings, device)
     dtype = torch.float32 if model.network.dtype is None else model.network.dtype
     parameters = _count(model)
@@ -109,7 +129,7 @@ def plan_of(
         epochs=tokens / packing.tokens,
         flops=per_token * tokens,
         state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (step.ema > 0)) + moments,
-        activation_bytes=_activation_bytes(settings, config, length, objective.predicted(length)),
+        activation_bytes=_activation_bytes(settings, model, objective, length),
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from bothways.data.pairs import NEGATIVES, Negatives
 from bothways.errors import ConfigError, meant
+from bothways.nn.sharing import SHARINGS, Sharing
 from bothways.objectives.choice import check_objectives
 from bothways.objectives.masking import Masking
+from bothways.objectives.rtd import RTD_WEIGHT
 from bothways.train.optim import OPTIMIZERS, AdamSettings
 from bothways.train.schedule import SCHEDULES
 
@@ -27,6 +30,12 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
 MOST_WARMUP = 10_000
 SHORTEST = 3  # tokens of a sequence
+# Keys that say something only beside one of these objectives.
+ONLY_WITH = {
+    "negatives": ("nsp",),
+    **dict.fromkeys(("rtd_weight", "sharing", "generator_width", "generator_depth"), ("rtd",)),
+    **dict.fromkeys(("rate", "mask", "random", "unit"), ("mlm", "rtd")),
+}
 
 
 def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
@@ -37,6 +46,11 @@ def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
 def _check_within(key: str, warmup: int, steps: int) -> None:
     if not 0 <= warmup <= steps:
         raise ConfigError(f"{key} must be between 0 and the {steps} steps, got {warmup}")
+
+
+def _check_above_0(key: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ConfigError(f"{key} must be more than 0, got {value}")
 
 
 def _check_rise(key: str, most: int, start: int, warmup: int) -> None:
@@ -54,11 +68,16 @@ class ModelSettings:
     tokenizer's.    start: instead of a preset, an encoder to go on from: its folder, or its id on the hub.
 
     dropout: from 0 to less than 1; that of the preset or of the encoder if it is not given.
+    generator_width, generator_depth: with rtd, the size of the generator, as shares of the discriminator's. Those of
+    the preset if they are not given (electra-small: 1/4 as wide; deberta-v3-base: half as deep); for others 1/4 as
+    wide, or half as deep where a family's word vectors must be as wide as its hidden states.
     """
 
     preset: str | None = None
     start: str | None = None
     dropout: float | None = None
+    generator_width: float | None = None
+    generator_depth: float | None = None
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.start is not None:
@@ -69,6 +88,8 @@ class ModelSettings:
             object.__setattr__(self, "preset", PRESET)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be 0 or more and less than 1, got {self.dropout}")
+        _check_above_0("generator_width", self.generator_width)
+        _check_above_0("generator_depth", self.generator_depth)
 
 
 @dataclass(frozen=True)
@@ -106,13 +127,19 @@ class CorpusSettings:
 @dataclass(frozen=True)
 class ObjectiveSettings:
     """objectives: what is learnt: mlm (masked words), with nsp (next sentences) or sop (their order) beside it if one
-    likes, "mlm,nsp"; or causal (next tokens), alone.
+    likes, "mlm,nsp"; or, alone, causal (next tokens) or rtd (which tokens a smaller network, the generator, replaced).
 
     negatives: with nsp, where a segment that is not the next one is from: "other" documents, or the "same" one.
+    rtd_weight: with rtd, of the discriminator's loss; that of the generator, which learns masked words, is 1.
+    sharing: with rtd, of the embeddings of both networks: tied (the same, as in ELECTRA), disentangled (the
+    discriminator's are the generator's and a shift of its own, as in DeBERTa-v3), or none; if not given, disentangled
+    for deberta-v2 models, else tied.
     """
 
     objectives: tuple[str, ...] = ("mlm",)
     negatives: Negatives = "other"
+    rtd_weight: float = RTD_WEIGHT
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         names = [name.strip() for given in self.objectives for name in given.split(",")]
@@ -120,6 +147,9 @@ class ObjectiveSettings:
         check_objectives(self.objectives)
         if self.negatives not in NEGATIVES:
             raise ConfigError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
+        _check_above_0("rtd_weight", self.rtd_weight)
+        if self.sharing is not None:
+            _check_one_of("sharing", self.sharing, SHARINGS)
 
 
 @dataclass(frozen=True)
@@ -246,3 +276,16 @@ class PretrainSettings:
         if self.step.step_tokens < self.corpus.longest:
             sequence = f"one sequence of {self.corpus.longest}; say more, or a lower longest"
             raise ConfigError(f"step_tokens {self.step.step_tokens} is less than {sequence}")
+        for part in (self.model, self.masking, self.objective):
+            self._check_heeded(part)
+
+    def heeds(self, key: str) -> bool:
+        """Whether a key says something of these objectives."""
+        return bool(set(ONLY_WITH.get(key, self.objective.objectives)) & set(self.objective.objectives))
+
+    def _check_heeded(self, part: ModelSettings | Masking | ObjectiveSettings) -> None:
+        """No key is given that none of the objectives heeds."""
+        for key in fields(part):
+            if getattr(part, key.name) != key.default and not self.heeds(key.name):
+                needed = f"{' or '.join(ONLY_WITH[key.name])}, and objectives is {','.join(self.objective.objectives)}"
+                raise ConfigError(f"{key.name} says something only with {needed}; leave it out")

@@ -1,6 +1,7 @@
 """Checkpoints of a run: folders that are whole or not there, and from which a run goes on as if it had never stopped.
 
     run/checkpoints/step-00001000/    config.json, model.safetensors, tokenizer: a folder like any other model's
+                                      generator/, shifts.safetensors: in runs that have a generator (`train.networks`)
                                       optimizer.safetensors, state.json: what training needs besides
                                       average.safetensors: the average of the weights, in runs that keep one
 
@@ -21,13 +22,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import sha256
 from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning, InputError
 from bothways.files import make_folder, read_object, write_json
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average
 from bothways.train.feed import Cursor
+from bothways.train.networks import Networks
 from bothways.train.optim import optimizer_state, restore_optimizer
 
 __all__ = ["Progress", "Restored", "checkpoints", "prune", "restore", "save_checkpoint"]
@@ -65,7 +66,7 @@ class Progress:
 class Restored:
     """What a checkpoint holds, ready to go on. corpus: the identity of what it was trained on, if that is known."""
 
-    encoder: Encoder
+    networks: Networks
     model: Model
     optimizer: torch.optim.Optimizer
     average: Average | None
@@ -79,7 +80,7 @@ Parts = Callable[[Model], tuple[torch.optim.Optimizer, Average | None]]
 
 def save_checkpoint(
     run: Path,
-    encoder: Encoder,
+    networks: Networks,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     settings: Mapping[str, Any],
@@ -96,14 +97,13 @@ def save_checkpoint(
         shutil.rmtree(begun, ignore_errors=True)
     make_folder(aside)
     try:
-        encoder.save_pretrained(aside)
-        save_file(optimizer_state(Model(encoder.network, encoder.heads), optimizer), aside / OPTIMIZER)
+        networks.save(aside, resumable=True)
+        save_file(optimizer_state(networks.model(), optimizer), aside / OPTIMIZER)
         if average is not None:
             save_file(average.state(), aside / AVERAGE)
-        sums = {path.name: sha256(path) for path in sorted(aside.iterdir())}
-        state = {"progress": asdict(progress), "corpus": corpus, "settings": dict(settings), "sha256": sums}
-        write_json(aside / STATE, state)
-        for path in aside.iterdir():
+        state = {"progress": asdict(progress), "corpus": corpus, "settings": dict(settings), "sha256": _sums(aside)}
+        write_json(aside / STATE, state | _shared(networks))
+        for path in sorted(aside.rglob("*"), reverse=True):  # what is in a folder before the folder
             _to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
@@ -148,19 +148,31 @@ def _whole(folder: Path, parts: Parts) -> Restored | None:
 
 def _read(folder: Path, parts: Parts) -> Restored:
     state = read_object(folder / STATE)
+    there = _sums(folder)
     for name, expected in state["sha256"].items():
-        if not (folder / name).is_file():
+        if name not in there:
             raise CheckpointError(f"{folder / name}: missing")
-        if sha256(folder / name) != expected:
+        if there[name] != expected:
             raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
-    encoder = Encoder.from_pretrained(folder)
-    model = Model(encoder.network, encoder.heads)
+    networks = Networks.read(folder, state.get("sharing"))
+    model = networks.model()
     optimizer, average = parts(model)
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
     if average is not None:
         average.restore(load_file(folder / AVERAGE))
     progress = Progress(**state["progress"])
-    return Restored(encoder, model, optimizer, average, progress, folder, state.get("corpus"))
+    return Restored(networks, model, optimizer, average, progress, folder, state.get("corpus"))
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The checksum of every file of a checkpoint but its state, by its place in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def _shared(networks: Networks) -> dict[str, str]:
+    """What the state says of a generator."""
+    return {} if networks.generator is None else {"sharing": networks.sharing}
 
 
 def prune(run: Path, keep: int, progress: Progress) -> None:

@@ -34,13 +34,14 @@ class Means:
         self._counts[name] += count
 
     def values(self) -> dict[str, float]:
-        """The mean of each name; NaN where there was no row."""
-        return {name: self._totals[name] / n if n else math.nan for name, n in self._counts.items()}
+        """The mean of each name that had a row."""
+        return {name: self._totals[name] / n for name, n in self._counts.items() if n}
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: the weighted sum of the objective's mean losses.    means: of losses and metrics, by name.
+    """loss: the weighted sum of the objective's mean losses.    means: of losses and metrics, by name; what had no row
+    is left out.
 
     tokens: of all batches.    gradient: its length before clipping.    applied: whether the weights were changed.
     """
@@ -175,7 +176,8 @@ def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
 
 
 def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], streams: Streams) -> dict[str, float]:
-    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side.
+    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side. What had
+    no row (a pair, among sequences of one segment) is left out.
 
     What an objective leaves to chance is the same each time: its seed is the batch's number.
     """

@@ -1,0 +1,113 @@
+"""Replaced-token detection (ELECTRA, Clark et al. 2020, https://arxiv.org/abs/2003.10555): a generator fills masked
+tokens in, and a discriminator says of every token whether it is the one that stood there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bothways.data.batch import Batch
+from bothways.data.packing import Packed
+from bothways.nn.dropout import uniform
+from bothways.nn.heads import Classifier, MaskDecoder, MaskedLanguageHead
+from bothways.nn.layers import filled
+from bothways.objectives.mlm import MaskedLanguageModelling
+from bothways.objectives.objective import Losses, Model, Part
+from bothways.objectives.reading import Together
+from bothways.ragged import Ragged
+
+__all__ = ["RTD_HEADS", "RTD_WEIGHT", "ReplacedTokens", "sampled"]
+
+RTD_WEIGHT = 50.0
+# The discriminator's, by preference: a head of its own, or one for tags, of which there is one: "replaced".
+RTD_HEADS = ("rtd", "tag")
+ROWS_AT_A_TIME = 256  # whose scores of the whole vocabulary are in memory, in fp32
+
+
+@dataclass(frozen=True, eq=False)
+class ReplacedTokens:
+    """An objective of two forwards: `model.generator` reads masked tokens, `model.network` what it made of them.
+
+    masked: what the generator learns.    weight: of the discriminator's loss beside the generator's.
+
+    The generator gets no gradient through its words, which are sampled. A sampled word that is the true one counts as
+    not replaced. All tokens are judged, special ones too, as in the released code. Of metrics, `accuracy` is that of
+    the generator; `replaced`, `flagged` (said to be replaced) and `found` (both) are shares of all tokens, so that
+    found / replaced is the recall of a whole step, and found / flagged its precision.
+    """
+
+    masked: MaskedLanguageModelling
+    weight: float = RTD_WEIGHT
+    heads: tuple[str, ...] = RTD_HEADS
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        return {**self.masked.losses, "rtd": self.weight}
+
+    def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
+        return Together((self.masked,)).corrupt(packed, rng)
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        return {**self.masked.counts(batch), "rtd": batch.tokens.layout.total}
+
+    def predicted(self, length: float) -> float:
+        return self.masked.predicted(length)
+
+    def loss(self, model: Model, batch: Batch) -> Losses:
+        proposed, words = self._propose(model, batch)
+        judged = self._judge(model, batch, words)
+        return Losses({**proposed.losses, **judged.losses}, {**proposed.metrics, **judged.metrics})
+
+    def _propose(self, model: Model, batch: Batch) -> tuple[Losses, Tensor]:
+        """What the generator loses, and a word int [M] for each row that was to be predicted."""
+        generator, answers = model.generator, batch.labels["mlm"]
+        assert generator is not None
+        assert answers.rows is not None
+        head = generator.heads["mlm"]
+        assert isinstance(head, (MaskedLanguageHead, MaskDecoder))
+        output = generator.network(batch.tokens, batch.types)
+        rows = head.states(output).index_select(0, answers.rows)
+        total, correct = head.loss(rows, answers.values)
+        count = len(answers.values)
+        return Losses({"mlm": Part(total, count)}, {"accuracy": Part(correct, count)}), sampled(head, rows)
+
+    def _judge(self, model: Model, batch: Batch, words: Tensor) -> Losses:
+        """What the discriminator loses on the text with those words in it."""
+        answers, head = batch.labels["mlm"], model.first_head(self.heads)
+        assert answers.rows is not None
+        assert isinstance(head, Classifier)
+        original = batch.tokens.data.index_copy(0, answers.rows, answers.values)
+        ids = original.index_copy(0, answers.rows, words)
+        replaced = ids != original
+        output = model.network(Ragged(ids, batch.tokens.layout), batch.types)
+        scores = head(output.last)[:, 0].float()
+        lost = F.binary_cross_entropy_with_logits(scores, replaced.float(), reduction="sum")
+        flagged = scores > 0
+        told = {"rtd_accuracy": flagged == replaced, "replaced": replaced, "flagged": flagged}
+        told["found"] = flagged & replaced
+        metrics = {name: Part(one.sum(), len(ids)) for name, one in told.items()}
+        return Losses({"rtd": Part(lost, len(ids))}, metrics)
+
+
+@torch.no_grad()
+def sampled(head: MaskedLanguageHead | MaskDecoder, rows: Tensor) -> Tensor:
+    """rows [M, width] of `head.states` → a word int [M] for each, by the head's softmax in fp32.
+
+    One number of `nn.dropout.uniform` decides each: where it falls among the sums of the chances.
+    """
+    chances = uniform(len(rows), rows.device)
+    parts = zip(rows.split(ROWS_AT_A_TIME), chances.split(ROWS_AT_A_TIME))
+    return torch.cat([_by_chance(head(filled(some))[: len(some)].float(), chance) for some, chance in parts])
+
+
+def _by_chance(scores: Tensor, chances: Tensor) -> Tensor:
+    """scores [M, vocab], chances [M] from 0 to less than 1 → int [M]."""
+    sums = scores.softmax(1).cumsum(1)
+    places = chances[:, None] * sums[:, -1:]  # the last sum is not quite 1
+    return torch.searchsorted(sums, places, right=True)[:, 0].clamp(max=scores.shape[1] - 1)
