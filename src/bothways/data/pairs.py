@@ -201,7 +201,7 @@ class PairPacking(Packing):
 
     def _sequences_of(self, spans: Ints) -> list[tuple[Piece, ...]]:
         first, second = (self._text.pieces(spans[:, side], spans[:, side + 1]) for side in (0, 2))
-        return [(a, b) if b.end > b.start else (a,) for a, b in zip(first, second)]
+        return [(a, b._replace(opens=False)) if b.end > b.start else (a,) for a, b in zip(first, second)]
 
     def _lengths(self, epoch: int) -> Ints:
         spans = self._paired(epoch).spans
@@ -282,7 +282,7 @@ class PairPacking(Packing):
 
 def _length(pieces: tuple[Piece, ...]) -> int:
     """Of a sequence, with special tokens."""
-    return 1 + sum(piece.end - piece.start + 1 for piece in pieces)
+    return sum(piece.length for piece in pieces)
 
 
 def _below(counts: Ints, rng: np.random.Generator) -> Ints:
