@@ -157,7 +157,7 @@ def test_a_corpus_without_documents_or_sentences_has_no_pairs(
     pairs = ["--steps", "2", "--objectives", "mlm,nsp"]
     single = built("--seed", "1")
     line = fails(*pairs, "--corpus", single)
-    assert f"{single}: train split: a single document: there is no other one to take a wrong next segment from" in line
+    assert f"{single}: train split: a single document has sequences of two sentences: there is no other one" in line
     assert (
         run(
             "pretrain",

@@ -26,7 +26,7 @@ from bothways.data.sentences import SENTENCES
 from bothways.engine.backends import BACKENDS, place
 from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.encoder import EncoderOutput
-from bothways.objectives.choice import OBJECTIVES, Told, edges_of, objective_of, pairs_of
+from bothways.objectives.choice import OBJECTIVES, Told, edged_of, edges_of, objective_of, pairs_of
 from bothways.objectives.masking import Masking
 from bothways.text.tokenizer import Tokenizer, warn_of_truncation
 
@@ -93,8 +93,8 @@ class LessonSettings:
     """masking: with mlm.    pair: with nsp, another document, which wrong segments are from; else they are from
     elsewhere in the text.    sentences, language: with pairs, how texts are divided (`data.sentences`).
 
-    longest: tokens of a sequence; what the model takes if None, but about half of the text where wrong segments are
-    from elsewhere in it.    seed: of what is left to chance.
+    longest: tokens of a sequence; what the model takes if None, but two thirds of the text or so where wrong segments
+    are from elsewhere in it.    seed: of what is left to chance.
 
     Raises InputError on a value that cannot be.
     """
@@ -157,7 +157,7 @@ def lesson(
         edges = edges_of([objective], tokenizer)
     except CheckpointError as error:
         raise CheckpointError(f"{named}: {error}") from None
-    packing = _packing(text, tokenizer, edges, pairs_of([objective]), settings, encoder.config.longest)
+    packing = _packing(text, tokenizer, edges, objective, settings, encoder.config.longest)
     learnt = objective_of([objective], Told(settings.masking, tokenizer))
     answer = _answerer(encoder, objective, device, share=encoder is not model)
     sequences: list[Taught] = []
@@ -166,7 +166,8 @@ def lesson(
         batch = learnt.corrupt(packed, _chance(settings.seed, number))
         sequences += _taught(packed, batch, None if answer is None else answer(batch), objective, tokenizer)
     if (more := packing.sequences - len(sequences)) > 0:
-        warn_of_truncation([packing.tokens - Packing.SPECIAL * more], 1, len(sequences[0].tokens))
+        again = Packing.SPECIAL * more if edged_of([objective]) == "sequence" else 0
+        warn_of_truncation([packing.tokens - again], 1, len(sequences[0].tokens))
     return Lesson(objective, answer is not None, tuple(sequences))
 
 
@@ -200,17 +201,27 @@ def _packing(
     text: str,
     tokenizer: Tokenizer,
     edges: tuple[int, int],
-    kind: Literal["next", "order"] | None,
+    objective: str,
     settings: LessonSettings,
     most: int,
 ) -> Packing:
     """What makes the batches that training would have of this text alone. most: tokens that the model takes."""
+    kind = pairs_of([objective])
     if kind is not None:
         return _pairs(text, tokenizer, edges, kind, settings, most)
     shard = _Documents.of([text], tokenizer, "none", settings.language)
     longest = _checked(settings.longest, most, Packing.SPECIAL, most)
     before, after = edges
-    return Packing([shard], longest=longest, budget=longest, before=before, after=after, shuffle=False, filled=False)
+    return Packing(
+        [shard],
+        longest=longest,
+        budget=longest,
+        before=before,
+        after=after,
+        shuffle=False,
+        filled=False,
+        edges=edged_of([objective]),
+    )
 
 
 def _pairs(
@@ -224,8 +235,8 @@ def _pairs(
     texts = [text] if settings.pair is None else [text, settings.pair]
     shard = _Documents.of(texts, tokenizer, settings.sentences, settings.language)
     negatives: Literal["other", "same"] = "same" if settings.pair is None else "other"
-    half = len(shard.tokens) // 2 + PairPacking.SPECIAL
-    usual = min(most, half) if (kind, negatives) == ("next", "same") else most
+    less = len(shard.tokens) * 2 // 3 + PairPacking.SPECIAL
+    usual = min(most, less) if (kind, negatives) == ("next", "same") else most
     longest = _checked(settings.longest, usual, PairPacking.SPECIAL, most)
     try:
         return PairPacking(

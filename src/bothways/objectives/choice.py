@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
 
+from bothways.data.packing import Edges
 from bothways.errors import CheckpointError, ConfigError, meant
 from bothways.families import FAMILIES, Family
 from bothways.objectives.causal import CausalLanguageModelling, edges
@@ -24,6 +25,7 @@ __all__ = [
     "Told",
     "check_heads",
     "check_objectives",
+    "edged_of",
     "edges_of",
     "generator_head",
     "heads_of",
@@ -66,6 +68,7 @@ class Entry:
     pairs: which pairs of segments it is about (a `data.pairs.Pairing`'s kind), None for none; two objectives about
     different pairs exclude each other.    alone: whether it excludes all others.    beside: what it needs beside it.
     edges: the ids that sequences begin and end with; it raises CheckpointError where the tokenizer lacks a token.
+    edged: which sequences do, see `data.packing.Packing`: all, or those that begin and end a document.
     """
 
     title: str
@@ -77,6 +80,7 @@ class Entry:
     alone: bool = False
     beside: tuple[str, ...] = ()
     edges: Callable[[Tokenizer], tuple[int, int]] = _around_masked
+    edged: Edges = "sequence"
 
 
 def _masked(told: Told) -> MaskedLanguageModelling:
@@ -118,6 +122,7 @@ OBJECTIVES: dict[str, Entry] = {
         lambda told: CausalLanguageModelling(),
         alone=True,
         edges=edges,
+        edged="document",
     ),
     "rtd": Entry(
         "replaced-token detection",
@@ -166,6 +171,11 @@ def pairs_of(names: Sequence[str]) -> Literal["next", "order"] | None:
 def edges_of(names: Sequence[str], tokenizer: Tokenizer) -> tuple[int, int]:
     """The ids that sequences begin and end with. Raises CheckpointError where the tokenizer lacks a special token."""
     return OBJECTIVES[names[0]].edges(tokenizer)
+
+
+def edged_of(names: Sequence[str]) -> Edges:
+    """Which sequences begin and end with them."""
+    return OBJECTIVES[names[0]].edged
 
 
 def heads_of(names: Sequence[str], family: Family) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
 from bothways.data.pairs import Pairing, PairPacking
 from bothways.errors import CheckpointError, InputError
-from bothways.objectives.choice import Told, edges_of, objective_of, pairs_of
+from bothways.objectives.choice import Told, edged_of, edges_of, objective_of, pairs_of
 from bothways.objectives.objective import Objective
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
@@ -108,8 +108,11 @@ def _told_of(settings: PretrainSettings, split: str) -> Iterator[None]:
 
 def _packing_of(settings: PretrainSettings) -> Callable[..., Packing]:
     """What makes the batches that the objectives need: of single segments, or of pairs."""
-    kind = pairs_of(settings.objective.objectives)
-    return Packing if kind is None else partial(PairPacking, Pairing(kind, settings.objective.negatives))
+    names = settings.objective.objectives
+    kind = pairs_of(names)
+    if kind is None:
+        return partial(Packing, edges=edged_of(names))
+    return partial(PairPacking, Pairing(kind, settings.objective.negatives))
 
 
 def _check_ids(corpus: Corpus, tokenizer: Tokenizer) -> None:
