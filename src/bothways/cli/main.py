@@ -11,6 +11,7 @@ from io import TextIOWrapper
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from bothways import __version__
+from bothways.cli.kinds import check_fractions, told
 from bothways.errors import AssumedPoolingWarning, BothwaysError, TruncationWarning
 
 __all__ = ["app", "main"]
@@ -22,6 +23,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
+    config=check_fractions,
 )
 app.command("bothways.cli.demo:demo", help="Search the Python manual, offline: the main job on real text.")
 app.command("bothways.cli.embed:embed", help="Texts to vectors.")
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _one_line(error: Exception) -> str:
     hint = " (put -- before texts that start with a dash)" if isinstance(error, UnknownOptionError) else ""
-    return " ".join(str(error).split()) + hint
+    return (told(error) if isinstance(error, CycloptsError) else str(error)) + hint
 
 
 def _fail(message: str, code: int) -> None:

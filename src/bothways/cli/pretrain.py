@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from bothways.cli.keys import keys_told
+from bothways.cli.kinds import Config
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
 @app.default
-def pretrain(config: Path, /, *flags: Rest) -> None:
+def pretrain(config: Config, /, *flags: Rest) -> None:
     """Pretrain an encoder as a TOML file says; any key of it can be given as a flag too, which wins.
 
     On the way it shows loss, accuracy of predicted tokens, tokens a second, the share of the machine's

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Toml
 
+from bothways.cli.kinds import check_fractions, check_value, told, types_of
 from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
@@ -55,16 +56,20 @@ def known_keys() -> list[str]:
     return [field.name for part in (*PARTS.values(), RunFlags) for field in fields(part)]
 
 
-def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, RunFlags]:
+def read_settings(path: Path, flags: Sequence[str], command: str = "pretrain") -> tuple[PretrainSettings, RunFlags]:
     """The file's settings, and over them the flags'. Tables of the file group keys as they like.
 
+    command: which one has them on its line.
     Raises ConfigError on a missing file, unknown keys (with the nearest that is known) and values that cannot be.
     """
+    if str(path).startswith("-"):
+        usage = f"bothways {command} CONFIG [--key value …]"
+        raise ConfigError(f"CONFIG is missing: a TOML file, before {path} and all other flags; usage: {usage}")
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     app = App(
         name="pretrain",
-        config=_Flat(path, use_commands_as_keys=False),
+        config=(check_fractions, _Flat(path, use_commands_as_keys=False)),
         result_action="return_value",
         help_flags=[],
         version_flags=[],
@@ -98,9 +103,11 @@ class _Flat(Toml):
 
     def _load_config(self, path: Path) -> dict[str, Any]:
         flat: dict[str, Any] = {}
+        types = {key: hint for part in (*PARTS.values(), RunFlags) for key, hint in types_of(part).items()}
         for key, value in _leaves(super()._load_config(path)):
             if key in flat:
                 raise CycloptsError(msg=f"{key} is given twice")
+            check_value(key, value, types.get(key))
             flat[key] = value
         return flat
 
@@ -114,10 +121,11 @@ def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _said(error: CycloptsError, path: Path) -> str:
-    message = " ".join(str(error).split())
+    message = told(error)
     if isinstance(error, UnknownOptionError) and (said := re.search(r"\[(\w+)\]|(--[\w-]+)", message)):
         key = said[1] or said[2]
         known = known_keys()
         hint = meant(key.lstrip("-").replace("-", "_"), known, f"; known are {', '.join(known)}")
         return f"{path}: unknown key {key}{hint}" if said[1] else f"unknown flag {key}{hint}"
-    return message if str(path) in message else f"{message} ({path})"
+    of_a_flag = "--" in message
+    return message if of_a_flag or str(path) in message else f"{message} ({path})"
