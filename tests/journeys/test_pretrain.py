@@ -553,3 +553,33 @@ def test_half_precision_and_computing_again_train_too(whole: Path, config: Path,
         torch.float32 == next(iter(bothways.Encoder.from_pretrained(tmp_path / "run/model").network.parameters())).dtype
     )
     assert "settings.json" in {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_machines_are_told_in_json_what_a_run_came_to(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop_at: Callable[[int, int], None]
+) -> None:
+    """One object on stdout, however the run ends; progress and what a person is told stay on stderr."""
+    command = ["pretrain", config, "--steps", "5", "--json", "--output"]
+
+    def told(*flags: str | Path) -> tuple[int, dict[str, Any], str]:
+        code = run(*command, *flags)
+        captured = capsys.readouterr()
+        (line,) = captured.out.splitlines()
+        return code, json.loads(line), captured.err
+
+    stop_at(2, signal.SIGTERM)
+    code, found, said = told(tmp_path / "run")
+    assert (code, found["outcome"], found["steps"], found["held_out"]) == (130, "interrupted", 2, None)
+    assert said.endswith("bothways: interrupted\n")
+    code, found, said = told(tmp_path / "run", "--resume")
+    held = [row for row in rows(tmp_path / "run") if "held_out" in row]
+    assert (code, found["outcome"], found["steps"]) == (0, "finished", 5)
+    assert found["held_out"] == {"step": 5, **held[-1]["held_out"]}
+    assert found["best"]["loss"] == min(row["held_out"]["mlm"] for row in held)
+    assert found["tokens"] == rows(tmp_path / "run")[-2]["tokens"]
+    assert found["folder"] == str(tmp_path / "run")
+    assert found["tokens_per_second"] > 0
+    assert "held out mlm" in said
+    code, found, said = told(tmp_path / "wild", "--lr", "1e30")
+    assert (code, found["outcome"]) == (2, "not finite")
+    assert "nonfinite.json" in said
