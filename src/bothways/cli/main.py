@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 
 from bothways import __version__
 from bothways.cli.kinds import check_fractions, told
-from bothways.errors import AssumedPoolingWarning, BothwaysError, TruncationWarning
+from bothways.errors import AssumedPoolingWarning, BorrowedRulesWarning, BothwaysError, TruncationWarning
 
 __all__ = ["app", "main"]
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
         with warnings.catch_warnings():
-            for kind in (AssumedPoolingWarning, TruncationWarning):
+            for kind in (AssumedPoolingWarning, BorrowedRulesWarning, TruncationWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
