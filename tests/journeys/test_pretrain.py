@@ -24,6 +24,7 @@ from bothways.families import FAMILIES
 from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
 from bothways.nn.config import LocalAttention
 from bothways.text.formats import load_tokenizer
+from bothways.train.folder import Lock
 from bothways.train.optim import OPTIMIZERS
 from bothways.train.settings import ModelSettings, PretrainSettings
 from bothways.train.start import starting_encoder
@@ -241,6 +242,36 @@ def test_a_second_run_in_the_same_folder_must_be_meant(
     assert "or begin another run" in said
     assert "seed was 0, now 1" in said
     assert run("pretrain", config, "--steps", str(STEPS), "--output", whole, "--resume") == 0  # nothing left to do
+
+
+def test_two_processes_never_train_in_one_folder(
+    copy: Path, config: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    """Whether there is a run in it already or not; the one that is late leaves everything as it is."""
+    (tmp_path / "new").mkdir()
+    for folder in (copy, tmp_path / "new"):
+        flags = ["--output", folder, "--steps", str(STEPS), "--resume"]
+        with Lock(folder) as lock:
+            lock.take()
+            before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+            said = fails(*flags)
+            assert f"{folder}: another process is training in this folder; wait for its end" in said
+            assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume") == 0
+
+
+def test_of_two_that_begin_at_once_one_says_that_it_was_late(
+    copy: Path, config: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has begun, or has even ended, while this one read its corpus."""
+
+    def late(*arguments: Any) -> bothways.Encoder:
+        shutil.copytree(copy, tmp_path / "run")
+        return starting_encoder(*arguments)
+
+    monkeypatch.setattr("bothways.train.pretrain.starting_encoder", late)
+    assert "holds a run already" in fails("--steps", "2", "--output", tmp_path / "run")
+    assert saved(tmp_path / "run") == saved(copy)
 
 
 KILLS = """

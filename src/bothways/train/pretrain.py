@@ -20,7 +20,7 @@ from bothways.train.averaging import Average
 from bothways.train.board import Board, check_board
 from bothways.train.card import write_card
 from bothways.train.compiling import compile_layers
-from bothways.train.folder import begin, check_run, described
+from bothways.train.folder import Lock, begin, check_run, described
 from bothways.train.loop import Event, Trainer
 from bothways.train.material import Material, material_of
 from bothways.train.meter import Meter, Reading
@@ -69,19 +69,20 @@ def pretrain(
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
     settings that do not go together, a corpus that is damaged or of another tokenizer, an output folder that cannot be
-    written or holds a run already, and a disk without room for the checkpoints.
+    written, holds a run already or is another process's at the time, and a disk without room for the checkpoints.
     """
     device = _device(device, settings.step.precision)
-    check_run(output, settings, resume)
-    if settings.run.tensorboard:
-        check_board()
-    material = material_of(settings)
-    started = _started(settings, material, output, resume, device)
-    begin(output, settings, started)
-    outcome = _run(settings, material, started, output, watch, device)
-    if outcome.finished:
-        _finish(settings, material.corpus, started, output, outcome)
-    return outcome
+    with Lock(output) as lock:
+        check_run(output, settings, resume)
+        if settings.run.tensorboard:
+            check_board()
+        material = material_of(settings)
+        started = _started(settings, material, output, resume, device)
+        begin(output, settings, started, lock)
+        outcome = _run(settings, material, started, output, watch, device)
+        if outcome.finished:
+            _finish(settings, material.corpus, started, output, outcome)
+        return outcome
 
 
 def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan:
