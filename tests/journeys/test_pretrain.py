@@ -20,16 +20,23 @@ from prompt import run
 from safetensors.torch import load_file
 
 import bothways
+from bothways.cli.settings import read_settings
+from bothways.engine.streams import Streams
 from bothways.families import FAMILIES
 from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
 from bothways.nn.config import LocalAttention
+from bothways.objectives.objective import Model
 from bothways.text.formats import load_tokenizer
+from bothways.train.feed import held_out
 from bothways.train.folder import Lock
+from bothways.train.material import Material, material_of
 from bothways.train.optim import OPTIMIZERS
 from bothways.train.settings import ModelSettings, PretrainSettings
 from bothways.train.start import starting_encoder
+from bothways.train.step import evaluate
 
 STEPS = 12
+MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -60,7 +67,8 @@ def saved(output: Path) -> list[int]:
 
 def same(output: Path, whole: Path, *, card: bool = True) -> None:
     """The run left what an uninterrupted one leaves, byte for byte; only its speed is another."""
-    for name in ("metrics.jsonl", "model/model.safetensors", "model/config.json", "model/tokenizer.json"):
+    models = [f"{kind}/{file}" for kind in ("model", "best") for file in MODEL_FILES]
+    for name in ("metrics.jsonl", *models):
         assert (output / name).read_bytes() == (whole / name).read_bytes(), name
     cards = [(folder / "model/README.md").read_text().partition("## Speed")[0].strip() for folder in (output, whole)]
     assert cards[0] == cards[1] or not card
@@ -188,6 +196,41 @@ def test_the_best_checkpoint_stays_wherever_evaluations_fall(config: Path, tmp_p
     best = min(held, key=lambda step: held[step])
     assert best < 8
     assert saved(tmp_path) == [best, 8]
+    checkpoint = tmp_path / "checkpoints" / f"step-{best:08}" / "model.safetensors"
+    assert (tmp_path / "best" / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+
+
+def test_the_best_average_is_left_as_a_model(config: Path, tmp_path: Path) -> None:
+    """With a learning rate that ruins what was learnt. Evaluated again, it has the loss that was the lowest."""
+    flags = ["--evaluate-every", "1", "--steps", "4", "--schedule", "constant", "--lr", "0.02", "--ema", "0.5"]
+    assert run("pretrain", config, *flags, "--output", tmp_path) == 0
+    held = {row["step"]: row["held_out"]["mlm"] for row in rows(tmp_path) if "held_out" in row}
+    step = min(held, key=lambda step: held[step])
+    assert step < 4
+    encoder = bothways.Encoder.from_pretrained(tmp_path / "best")
+    average = load_file(tmp_path / "checkpoints" / f"step-{step:08}" / "average.safetensors")
+    model = Model(encoder.network, encoder.heads)
+    assert all(parameter.equal(average[name]) for name, parameter in model.named_parameters())
+    settings, _ = read_settings(config, flags)
+    material = material_of(settings)
+    batches = held_out(material.held, material.objective, settings.run.evaluate_tokens)
+    assert evaluate(model, material.objective, batches, Streams(torch.device("cpu")))["mlm"] == held[step]
+    assert f"| steps | {step} |" in (tmp_path / "best" / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("always::bothways.errors.DamagedCheckpointWarning")
+def test_a_damaged_best_checkpoint_costs_nothing_but_itself(
+    copy: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copy / "best")
+    state = json.loads((copy / "checkpoints" / "step-00000012" / "state.json").read_text())
+    state["progress"]["best_step"] = 9
+    (copy / "checkpoints" / "step-00000012" / "state.json").write_text(json.dumps(state))
+    damage(copy / "checkpoints" / "step-00000009", "model.safetensors")
+    assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume") == 0
+    assert "step-00000009 cannot be used" in capsys.readouterr().err
+    assert (copy / "model").is_dir()
+    assert not (copy / "best").exists()
 
 
 def test_another_corpus_is_not_gone_on_with(
@@ -265,11 +308,11 @@ def test_of_two_that_begin_at_once_one_says_that_it_was_late(
 ) -> None:
     """The other one has begun, or has even ended, while this one read its corpus."""
 
-    def late(*arguments: Any) -> bothways.Encoder:
+    def late(settings: PretrainSettings) -> Material:
         shutil.copytree(copy, tmp_path / "run")
-        return starting_encoder(*arguments)
+        return material_of(settings)
 
-    monkeypatch.setattr("bothways.train.pretrain.starting_encoder", late)
+    monkeypatch.setattr("bothways.train.pretrain.material_of", late)
     assert "holds a run already" in fails("--steps", "2", "--output", tmp_path / "run")
     assert saved(tmp_path / "run") == saved(copy)
 

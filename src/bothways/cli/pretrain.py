@@ -30,6 +30,8 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
     matrix-product rate that this is, and the time left. `run/metrics.jsonl` has the numbers; --tensorboard
     writes them for TensorBoard too.
 
+    At the end `run/model` is the model and `run/best` the one with the lowest held-out loss.
+
     Interrupted (Ctrl-C, SIGTERM), it saves and exits with 130; say --resume to go on.
 
     Parameters

@@ -29,7 +29,7 @@ from bothways.train.plan import Plan, flops_of_step_token, matmul_rate, plan_of
 from bothways.train.report import MetricsLog, plot_curves, write_failure
 from bothways.train.settings import PretrainSettings, RunSettings
 from bothways.train.start import starting_encoder
-from bothways.train.state import Progress, Restored, prune, restore, save_checkpoint
+from bothways.train.state import Progress, Restored, best, prune, restore, save_checkpoint
 
 __all__ = ["Outcome", "Watch", "plan", "pretrain"]
 
@@ -64,6 +64,9 @@ def pretrain(
     watch: Watch = lambda event, reading: None,
 ) -> Outcome:
     """Train an encoder on a corpus: fresh, or one that is there already, or from the newest checkpoint in `output`.
+
+    A finished run leaves two folders, each a model like any other: `model`, and `best`, which had the lowest held-out
+    loss. With `ema` both have the average of the weights, which is what was evaluated.
 
     watch: is told of every event.    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
@@ -187,6 +190,10 @@ def _finish(settings: PretrainSettings, corpus: Corpus, started: Restored, outpu
     with nullcontext() if started.average is None else started.average.swapped():
         started.encoder.save_pretrained(output / "model")
     write_card(output / "model", settings, corpus, started.encoder, outcome.progress, outcome.reading)
+    if (found := best(output, outcome.progress)) is not None:
+        encoder, at = found
+        encoder.save_pretrained(output / "best")
+        write_card(output / "best", settings, corpus, encoder, at, outcome.reading)
     with suppress(MissingExtraError):  # no picture without matplotlib
         plot_curves(output)
 

@@ -148,7 +148,7 @@ class StepSettings:
     nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
     spike: a gradient so many times as long as the mean of those before is treated like that, too; 0 for none.
     ema: decay of an average of the weights over the steps, such as 0.999; 0 for none. It is what is evaluated, and what
-    the finished run leaves as its model; checkpoints have it beside the weights.
+    the finished run leaves as its model and its best; checkpoints have it beside the weights.
     """
 
     steps: int = 10_000
