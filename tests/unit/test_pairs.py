@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_pairs_are_what_their_labels_say(
         assert seen == every
 
 
+@cache
 def realistic(documents: int, seed: int = 0) -> list[Arrays]:
     """Two shards of documents of 1 to 40 sentences of 3 to 60 tokens."""
     rng = np.random.default_rng(seed)
@@ -117,11 +119,15 @@ def realistic(documents: int, seed: int = 0) -> list[Arrays]:
     return shards_of(corpus)
 
 
+@cache
+def many(pairing: Pairing) -> PairPacking:
+    return pairs_of(pairing, realistic(30_000), 128, 4096)
+
+
 @pytest.mark.parametrize("pairing", [NEXT, SAME, ORDER], ids=list(PAIRINGS))
 def test_half_of_the_pairs_are_wrong_and_no_wrong_one_is_true(pairing: Pairing) -> None:
     """Over all pairs of an epoch, without their texts: a hundred thousand and more."""
-    shards = realistic(30_000)
-    packed = pairs_of(pairing, shards, 128, 4096)
+    shards, packed = realistic(30_000), many(pairing)
     paired = packed._paired(0)
     pairs = paired.labels >= 0
     spans, wrong = paired.spans[pairs], paired.labels[pairs] == 1
@@ -147,7 +153,7 @@ def test_half_of_the_pairs_are_wrong_and_no_wrong_one_is_true(pairing: Pairing) 
 def test_lengths_tell_little() -> None:
     """The best rule about the lengths of A, of B and of both is right about every other pair, or hardly more."""
     for pairing in (NEXT, SAME):
-        paired = pairs_of(pairing, realistic(30_000), 128, 4096)._paired(0)
+        paired = many(pairing)._paired(0)
         pairs = paired.labels >= 0
         spans, wrong = paired.spans[pairs], paired.labels[pairs] == 1
         a, b = spans[:, 1] - spans[:, 0], spans[:, 3] - spans[:, 2]
@@ -188,8 +194,8 @@ def test_each_epoch_splits_and_labels_anew() -> None:
     first, second = packed._paired(0), packed._paired(1)
     both = (first.labels >= 0) & (second.labels >= 0)
     assert (first.labels[both] == second.labels[both]).mean() == pytest.approx(0.5, abs=0.1)
-    many = both & (np.bincount(packed._divisible, packed._sentences[1] - packed._sentences[0], len(both)) > 3)
-    assert (first.spans[many, 1] == second.spans[many, 1]).mean() == pytest.approx(0.33, abs=0.1)
+    long = both & (np.bincount(packed._divisible, packed._sentences[1] - packed._sentences[0], len(both)) > 3)
+    assert (first.spans[long, 1] == second.spans[long, 1]).mean() == pytest.approx(0.33, abs=0.1)
 
 
 def test_where_there_can_be_no_pair_it_is_said() -> None:
