@@ -170,6 +170,9 @@ def test_what_runs_share_is_in_one_panel_and_a_loss_of_one_in_its_own(write: Wri
     assert (nsp.training, nsp.held_out) == (((4, 0.6),), ((6, 0.5),))
     assert panels(runs, "tokens")[1].lines[0].held_out == ((60, 0.5),)
     assert shown(*panels({"b": runs["b"]})) == {key: ["b"] for key in ("mlm", "nsp", "nsp_accuracy", "mlm_accuracy")}
+    told = {"rtd": 0.2, "flagged": 0.1, "found": 0.1, "rtd_recall": 0.5}
+    found = read_history(write("rtd", step(1, **told), held(1, **told)))
+    assert shown(*panels({"d": found})) == {"rtd": ["d"], "rtd_recall": ["d"]}
     assert [title_of(one) for one in ("mlm", "nsp_accuracy", "replaced_share")] == [
         *("masked words: loss", "next sentences: accuracy", "replaced share")
     ]

@@ -16,10 +16,12 @@ from bothways.cli.lesson import ABOUT, SHOW
 from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.engine.lesson import READERS, Asked, Lesson, LessonSettings, lesson
-from bothways.objectives.choice import OBJECTIVES, Told
+from bothways.nn.dropout import seeded
+from bothways.objectives.choice import OBJECTIVES, Told, objective_of
 from bothways.objectives.masking import Masking
 from bothways.objectives.objective import Model
 from bothways.objectives.reading import Together
+from bothways.train.networks import Networks
 
 TEXT = "The cat sat on the mat. A dog ran to the house. The house is red. The dog was blue. It ran."
 USUAL = LessonSettings()
@@ -138,6 +140,84 @@ def test_a_pair_is_what_its_label_says(name: str, encoders: dict[str, Encoder]) 
             assert one.types == (0,) * (one.tokens.index("[SEP]") + 1) + (1,) * (sum(one.types))
             assert asked.loss is asked.guess is asked.probability is None
     assert labels == set(READERS[name.split()[0]].classes or ())
+
+
+SIZES: dict[str, Any] = {"max_position_embeddings": 48, "initializer_range": 0.5}
+# Of a discriminator: its family, the class that has its head, and what else its config says.
+JUDGING: dict[str, tuple[str, dict[str, Any]]] = {
+    "electra": ("ForPreTraining", {}),
+    "bert": ("ForTokenClassification", {"num_labels": 1}),
+    "deberta-v2": ("ForTokenClassification", {"num_labels": 1}),
+}
+
+
+@pytest.fixture(scope="module")
+def save_both(save_family: Callable[..., Path]) -> Callable[..., Path]:
+    """(family, **options of the discriminator) → its folder, with the generator's in it."""
+
+    def save(family: str, kind: str = "Model", **options: Any) -> Path:
+        folder = save_family(family, kind=kind, **SIZES, **options)
+        generator = Encoder.from_pretrained(save_family(family, kind="ForMaskedLM", seed=1, **SIZES))
+        generator.save_pretrained(folder / "generator")
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize("family", JUDGING)
+def test_what_is_replaced_and_judged_is_that_of_training(
+    family: str, save_both: Callable[..., Path], trained_on: list[tuple[Packed, Batch]]
+) -> None:
+    kind, options = JUDGING[family]
+    folder, masking = save_both(family, kind=kind, **options), Masking(rate=0.5, mask=0.6, random=0.2)
+    found = lesson(folder, TEXT, "rtd", LessonSettings(masking, seed=5), device="cpu")
+    ((packed, batch),) = trained_on
+    (one,) = found.sequences
+    both = Networks.read(folder, "none")
+    assert both.encoder.tokenizer is not None
+    learnt = objective_of(["rtd"], Told(masking, both.encoder.tokenizer))
+    with torch.no_grad(), seeded(5):
+        told = learnt.loss(both.model().eval(), batch)
+    said = [token.probability or 0.0 for token in one.judged]
+    flagged, replaced = np.array(said) > 0.5, np.array([token.replaced for token in one.judged])
+    counts = {"replaced": replaced, "flagged": flagged, "found": flagged & replaced}
+    assert {name: int(told.metrics[name].total) for name in counts} == {name: c.sum() for name, c in counts.items()}
+    assert -np.log(np.where(replaced, said, 1 - np.array(said))).sum() == pytest.approx(
+        float(told.losses["rtd"].total), rel=1e-3
+    )
+    assert sum(asked.loss or 0.0 for asked in one.asked) == pytest.approx(float(told.losses["mlm"].total), rel=1e-4)
+    assert sum(asked.guess == asked.answer for asked in one.asked) == int(told.metrics["accuracy"].total)
+    assert (found.head, found.generator) == (True, True)
+    assert len(one.judged) == len(one.tokens) == sum(packed.lengths)
+    hidden = {asked.row for asked in one.asked}
+    for row, (token, judged) in enumerate(zip(one.tokens, one.judged, strict=True)):
+        assert judged.replaced == (judged.token != token)
+        assert row in hidden or not judged.replaced
+    assert replaced.any()
+
+
+def test_rtd_is_shown_as_far_as_there_are_networks_for_it(
+    save_both: Callable[..., Path], save_family: Callable[..., Path]
+) -> None:
+    def shown(model: Path | Encoder, seed: int = 0) -> Lesson:
+        return lesson(model, TEXT, "rtd", LessonSettings(Masking(rate=0.5), seed=seed), device="cpu")
+
+    both = save_both("electra", kind="ForPreTraining")
+    assert shown(both) == shown(both) != shown(both, seed=1)
+    for bare in (save_family("electra", kind="ForPreTraining", **SIZES), Encoder.from_pretrained(both)):
+        alone = shown(bare)
+        assert (alone.head, alone.generator, alone.sequences[0].judged) == (True, False, ())
+        assert [replace(a, loss=None, guess=None, probability=None) for a in asked_of(shown(both))] == asked_of(alone)
+    for headless in (save_both("bert"), save_both("bert", kind="ForTokenClassification", num_labels=5)):
+        found = shown(headless)
+        assert (found.head, found.generator) == (False, True)
+        assert {judged.probability for judged in found.sequences[0].judged} == {None}
+        assert any(judged.replaced for judged in found.sequences[0].judged)
+    short = lesson(both, TEXT, "rtd", LessonSettings(Masking(rate=1e-9))).sequences[0]
+    assert (short.asked, len(short.judged)) == ((), len(short.tokens))
+    Encoder.from_pretrained(both).save_pretrained(both / "generator")
+    with pytest.raises(CheckpointError, match=r"generator: no electra model with a head mlm, as the generator .* must"):
+        shown(both)
 
 
 def test_every_objective_of_the_table_is_shown() -> None:

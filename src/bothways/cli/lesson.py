@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import exp
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,22 +12,31 @@ from bothways.cli.output import print_json, print_table, print_words, shorten
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
-    from bothways.engine.lesson import Asked, Lesson, Taught
+    from bothways.engine.lesson import Asked, Judged, Lesson, Taught
 
 __all__ = ["ObjectiveFlags", "show_lesson"]
 
 # Objectives that flags say something about; the others are about all.
 ABOUT = {
     "pair": ("nsp",),
-    "rate": ("mlm",),
-    "mask": ("mlm",),
-    "random": ("mlm",),
-    "unit": ("mlm",),
+    "rate": ("mlm", "rtd"),
+    "mask": ("mlm", "rtd"),
+    "random": ("mlm", "rtd"),
+    "unit": ("mlm", "rtd"),
     "sentences": ("nsp", "sop"),
     "language": ("nsp", "sop"),
 }
 MASKING = ("rate", "mask", "random", "unit")
 STYLES = {"mask": "bold cyan", "random": "bold yellow", "kept": "bold green"}
+# By whether a token is replaced, and whether the model says so, which it does not without a head.
+SAID = {(True, None): "replaced", (True, True): "found", (True, False): "missed", (False, True): "falsely flagged"}
+VERDICTS = {
+    "replaced": "bold yellow",
+    "found": "bold green",
+    "missed": "bold red",
+    "falsely flagged": "bold yellow",
+    "guessed right": "bold cyan",
+}
 # What is shown of a long text: so many tokens as running text, questions, pairs.
 MOST_WORDS, MOST_ASKED, MOST_PAIRS = 512, 64, 8
 LONGEST = 15  # columns of a token
@@ -40,11 +49,12 @@ class ObjectiveFlags:
     Parameters
     ----------
     objective
-        Show what training with it makes of the text, and what the model answers: mlm, nsp, sop or causal.
+        Show what training with it makes of the text, and what the model answers: mlm, nsp, sop, causal or rtd (whose
+        generator is in MODEL/generator). Pairs of nsp and sop are shown whole; training hides tokens of them, too.
     pair
         With nsp, another document, which wrong segments are from; else they are from elsewhere in the text.
     rate
-        With mlm, the share of tokens that are predicted (0.15).
+        With mlm and rtd, the share of tokens that are predicted (0.15).
     mask
         Of these, the share that becomes the mask token (0.8).
     random
@@ -103,7 +113,11 @@ def show_lesson(model: str, text: str, flags: ObjectiveFlags, device: str, json:
         print_json(asdict(found))
     else:
         SHOW[found.objective](found)
-    if not found.head:
+    if found.generator is False:
+        print(
+            "bothways: the model's folder has no generator/, so no token is replaced and none judged", file=sys.stderr
+        )
+    elif not found.head:
         print(f"bothways: the model has no head for {found.objective}, so it answers nothing", file=sys.stderr)
 
 
@@ -142,6 +156,53 @@ def _summary(asked: Sequence[Asked]) -> str:
     return f"Mean loss {loss:.4f}; {right:,} of {len(asked):,} are guessed right."
 
 
+def _show_replaced(found: Lesson) -> None:
+    """Tokens that a generator filled in, and what a discriminator says of all of them."""
+    if not found.generator:
+        _show_words(replace(found, head=False))
+        return
+    (one,) = found.sequences
+    asked = {asked.row: asked for asked in one.asked}
+    verdicts = [_verdict(token, row in asked) for row, token in enumerate(one.judged)]
+    print(f"\n{len(one.tokens):,} tokens, {len(asked):,} of them filled in by the generator:")
+    words = [(judged.token, VERDICTS.get(said, "")) for judged, said in zip(one.judged, verdicts)]
+    print_words([*words[:MOST_WORDS], *([("…", "")] if len(words) > MOST_WORDS else [])])
+    rows = [row for row, said in enumerate(verdicts) if said]
+    if not rows:
+        return
+    print_words((f"({said}: {verdicts.count(said):,})", style) for said, style in VERDICTS.items() if said in verdicts)
+    columns = ["#", "as", "token", "p", "now", "is", *(["p replaced"] if found.head else [])]
+    cells = [_filled_in(one, row, asked.get(row)) for row in rows[:MOST_ASKED]]
+    left_out = "" if len(cells) == len(rows) else f"The first {len(cells)} (--json has all). "
+    title = f"{left_out}p: the probability that the generator gives to the token"
+    print_table(columns, cells, title=title, text=("as", "token", "now", "is"))
+    if found.head:
+        print(_precision(verdicts))
+
+
+def _verdict(token: Judged, filled_in: bool) -> str:
+    """In a word; none for a token that was never hidden, and is not said to be replaced."""
+    flagged = None if token.probability is None else token.probability > 0.5
+    return SAID.get((token.replaced, flagged), "guessed right" if filled_in else "")
+
+
+def _filled_in(one: Taught, row: int, asked: Asked | None) -> list[str]:
+    judged = one.judged[row]
+    how, p = ("", "") if asked is None else (asked.how or "", f"{exp(-(asked.loss or 0.0)):.4f}")
+    cells = [f"{row}", how, shorten(one.tokens[row], LONGEST), p, shorten(judged.token, LONGEST)]
+    said = [] if judged.probability is None else [f"{judged.probability:.4f}"]
+    return [*cells, "replaced" if judged.replaced else "original", *said]
+
+
+def _precision(verdicts: Sequence[str]) -> str:
+    found, missed, wrong = (verdicts.count(said) for said in ("found", "missed", "falsely flagged"))
+    return f"Precision {_share(found, found + wrong)}, recall {_share(found, found + missed)}."
+
+
+def _share(part: int, of: int) -> str:
+    return f"{part / of:.4f} ({part:,} of {of:,})" if of else "– (of none)"
+
+
 def _show_pairs(found: Lesson) -> None:
     """Segments, what they are to each other, and what the model takes them for."""
     count = len(found.sequences)
@@ -165,4 +226,5 @@ SHOW: dict[str, Callable[[Lesson], None]] = {
     "nsp": _show_pairs,
     "sop": _show_pairs,
     "causal": _show_words,
+    "rtd": _show_replaced,
 }

@@ -11,6 +11,7 @@ from io import TextIOWrapper
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from bothways import __version__
+from bothways.cli.output import StandardOutputError, told_apart
 from bothways.errors import AssumedPoolingWarning, BothwaysError, TruncationWarning
 
 __all__ = ["app", "main"]
@@ -48,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), told_apart():
             for kind in (AssumedPoolingWarning, TruncationWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+            sys.stdout.flush()
     except (BothwaysError, CycloptsError) as error:
         if debug:
             raise
@@ -64,18 +65,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("out of memory; give fewer --batch-tokens, or --precision bf16", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader has what it wanted
+    except StandardOutputError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not error.closed:  # a reader that has gone has what it wanted
+            _fail(str(error), 2)
     except OSError as error:
         if debug:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail(f"standard output cannot be written: {error.strerror}", 2)
+        _fail(_cause(error), 2)
 
 
 def _one_line(error: Exception) -> str:
     hint = " (put -- before texts that start with a dash)" if isinstance(error, UnknownOptionError) else ""
     return " ".join(str(error).split()) + hint
+
+
+def _cause(error: OSError) -> str:
+    """The file and what is wrong with it; or what the system said, where it names none."""
+    if error.filename is None:
+        return f"{error.strerror or error} (--debug shows where)"
+    return " ".join(f"{error.filename}: {error.strerror}".splitlines())
 
 
 def _fail(message: str, code: int) -> None:

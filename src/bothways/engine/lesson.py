@@ -14,9 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
+from bothways.checkpoint.generator import generator_folder, read_generator
+from bothways.checkpoint.hub import resolve
 from bothways.data.batch import Answers, Batch
 from bothways.data.build import as_text, tokenized
 from bothways.data.corpus import token_dtype
@@ -25,12 +27,15 @@ from bothways.data.pairs import Pairing, PairPacking
 from bothways.data.sentences import SENTENCES
 from bothways.engine.backends import BACKENDS, place
 from bothways.errors import CheckpointError, InputError, meant
+from bothways.nn.dropout import seeded
 from bothways.nn.encoder import EncoderOutput
 from bothways.objectives.choice import OBJECTIVES, Told, edged_of, edges_of, objective_of, pairs_of
 from bothways.objectives.masking import Masking
+from bothways.objectives.objective import Model
+from bothways.objectives.rtd import ReplacedTokens, judges
 from bothways.text.tokenizer import Tokenizer, warn_of_truncation
 
-__all__ = ["READERS", "Asked", "Lesson", "LessonSettings", "Reader", "Taught", "lesson"]
+__all__ = ["READERS", "Asked", "Judged", "Lesson", "LessonSettings", "Reader", "Taught", "lesson"]
 
 BUDGET = 4096  # tokens of a batch of pairs
 ROWS = 256  # whose scores of a vocabulary are held at a time
@@ -53,7 +58,8 @@ class Asked:
 
     row: the token that it is asked of.    answer: what is right: a token, or a class in words.
     how: what the model sees there: "mask", "random" or "kept"; None where the objective replaces nothing.
-    loss: −log of the answer's probability.    guess, probability: the likeliest answer; all None without a head.
+    loss: −log of the answer's probability.    guess, probability: the likeliest answer; all None without a head. With
+    rtd it is the generator that is asked.
     """
 
     row: int
@@ -65,11 +71,25 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """One token of which a discriminator says whether it is the one that stood there.
+
+    token: what it is: in the place of a hidden one what the generator said.    replaced: whether the text has another.
+    probability: of "replaced", as the discriminator says; None without a head.
+    """
+
+    token: str
+    replaced: bool
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
 class Taught:
     """One sequence of L tokens.
 
-    tokens: as the text has them.    seen: as the model gets them.    types: 0 for the first segment, 1 for the second.
-    segments: the texts of one or two.    asked: in the order of rows; nothing of a sequence that is no pair.
+    tokens: as the text has them.    seen: as the model gets them; with rtd, the generator.
+    types: 0 for the first segment, 1 for the second.    segments: the texts of one or two.
+    asked: in the order of rows; nothing of a sequence that is no pair.    judged: with rtd and a generator, all L.
     """
 
     tokens: tuple[str, ...]
@@ -77,24 +97,29 @@ class Taught:
     types: tuple[int, ...]
     segments: tuple[str, ...]
     asked: tuple[Asked, ...]
+    judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """objective: its name.    head: whether the model has a head for it.    sequences: what the text becomes."""
+    """objective: its name.    head: whether the model has a head for it.    sequences: what the text becomes.
+
+    generator: whether the model has one; None where the objective needs none.
+    """
 
     objective: str
     head: bool
     sequences: tuple[Taught, ...]
+    generator: bool | None = None
 
 
 @dataclass(frozen=True)
 class LessonSettings:
-    """masking: with mlm.    pair: with nsp, another document, which wrong segments are from; else they are from
+    """masking: with mlm and rtd.    pair: with nsp, another document, which wrong segments are from; else they are from
     elsewhere in the text.    sentences, language: with pairs, how texts are divided (`data.sentences`).
 
-    longest: tokens of a sequence; what the model takes if None, but two thirds of the text or so where wrong segments
-    are from elsewhere in it.    seed: of what is left to chance.
+    longest: tokens of a sequence; what the model, and its generator, takes if None, but two thirds of the text or so
+    where wrong segments are from elsewhere in it.    seed: of what is left to chance.
 
     Raises InputError on a value that cannot be.
     """
@@ -120,13 +145,30 @@ Scores = Callable[[Any, EncoderOutput, Answers], Iterator[Score]]
 class Reader:
     """How the answers of an objective are told.
 
-    scores: (head, output, answers) → of each answer.    classes: what answers are in words; None where they are tokens.
-    replaces: whether tokens are.
+    scores: (head, output, answers) → of each answer; None where networks read more than the output of one forward.
+    classes: what answers are in words; None where they are tokens.    replaces: whether tokens are.
+    labels: the name that a batch has the answers by, if it is not the objective's.
+    reads: whether a head of the right name is one for the objective.
     """
 
-    scores: Scores
+    scores: Scores | None
     classes: tuple[str, str] | None = None
     replaces: bool = False
+    labels: str | None = None
+    reads: Callable[[nn.Module], bool] = lambda head: True
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What is said to a batch of T tokens. scores: of each answer.    ids, replaced, probabilities [T]: see Judged."""
+
+    scores: list[Score] | None = None
+    ids: Sequence[int] = ()
+    replaced: Sequence[bool] = ()
+    probabilities: Sequence[float] | None = None
+
+
+Answerer = Callable[[Batch], _Said]
 
 
 def lesson(
@@ -141,11 +183,12 @@ def lesson(
 
     >>> lesson("bert-base-uncased", "The cat sat on the mat.", "mlm", LessonSettings(seed=3)).sequences[0].asked
 
-    objective: a name in READERS. Of a text for mlm or causal that is too long the first sequence is shown, with a
-    TruncationWarning; of one for pairs every sequence is, as they are in an epoch.
+    objective: a name in READERS. Of a text for pairs every sequence is shown, as they are in an epoch; of one for
+    another objective that is too long the first one is, with a TruncationWarning. With rtd the model's folder has the
+    generator's in it; without one, or of an encoder that has no folder, the hidden tokens are shown alone.
 
     Raises InputError on an objective that is not known, on a text that makes no sequence or no pair, CheckpointError on
-    a tokenizer without the special tokens that the objective needs.
+    a tokenizer without the special tokens that the objective needs, and on a generator that is not the model's.
     """
     if objective not in READERS:
         hint = meant(objective, READERS)
@@ -157,18 +200,25 @@ def lesson(
         edges = edges_of([objective], tokenizer)
     except CheckpointError as error:
         raise CheckpointError(f"{named}: {error}") from None
-    packing = _packing(text, tokenizer, edges, objective, settings, encoder.config.longest)
+    head, generator = _head(encoder, objective), None if model is encoder else _generator(model, encoder, objective)
+    most = min(one.config.longest for one in (encoder, generator) if one is not None)
+    packing = _packing(text, tokenizer, edges, objective, settings, most)
     learnt = objective_of([objective], Told(settings.masking, tokenizer))
-    answer = _answerer(encoder, objective, device, share=encoder is not model)
+    if generator is not None:
+        assert isinstance(learnt, ReplacedTokens)
+        answer = _replacer(learnt, encoder, head, generator, device, settings.seed)
+    else:
+        answer = _answerer(encoder, head, objective, device, share=encoder is not model)
     sequences: list[Taught] = []
     for number in range(packing.batches(0) if isinstance(packing, PairPacking) else 1):
         packed = packing(0, number)
         batch = learnt.corrupt(packed, _chance(settings.seed, number))
-        sequences += _taught(packed, batch, None if answer is None else answer(batch), objective, tokenizer)
+        sequences += _taught(packed, batch, answer(batch), objective, tokenizer)
     if (more := packing.sequences - len(sequences)) > 0:
         again = Packing.SPECIAL * more if edged_of([objective]) == "sequence" else 0
         warn_of_truncation([packing.tokens - again], 1, len(sequences[0].tokens))
-    return Lesson(objective, answer is not None, tuple(sequences))
+    generates = None if OBJECTIVES[objective].generator is None else generator is not None
+    return Lesson(objective, head is not None, tuple(sequences), generates)
 
 
 def _chance(seed: int, number: int) -> np.random.Generator:
@@ -263,29 +313,73 @@ def _checked(longest: int | None, usual: int, special: int, most: int) -> int:
     return longest
 
 
-def _answerer(encoder: Encoder, objective: str, device: str, share: bool) -> Callable[[Batch], list[Score]] | None:
-    """What the model says to the questions of a batch; None where it has no head for them."""
-    name = next((head for head in OBJECTIVES[objective].heads if head in encoder.heads), None)
-    if name is None:
+def _head(encoder: Encoder, objective: str) -> str | None:
+    """The name of the head that the objective is learnt with; None where the model has none."""
+    named = [name for name in OBJECTIVES[objective].heads if name in encoder.heads]
+    return next((name for name in named if READERS[objective].reads(encoder.heads[name])), None)
+
+
+def _generator(model: str | Path | Encoder, encoder: Encoder, objective: str) -> Encoder | None:
+    """The one beside the encoder, where the objective needs one and it is there."""
+    head = OBJECTIVES[objective].generator
+    if head is None or isinstance(model, Encoder):
         return None
+    folder = generator_folder(resolve(model))
+    return None if folder is None else read_generator(folder, encoder, head)
+
+
+def _answerer(encoder: Encoder, name: str | None, objective: str, device: str, share: bool) -> Answerer:
+    """What the model says to the questions of a batch; nothing where it has no head for them."""
+    scores = READERS[objective].scores
+    if name is None or scores is None:
+        return lambda batch: _Said()
     if OBJECTIVES[objective].pairs is not None and encoder.config.types == 1:
         raise InputError(f"the model has a head for {objective}, but one token type: it cannot tell segments apart")
-    placement, scores = place(device, "fp32"), READERS[objective].scores
+    placement = place(device, "fp32")
     network = BACKENDS["eager"](encoder.network, placement, share=share)
     head = BACKENDS["eager"](encoder.heads[name], placement, share=share)
 
     @torch.inference_mode()
-    def answer(batch: Batch) -> list[Score]:
+    def answer(batch: Batch) -> _Said:
         there = batch.to(placement.device)
-        return list(scores(head, network(there.tokens, there.types), there.labels[objective]))
+        return _Said(list(scores(head, network(there.tokens, there.types), there.labels[objective])))
+
+    return answer
+
+
+def _replacer(
+    learnt: ReplacedTokens, encoder: Encoder, name: str | None, generator: Encoder, device: str, seed: int
+) -> Answerer:
+    """What a generator puts in the place of hidden tokens, and what the model, if it has a head, says of all tokens.
+
+    It is the code of training, which wants its own layers; both encoders are ours alone.
+    """
+    where = place(device, "fp32").device
+    heads = {} if name is None else {name: encoder.heads[name]}
+    model = Model(encoder.network, heads, Model(generator.network, generator.heads)).eval().to(where)
+    assert model.generator is not None
+    words = model.generator.heads["mlm"]
+
+    @torch.inference_mode()
+    def answer(batch: Batch) -> _Said:
+        there = batch.to(where)
+        with seeded(seed):
+            proposal = learnt.propose(model, there)
+        scores = list(_of_rows(words, proposal.states, there.labels["mlm"].values))
+        said = None if name is None else learnt.judge(model, there, proposal.ids).double().sigmoid().tolist()
+        return _Said(scores, proposal.ids.tolist(), proposal.replaced.tolist(), said)
 
     return answer
 
 
 def _of_words(head: Any, output: EncoderOutput, answers: Answers) -> Iterator[Score]:
     """Of a head over the vocabulary, which sees the rows that are asked about."""
-    states = head.states(output).index_select(0, answers.rows)
-    for rows, values in zip(states.split(ROWS), answers.values.split(ROWS)):
+    return _of_rows(head, head.states(output).index_select(0, answers.rows), answers.values)
+
+
+def _of_rows(head: Any, states: Tensor, answers: Tensor) -> Iterator[Score]:
+    """states [M, width], answers [M]."""
+    for rows, values in zip(states.split(ROWS), answers.split(ROWS)):
         yield from _best(head(rows), values)
 
 
@@ -309,14 +403,13 @@ READERS: dict[str, Reader] = {
     "nsp": Reader(_of_pairs, ("next", "not next")),
     "sop": Reader(_of_pairs, ("in order", "swapped")),
     "causal": Reader(_of_words),
+    "rtd": Reader(None, replaces=True, labels="mlm", reads=judges),
 }
 
 
-def _taught(
-    packed: Packed, batch: Batch, scores: list[Score] | None, objective: str, tokenizer: Tokenizer
-) -> Iterator[Taught]:
+def _taught(packed: Packed, batch: Batch, said: _Said, objective: str, tokenizer: Tokenizer) -> Iterator[Taught]:
     """The sequences of a batch, in its order."""
-    asked = list(_asked(packed, batch, scores, objective, tokenizer))
+    asked, judged = list(_asked(packed, batch, said.scores, objective, tokenizer)), _judged(said, tokenizer)
     seen = batch.tokens.data.numpy()
     types = np.zeros(len(seen), np.int64) if packed.types is None else packed.types
     ends = np.cumsum(packed.lengths)
@@ -329,6 +422,7 @@ def _taught(
             tuple(types[rows].tolist()),
             tuple(text[: 1 + int(types[rows].max())]),
             tuple(replace(one, row=one.row - start) for one in asked if start <= one.row < end),
+            judged[rows],
         )
 
 
@@ -336,7 +430,8 @@ def _asked(
     packed: Packed, batch: Batch, scores: list[Score] | None, objective: str, tokenizer: Tokenizer
 ) -> Iterator[Asked]:
     """What is asked of rows of the batch."""
-    answers, reader, seen = batch.labels[objective], READERS[objective], batch.tokens.data
+    reader, seen = READERS[objective], batch.tokens.data
+    answers = batch.labels[reader.labels or objective]
     assert answers.rows is not None
 
     def word(value: int) -> str:
@@ -349,6 +444,12 @@ def _asked(
             loss, guess, probability = scores[i]
             one = replace(one, loss=loss, guess=word(guess), probability=probability)
         yield one
+
+
+def _judged(said: _Said, tokenizer: Tokenizer) -> tuple[Judged, ...]:
+    """Of all tokens of the batch; of none where nothing was replaced."""
+    probabilities = [None] * len(said.ids) if said.probabilities is None else said.probabilities
+    return tuple(map(Judged, _spelt(said.ids, tokenizer), said.replaced, probabilities))
 
 
 def _how(there: int, seen: int, tokenizer: Tokenizer) -> str:

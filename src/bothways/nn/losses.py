@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["vocabulary_cross_entropy"]
+__all__ = ["bytes_of_vocabulary_cross_entropy", "vocabulary_cross_entropy"]
 
 ROWS_AT_A_TIME = 1024
 # Scores in fp32 at a time: a megabyte on a CPU, so that the passes over them stay in a core's cache.
@@ -97,3 +97,15 @@ def vocabulary_cross_entropy(
         x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
     loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets, copy)
     return loss, correct
+
+
+def bytes_of_vocabulary_cross_entropy(rows: int, vocab: int, width: int, size: int, device: str = "cpu") -> int:
+    """What `vocabulary_cross_entropy` of so many rows holds at most, beside what it is given.
+
+    That is: a part's scores, as they are and in fp32; the gradient of the weight; a part of it that is to be added.
+
+    size: bytes of a number in the precision that is computed in.    device: its type.
+    """
+    scores = min(rows, ROWS_AT_A_TIME) * vocab
+    in_fp32 = min(scores, SCORES_AT_A_TIME.get(device, SCORES_AT_A_TIME_ELSEWHERE))
+    return scores * size + in_fp32 * 4 + vocab * width * (4 + size)

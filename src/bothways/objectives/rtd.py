@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bothways.data.batch import Batch
 from bothways.data.packing import Packed
@@ -22,12 +22,26 @@ from bothways.objectives.objective import Losses, Model, Part
 from bothways.objectives.reading import Together
 from bothways.ragged import Ragged
 
-__all__ = ["RTD_HEADS", "RTD_WEIGHT", "ReplacedTokens", "sampled"]
+__all__ = ["RTD_HEADS", "RTD_WEIGHT", "Proposal", "ReplacedTokens", "judges", "sampled"]
 
 RTD_WEIGHT = 50.0
 # The discriminator's, by preference: a head of its own, or one for tags, of which there is one: "replaced".
 RTD_HEADS = ("rtd", "tag")
 ROWS_AT_A_TIME = 256  # whose scores of the whole vocabulary are in memory, in fp32
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """What a generator makes of a batch of T tokens, M of which it was to predict.
+
+    losses: its own.    states [M, width]: what its head predicts from.    ids int64 [T]: the text with its words.
+    replaced bool [T]: where these are not the true ones.
+    """
+
+    losses: Losses
+    states: Tensor
+    ids: Tensor
+    replaced: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +74,13 @@ class ReplacedTokens:
         return self.masked.predicted(length)
 
     def loss(self, model: Model, batch: Batch) -> Losses:
-        proposed, words = self._propose(model, batch)
-        judged = self._judge(model, batch, words)
+        proposal = self.propose(model, batch)
+        judged = _judged(self.judge(model, batch, proposal.ids), proposal.replaced)
+        proposed = proposal.losses
         return Losses({**proposed.losses, **judged.losses}, {**proposed.metrics, **judged.metrics})
 
-    def _propose(self, model: Model, batch: Batch) -> tuple[Losses, Tensor]:
-        """What the generator loses, and a word int [M] for each row that was to be predicted."""
+    def propose(self, model: Model, batch: Batch) -> Proposal:
+        """What the generator puts in the place of masked tokens, and loses."""
         generator, answers = model.generator, batch.labels["mlm"]
         assert generator is not None
         assert answers.rows is not None
@@ -75,24 +90,32 @@ class ReplacedTokens:
         rows = head.states(output).index_select(0, answers.rows)
         total, correct = head.loss(rows, answers.values)
         count = len(answers.values)
-        return Losses({"mlm": Part(total, count)}, {"accuracy": Part(correct, count)}), sampled(head, rows)
-
-    def _judge(self, model: Model, batch: Batch, words: Tensor) -> Losses:
-        """What the discriminator loses on the text with those words in it."""
-        answers, head = batch.labels["mlm"], model.first_head(self.heads)
-        assert answers.rows is not None
-        assert isinstance(head, Classifier)
+        losses = Losses({"mlm": Part(total, count)}, {"accuracy": Part(correct, count)})
         original = batch.tokens.data.index_copy(0, answers.rows, answers.values)
-        ids = original.index_copy(0, answers.rows, words)
-        replaced = ids != original
+        ids = original.index_copy(0, answers.rows, sampled(head, rows))
+        return Proposal(losses, rows, ids, ids != original)
+
+    def judge(self, model: Model, batch: Batch, ids: Tensor) -> Tensor:
+        """ids int64 [T], in place of the batch's → fp32 [T]: above 0 where the discriminator says "replaced"."""
+        head = model.first_head(self.heads)
+        assert isinstance(head, Classifier)
         output = model.network(Ragged(ids, batch.tokens.layout), batch.types)
-        scores = head(output.last)[:, 0].float()
-        lost = F.binary_cross_entropy_with_logits(scores, replaced.float(), reduction="sum")
-        flagged = scores > 0
-        told = {"rtd_accuracy": flagged == replaced, "replaced": replaced, "flagged": flagged}
-        told["found"] = flagged & replaced
-        metrics = {name: Part(one.sum(), len(ids)) for name, one in told.items()}
-        return Losses({"rtd": Part(lost, len(ids))}, metrics)
+        return head(output.last)[:, 0].float()
+
+
+def _judged(scores: Tensor, replaced: Tensor) -> Losses:
+    """What the discriminator loses."""
+    lost = F.binary_cross_entropy_with_logits(scores, replaced.float(), reduction="sum")
+    flagged = scores > 0
+    told = {"rtd_accuracy": flagged == replaced, "replaced": replaced, "flagged": flagged}
+    told["found"] = flagged & replaced
+    metrics = {name: Part(one.sum(), len(scores)) for name, one in told.items()}
+    return Losses({"rtd": Part(lost, len(scores))}, metrics)
+
+
+def judges(head: nn.Module) -> bool:
+    """Whether a head can say of each token whether it was replaced: it has a single label."""
+    return isinstance(head, Classifier) and head.pooling is None and head.out.out_features == 1
 
 
 @torch.no_grad()

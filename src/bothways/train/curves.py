@@ -22,7 +22,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")  # a second time round, lines are dashed
 SMOOTHED = 1 / 30  # of a run's points, on either side of each
-UNDRAWN = ("perplexity",)  # kinds of metrics: a loss on another scale
+# Kinds of metrics: a loss on another scale, and the shares that precision and recall are told from.
+UNDRAWN = ("perplexity", "found", "flagged")
 RISING = 0.1  # of a run: what it loses before that would make all else look flat
 DOTS_PER_INCH = 150
 PANEL = (5.2, 3.5)  # inches

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.generator import GENERATOR, generator_folder, read_generator
 from bothways.checkpoint.hub import resolve
 from bothways.errors import CheckpointError, ConfigError, LargeGeneratorWarning
 from bothways.families import Family
@@ -18,7 +19,7 @@ from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.sharing import Sharing, share, take_over
 from bothways.objectives.choice import generator_head
 from bothways.text.tokenizer import Tokenizer
-from bothways.train.networks import GENERATOR, Networks
+from bothways.train.networks import Networks
 from bothways.train.settings import PretrainSettings
 from bothways.train.start import (
     REPLACED,
@@ -68,19 +69,13 @@ def _continued_generator(
     start = settings.model.start
     if start is None:
         return None
-    folder = resolve(start) / GENERATOR
-    if not (folder / "config.json").is_file():
+    folder = generator_folder(resolve(start))
+    if folder is None:
         warn_of_fresh(start, ["generator"])
         return None
     _check_size_is_its_own(settings, folder)
-    generator = Encoder.from_pretrained(folder)
-    if generator.family is not encoder.family or head not in generator.heads:
-        kind = f"{encoder.family.model_type} model with a head {head}"
-        raise CheckpointError(f"{folder}: no {kind}, as the generator of {start} must be; remove it for a fresh one")
+    generator = read_generator(folder, encoder, head)
     check_vocabulary(str(folder), generator, tokenizer)
-    if generator.config.vocab != encoder.config.vocab:
-        rows = f"{generator.config.vocab:,} rows of words, the encoder beside it {encoder.config.vocab:,}"
-        raise CheckpointError(f"{folder}: has {rows}; remove it for a fresh one")
     if generator.config.longest < settings.corpus.longest:
         longest = f"the {generator.config.longest} tokens that {folder} takes"
         raise ConfigError(f"longest {settings.corpus.longest} is more than {longest}")

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.generator import GENERATOR
 from bothways.errors import CheckpointError
 from bothways.nn.sharing import SHARINGS, Sharing, folded, share, shifts
 from bothways.objectives.objective import Model
 
-__all__ = ["GENERATOR", "Networks"]
+__all__ = ["Networks"]
 
-GENERATOR = "generator"
 SHIFTS = "shifts.safetensors"
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from bothways.data.packing import Packing
-from bothways.engine.streams import MOST_STREAMS, Streams
+from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
+from bothways.nn.losses import bytes_of_vocabulary_cross_entropy
 from bothways.objectives.objective import Model, Objective
 from bothways.train.feed import Cursor, feed
 from bothways.train.optim import OPTIMIZERS, AdamSettings, moment_bytes, parameter_groups
@@ -31,7 +32,7 @@ class Plan:
 
     flops: multiplications and additions of matrix products in the whole run, forward and back.
     state_bytes: of weights, their average, gradients and moments.
-    activation_bytes: about what a step keeps for the way back.
+    activation_bytes: about what a step keeps for the way back, and computes with.
     tokens_per_second: as tried here; rate: share of the machine's matrix-product rate that is.    seconds: of the run.
     warmup: steps in which the learning rate rises.
     """
@@ -81,20 +82,31 @@ def _read_from(model: Model, objective: Objective, length: float) -> list[tuple[
     return [(config, predicted if i == len(configs) - 1 else 0.0) for i, config in enumerate(configs)]
 
 
-def _activation_bytes(settings: PretrainSettings, model: Model, objective: Objective, length: float) -> int:
-    """What autograd keeps of a step's batches that run side by side: an estimate."""
+def _activation_bytes(
+    settings: PretrainSettings, model: Model, objective: Objective, length: float, streams: Streams
+) -> int:
+    """What autograd keeps of a step's batches that run side by side, and their losses hold: an estimate."""
     networks = _read_from(model, objective, length)
-    together = min(settings.step.batches(settings.step.steps), MOST_STREAMS)
-    token = sum(_token_bytes(settings, config, length, share) for config, share in networks)
-    return int(together * settings.step.batch * token)
+    together = min(settings.step.batches(settings.step.steps), streams.count)
+    return together * sum(_batch_bytes(settings, config, length, share, streams) for config, share in networks)
 
 
-def _token_bytes(settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float) -> float:
+def _batch_bytes(
+    settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float, streams: Streams
+) -> int:
+    """Of one network's forward of a batch."""
     size = 4 if settings.step.precision == "fp32" else 2
     token = len(config.order) * (12 * config.width + 4 * config.ffn + 3 * config.heads * length) * size
     if settings.step.checkpointing:
         token = len(config.order) * config.width * size + token / len(config.order)
-    return token + 2 * predicted * config.vocab * 4
+    rows, kind = int(predicted * settings.step.batch), streams.device.type
+    loss = bytes_of_vocabulary_cross_entropy(rows, config.vocab, config.embed_width, size, kind) if rows else 0
+    return int(settings.step.batch * token + loss)
+
+
+def _copied_bytes(settings: PretrainSettings, parameters: int) -> int:
+    """Of the weights once more, in half precision, while a step is computed (`nn.layers.copied`)."""
+    return 0 if settings.step.precision == "fp32" else 2 * parameters
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:
@@ -129,7 +141,8 @@ def plan_of(
         epochs=tokens / packing.tokens,
         flops=per_token * tokens,
         state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (step.ema > 0)) + moments,
-        activation_bytes=_activation_bytes(settings, model, objective, length),
+        activation_bytes=_activation_bytes(settings, model, objective, length, Streams(device))
+        + _copied_bytes(settings, parameters),
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,

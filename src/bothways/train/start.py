@@ -23,10 +23,10 @@ from bothways.families.presets import PRESETS
 from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork, Pooler
-from bothways.nn.heads import Classifier
 from bothways.nn.layers import initialise
 from bothways.objectives.causal import edges
 from bothways.objectives.choice import check_heads, generator_head, heads_of, pairs_of
+from bothways.objectives.rtd import judges
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
 
@@ -162,7 +162,7 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
 def _relabelled(encoder: Encoder, labels: Mapping[str, Any]) -> Encoder:
     """The encoder with these labels, if there are any; a head for other tags is lost."""
     head = encoder.heads.get("tag")
-    if not labels or (isinstance(head, Classifier) and head.out.out_features == 1):
+    if not labels or (head is not None and judges(head)):
         return encoder
     extras = {key: value for key, value in encoder.extras.items() if key != "num_labels"}
     others = {name: one for name, one in encoder.heads.items() if name != "tag"}
