@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssumedPoolingWarning",
+    "BorrowedRulesWarning",
     "BothwaysError",
     "CheckpointError",
     "ConfigError",
@@ -54,6 +55,10 @@ class UnusedWeightsWarning(UserWarning):
 
 class AssumedPoolingWarning(UserWarning):
     """A folder does not say how token vectors become one for a text, and the mean is taken."""
+
+
+class BorrowedRulesWarning(UserWarning):
+    """A language has no rules of its own that say where sentences end, and those of another one are taken."""
 
 
 class TruncationWarning(UserWarning):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics as pages
 
@@ -12,6 +13,7 @@ import torch
 from prompt import run
 
 from bothways.train.loop import Event
+from bothways.train.plan import matmul_rate
 from bothways.train.report import MetricsLog
 
 SETTINGS = """\
@@ -95,8 +97,10 @@ def fails(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> C
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The matrix-product rate is measured by a single product."""
+    """The matrix-product rate is measured by a single, small product."""
     monkeypatch.setattr("bothways.train.pretrain.RATE_SECONDS", 0.0)
+    monkeypatch.setattr("bothways.train.pretrain.RATE_SIZES", {"cpu": 64})
+    monkeypatch.setattr("bothways.train.plan.matmul_rate", partial(matmul_rate, seconds=0.0, size=64))
 
 
 @pytest.fixture

@@ -20,15 +20,23 @@ from prompt import run
 from safetensors.torch import load_file
 
 import bothways
+from bothways.cli.settings import read_settings
+from bothways.engine.streams import Streams
 from bothways.families import FAMILIES
 from bothways.families.presets import GLOBAL, LOCAL, PRESETS, Preset
 from bothways.nn.config import LocalAttention
+from bothways.objectives.objective import Model
 from bothways.text.formats import load_tokenizer
+from bothways.train.feed import held_out
+from bothways.train.folder import Lock
+from bothways.train.material import Material, material_of
 from bothways.train.optim import OPTIMIZERS
 from bothways.train.settings import ModelSettings, PretrainSettings
 from bothways.train.start import starting_encoder
+from bothways.train.step import evaluate
 
 STEPS = 12
+MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -59,7 +67,8 @@ def saved(output: Path) -> list[int]:
 
 def same(output: Path, whole: Path, *, card: bool = True) -> None:
     """The run left what an uninterrupted one leaves, byte for byte; only its speed is another."""
-    for name in ("metrics.jsonl", "model/model.safetensors", "model/config.json", "model/tokenizer.json"):
+    models = [f"{kind}/{file}" for kind in ("model", "best") for file in MODEL_FILES]
+    for name in ("metrics.jsonl", *models):
         assert (output / name).read_bytes() == (whole / name).read_bytes(), name
     cards = [(folder / "model/README.md").read_text().partition("## Speed")[0].strip() for folder in (output, whole)]
     assert cards[0] == cards[1] or not card
@@ -187,6 +196,41 @@ def test_the_best_checkpoint_stays_wherever_evaluations_fall(config: Path, tmp_p
     best = min(held, key=lambda step: held[step])
     assert best < 8
     assert saved(tmp_path) == [best, 8]
+    checkpoint = tmp_path / "checkpoints" / f"step-{best:08}" / "model.safetensors"
+    assert (tmp_path / "best" / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+
+
+def test_the_best_average_is_left_as_a_model(config: Path, tmp_path: Path) -> None:
+    """With a learning rate that ruins what was learnt. Evaluated again, it has the loss that was the lowest."""
+    flags = ["--evaluate-every", "1", "--steps", "4", "--schedule", "constant", "--lr", "0.02", "--ema", "0.5"]
+    assert run("pretrain", config, *flags, "--output", tmp_path) == 0
+    held = {row["step"]: row["held_out"]["mlm"] for row in rows(tmp_path) if "held_out" in row}
+    step = min(held, key=lambda step: held[step])
+    assert step < 4
+    encoder = bothways.Encoder.from_pretrained(tmp_path / "best")
+    average = load_file(tmp_path / "checkpoints" / f"step-{step:08}" / "average.safetensors")
+    model = Model(encoder.network, encoder.heads)
+    assert all(parameter.equal(average[name]) for name, parameter in model.named_parameters())
+    settings, _ = read_settings(config, flags)
+    material = material_of(settings)
+    batches = held_out(material.held, material.objective, settings.run.evaluate_tokens)
+    assert evaluate(model, material.objective, batches, Streams(torch.device("cpu")))["mlm"] == held[step]
+    assert f"| steps | {step} |" in (tmp_path / "best" / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("always::bothways.errors.DamagedCheckpointWarning")
+def test_a_damaged_best_checkpoint_costs_nothing_but_itself(
+    copy: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copy / "best")
+    state = json.loads((copy / "checkpoints" / "step-00000012" / "state.json").read_text())
+    state["progress"]["best_step"] = 9
+    (copy / "checkpoints" / "step-00000012" / "state.json").write_text(json.dumps(state))
+    damage(copy / "checkpoints" / "step-00000009", "model.safetensors")
+    assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume") == 0
+    assert "step-00000009 cannot be used" in capsys.readouterr().err
+    assert (copy / "model").is_dir()
+    assert not (copy / "best").exists()
 
 
 def test_another_corpus_is_not_gone_on_with(
@@ -243,6 +287,36 @@ def test_a_second_run_in_the_same_folder_must_be_meant(
     assert run("pretrain", config, "--steps", str(STEPS), "--output", whole, "--resume") == 0  # nothing left to do
 
 
+def test_two_processes_never_train_in_one_folder(
+    copy: Path, config: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    """Whether there is a run in it already or not; the one that is late leaves everything as it is."""
+    (tmp_path / "new").mkdir()
+    for folder in (copy, tmp_path / "new"):
+        flags = ["--output", folder, "--steps", str(STEPS), "--resume"]
+        with Lock(folder) as lock:
+            lock.take()
+            before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+            said = fails(*flags)
+            assert f"{folder}: another process is training in this folder; wait for its end" in said
+            assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume") == 0
+
+
+def test_of_two_that_begin_at_once_one_says_that_it_was_late(
+    copy: Path, config: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has begun, or has even ended, while this one read its corpus."""
+
+    def late(settings: PretrainSettings) -> Material:
+        shutil.copytree(copy, tmp_path / "run")
+        return material_of(settings)
+
+    monkeypatch.setattr("bothways.train.pretrain.material_of", late)
+    assert "holds a run already" in fails("--steps", "2", "--output", tmp_path / "run")
+    assert saved(tmp_path / "run") == saved(copy)
+
+
 KILLS = """
 import contextlib, os, random, signal, sys, time
 import torch
@@ -260,7 +334,7 @@ for attempt in range(100):
     before, end = saved(), None
     child = os.fork()
     if not child:
-        main([*command, "--output", output])
+        main([*command, "--output", output, "--workers", str(attempt % 2)])
     while end is None or time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -276,13 +350,13 @@ os._exit(1)
 """Forks a run again and again and kills it, until one gets to the end: most while or after they save."""
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
 def test_killed_at_any_moment_and_resumed_a_run_is_the_same_byte_for_byte(
-    workers: str, whole: Path, copy: Path, config: Path, tmp_path: Path
+    whole: Path, copy: Path, config: Path, tmp_path: Path
 ) -> None:
+    """With a thread that prepares batches, and without one, in turn."""
     output = tmp_path / "run"
-    command = ["pretrain", str(config), "--steps", str(STEPS), "--resume", "--workers", workers, "--save-every", "1"]
-    script = [sys.executable, "-W", "ignore", "-c", KILLS, workers, str(copy), str(output)]
+    command = ["pretrain", str(config), "--steps", str(STEPS), "--resume", "--save-every", "1"]
+    script = [sys.executable, "-W", "ignore", "-c", KILLS, "1", str(copy), str(output)]
     done = subprocess.run([*script, *command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stderr.split()[-1]) >= 3  # times killed
@@ -553,3 +627,33 @@ def test_half_precision_and_computing_again_train_too(whole: Path, config: Path,
         torch.float32 == next(iter(bothways.Encoder.from_pretrained(tmp_path / "run/model").network.parameters())).dtype
     )
     assert "settings.json" in {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_machines_are_told_in_json_what_a_run_came_to(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop_at: Callable[[int, int], None]
+) -> None:
+    """One object on stdout, however the run ends; progress and what a person is told stay on stderr."""
+    command = ["pretrain", config, "--steps", "5", "--json", "--output"]
+
+    def told(*flags: str | Path) -> tuple[int, dict[str, Any], str]:
+        code = run(*command, *flags)
+        captured = capsys.readouterr()
+        (line,) = captured.out.splitlines()
+        return code, json.loads(line), captured.err
+
+    stop_at(2, signal.SIGTERM)
+    code, found, said = told(tmp_path / "run")
+    assert (code, found["outcome"], found["steps"], found["held_out"]) == (130, "interrupted", 2, None)
+    assert said.endswith("bothways: interrupted\n")
+    code, found, said = told(tmp_path / "run", "--resume")
+    held = [row for row in rows(tmp_path / "run") if "held_out" in row]
+    assert (code, found["outcome"], found["steps"]) == (0, "finished", 5)
+    assert found["held_out"] == {"step": 5, **held[-1]["held_out"]}
+    assert found["best"]["loss"] == min(row["held_out"]["mlm"] for row in held)
+    assert found["tokens"] == rows(tmp_path / "run")[-2]["tokens"]
+    assert found["folder"] == str(tmp_path / "run")
+    assert found["tokens_per_second"] > 0
+    assert "held out mlm" in said
+    code, found, said = told(tmp_path / "wild", "--lr", "1e30")
+    assert (code, found["outcome"]) == (2, "not finite")
+    assert "nonfinite.json" in said

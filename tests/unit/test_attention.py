@@ -271,12 +271,13 @@ def test_dropout_of_0_changes_nothing() -> None:
 
 @pytest.mark.parametrize("length", [6, 400])
 def test_the_mean_over_many_draws_of_dropout_is_the_result_without_it(length: int) -> None:
-    """400 is beyond what the products path would take without dropout."""
-    lengths = [length, 2]
-    layout, draws = Layout.of(lengths), 4000 if length < 10 else 150
+    """400 is beyond what the products path would take without dropout. A batch has 50 draws, each of two sequences."""
+    lengths, copies, draws = [length, 2], 50, 4000 if length < 10 else 150
     q, k, v = rows(lengths, 1, 2), rows(lengths, 1, 2), rows(lengths, 1, 2)
-    exact = attend(q, k, v, layout, layout)
-    samples = torch.stack([attend(q, k, v, layout, layout, dropout=0.2) for _ in range(draws)])
+    exact = attend(q, k, v, Layout.of(lengths), Layout.of(lengths))
+    many, layout = [x.repeat(copies, 1, 1) for x in (q, k, v)], Layout.of(lengths * copies)
+    batches = [attend(*many, layout, layout, dropout=0.2) for _ in range(draws // copies)]
+    samples = torch.cat([batch.view(copies, *exact.shape) for batch in batches])
     standard_error = samples.std(0) / draws**0.5
     assert (samples.std(0) > 0).all()
     assert ((samples.mean(0) - exact).abs() <= 5 * standard_error + 1e-6).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import time
 import tracemalloc
@@ -351,14 +352,16 @@ def test_a_network_of_more_layers_than_the_file_has(save_family: Callable[..., P
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_weight_of_any_family_with_the_wrong_shape_or_missing(save_family: Callable[..., Path], family: str) -> None:
+    """Of every kind of weight one: a second layer is read as the first."""
     folder = save_family(family, tokenizer=False)
     tensors = load_file(folder / WEIGHTS)
-    for name in tensors:
+    kinds = {re.sub(r"\d+", "", name): name for name in tensors}
+    for name in kinds.values():
         cut = {key: tensor[..., :-1].contiguous() if key == name else tensor for key, tensor in tensors.items()}
         save_file(cut, folder / WEIGHTS)
         with refused(WEIGHTS, name, kind=CheckpointError):
             Encoder.from_pretrained(folder)
-    last = name
+    last = list(tensors)[-1]
     if not last.startswith("pooler"):
         save_file({key: tensor for key, tensor in tensors.items() if key != last}, folder / WEIGHTS)
         with refused(WEIGHTS, "missing", last, kind=CheckpointError):

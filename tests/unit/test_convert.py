@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +19,35 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bothways import CheckpointError, Encoder, InputError, SentenceEncoder
-from bothways.checkpoint.convert import convert_folder
+from bothways.checkpoint import convert
+from bothways.checkpoint.convert import SCRIPT, convert_folder
 from bothways.checkpoint.weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 from bothways.cli.main import main
 
 ONE, TWO = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
+
+
+@pytest.fixture
+def own_process() -> None:
+    """For tests of the process itself."""
+
+
+@pytest.fixture(autouse=True)
+def _without_a_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in a process of its own runs in this one, to save its start, where that process is not the subject."""
+
+    def here(command: list[Any], **_: Any) -> SimpleNamespace:
+        assert command[:4] == [sys.executable, "-I", "-c", SCRIPT]
+        with monkeypatch.context() as patched, warnings.catch_warnings():
+            patched.setattr(sys, "argv", ["-c", *map(os.fspath, command[4:])])
+            try:
+                exec(SCRIPT, {})
+            except SystemExit as stop:
+                return SimpleNamespace(returncode=1, stderr=f"{stop.code}\n")
+        return SimpleNamespace(returncode=0, stderr="")
+
+    if "own_process" not in request.fixturenames:
+        monkeypatch.setattr(convert, "subprocess", SimpleNamespace(run=here))
 
 
 def files(folder: Path) -> list[str]:
@@ -52,7 +79,15 @@ def refused(folder: Path, output: Path, *words: str, kind: type[Exception] = Che
     assert [name for name in os.listdir(output.parent) if "partial" in name] == []
 
 
-@pytest.mark.parametrize(("parts", "dtype"), [(1, torch.bfloat16), (3, torch.float32), (3, torch.float16)], ids=str)
+@pytest.mark.parametrize(
+    ("parts", "dtype"),
+    [
+        (1, torch.bfloat16),
+        (3, torch.float32),
+        (3, torch.float16),
+    ],
+    ids=str,
+)
 def test_the_converted_model_is_the_same_in_the_precision_it_had(
     save_bert: Callable[..., Path], tmp_path: Path, parts: int, dtype: torch.dtype
 ) -> None:
@@ -155,7 +190,9 @@ def plain(value: Any, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "name"), [(plain, PICKLE), (torch.save, f"2_Dense/{PICKLE}"), (torch.save, TWO)], ids=["plain", "2", "3"]
+    ("write", "name"),
+    [(plain, PICKLE), (torch.save, f"2_Dense/{PICKLE}"), (torch.save, TWO)],
+    ids=["plain", "2", "3"],
 )
 def test_a_pickle_with_code_is_refused_in_one_line_and_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, write: Callable[[Any, Path], None]
@@ -178,6 +215,22 @@ def test_a_pickle_with_code_is_refused_in_one_line_and_runs_nothing(
     assert str(folder / name) in said.err
     assert "mkdir, which is code; none was run" in said.err
     assert sorted(os.listdir(tmp_path)) == ["old"]
+
+
+def test_in_a_process_of_its_own_it_does_the_same(
+    own_process: None, save_bert: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = save_bert(dtype=torch.float16)
+    before = load_file(folder / WEIGHTS)
+    assert convert_folder(pickled(folder, 3), tmp_path / "new") == len(before)
+    written = [load_file(path) for path in sorted((tmp_path / "new").glob("*.safetensors"))]
+    after = {name: tensor for tensors in written for name, tensor in tensors.items()}
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    first = folder / "pytorch_model-00001-of-00003.bin"
+    plain({"b": Bomb(tmp_path / "boom")}, first)
+    refused(folder, tmp_path / "again", str(first), "mkdir, which is code; none was run")
+    assert not (tmp_path / "boom").exists()
 
 
 JUNK = {

@@ -31,6 +31,7 @@ from bothways.data.readers import Source
 from bothways.data.sampling import digest, draw, measure
 from bothways.data.sentences import SENTENCES, sentences
 from bothways.data.shards import Block, _Part
+from bothways.errors import BorrowedRulesWarning
 from bothways.text.formats import load_tokenizer, save_tokenizer
 from bothways.text.training import KINDS, train
 
@@ -515,3 +516,31 @@ def test_without_sentencex_the_line_that_installs_it_is_named(monkeypatch: pytes
     with pytest.raises(MissingExtraError, match=r"bothways\[corpus\]"):
         sentences("A. B.", "split", "en")
     assert sentences("A. B.", "none", "en") == ["A. B."]
+
+
+@pytest.mark.parametrize(
+    ("language", "hint"),
+    [("DE", "; did you mean de?"), ("german", "; there are rules for am, ar"), ("de_DE", "; there"), ("", "; there")],
+)
+def test_what_is_no_code_of_a_language_is_refused(language: str, hint: str) -> None:
+    """sentencex takes it for one that it has no rules for, and gives English sentences."""
+    text = "Am 3. Mai kam Dr. Müller."
+    assert sentences(text, "split", language) == sentences(text, "split", "en") != sentences(text, "split", "de")
+    with pytest.raises(InputError, match=r"language must be a code in small letters") as caught:
+        Settings(language=language)
+    assert f"got {language!r}{hint}" in str(caught.value)
+
+
+def test_rules_of_another_language_are_taken_and_said(
+    source: Source, tokenizers: dict[str, Path], tmp_path: Path
+) -> None:
+    def built(language: str, how: str = "split") -> Corpus:
+        settings = Settings(how, language, shard_tokens=5000)
+        return build(source, tokenizers["wordpiece"], tmp_path / f"{language}-{how}", settings)
+
+    with pytest.warns(BorrowedRulesWarning, match=r"no rules of its own for the language sv: .* for am, ar, .* te, uk"):
+        borrowed = built("sv")
+    assert borrowed.identity == built("en").identity
+    with pytest.warns(BorrowedRulesWarning):
+        assert built("de-at").identity == built("de").identity
+    built("sv", "none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def test_pairs_are_what_their_labels_say(
         assert seen == every
 
 
-@lru_cache
+@cache
 def realistic(documents: int, seed: int = 0) -> list[Arrays]:
     """Two shards of documents of 1 to 40 sentences of 3 to 60 tokens."""
     rng = np.random.default_rng(seed)
@@ -234,8 +234,8 @@ def test_each_epoch_splits_and_labels_anew() -> None:
     first, second = packed._paired(0), packed._paired(1)
     both = (first.labels >= 0) & (second.labels >= 0)
     assert (first.labels[both] == second.labels[both]).mean() == pytest.approx(0.5, abs=0.1)
-    many = both & (np.bincount(packed._divisible, packed._sentences[1] - packed._sentences[0], len(both)) > 3)
-    assert (first.spans[many, 1] == second.spans[many, 1]).mean() == pytest.approx(0.33, abs=0.1)
+    long = both & (np.bincount(packed._divisible, packed._sentences[1] - packed._sentences[0], len(both)) > 3)
+    assert (first.spans[long, 1] == second.spans[long, 1]).mean() == pytest.approx(0.33, abs=0.1)
 
 
 def test_where_there_can_be_no_pair_it_is_said() -> None:

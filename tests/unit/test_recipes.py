@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-import tomllib
 from prompt import run
 
 from bothways.cli.settings import read_settings

@@ -136,11 +136,13 @@ def test_case_is_kept_or_dropped_as_asked(kind: str, tmp_path: Path) -> None:
     assert trained("wordpiece").config["do_lower_case"] is True
 
 
-@pytest.mark.parametrize("size", [1, 50, 100])
-def test_a_vocabulary_smaller_than_the_alphabet_is_refused_with_the_least_size(kind: str, size: int) -> None:
-    with pytest.raises(InputError, match="alphabet") as caught:
-        train(texts(), kind, size, characters=characters())
-    least = int(re.search(r"--vocab-size (\d+) is the least", str(caught.value))[1])
+def test_a_vocabulary_smaller_than_the_alphabet_is_refused_with_the_least_size(kind: str) -> None:
+    said = set()
+    for size in (1, 50, 100):
+        with pytest.raises(InputError, match="alphabet") as caught:
+            train(texts(), kind, size, characters=characters())
+        said.add(re.search(r"--vocab-size (\d+) is the least", str(caught.value))[1])
+    (least,) = map(int, said)
     assert train(texts(), kind, least, characters=characters()).vocab_size == least
     with pytest.raises(InputError, match=f"--vocab-size {least} is the least"):
         train(texts(), kind, least - 1, characters=characters())

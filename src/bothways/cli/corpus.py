@@ -55,7 +55,8 @@ def build(
         split: by the rules of the language, and at line breaks; wrapped: through line breaks; line: one on each line;
         none: a document is one.
     language
-        The language's code, such as en or de.
+        The language's code, such as en or de. Where there are no rules for it, those of a neighbour are taken, or
+        English ones, and that is said.
     held_out
         The share of documents that training never sees.
     shard_tokens

@@ -11,8 +11,9 @@ from io import TextIOWrapper
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from bothways import __version__
+from bothways.cli.kinds import check_fractions, told
 from bothways.cli.output import StandardOutputError, told_apart
-from bothways.errors import AssumedPoolingWarning, BothwaysError, TruncationWarning
+from bothways.errors import AssumedPoolingWarning, BorrowedRulesWarning, BothwaysError, TruncationWarning
 
 __all__ = ["app", "main"]
 
@@ -23,6 +24,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
+    config=check_fractions,
 )
 app.command("bothways.cli.demo:demo", help="Search the Python manual, offline: the main job on real text.")
 app.command("bothways.cli.embed:embed", help="Texts to vectors.")
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
         with warnings.catch_warnings(), told_apart():
-            for kind in (AssumedPoolingWarning, TruncationWarning):
+            for kind in (AssumedPoolingWarning, BorrowedRulesWarning, TruncationWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _one_line(error: Exception) -> str:
     hint = " (put -- before texts that start with a dash)" if isinstance(error, UnknownOptionError) else ""
-    return " ".join(str(error).split()) + hint
+    return (told(error) if isinstance(error, CycloptsError) else str(error)) + hint
 
 
 def _cause(error: OSError) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from bothways.cli.kinds import Config
 from bothways.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["plan"]
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
-def plan(config: Path, /, *flags: Rest, json: bool = False) -> None:
+def plan(config: Config, /, *flags: Rest, json: bool = False) -> None:
     """Parameters, operations, memory and time of a pretraining run. A few steps are tried; nothing is written.
 
     Parameters
@@ -34,7 +34,7 @@ def plan(config: Path, /, *flags: Rest, json: bool = False) -> None:
     from bothways.cli.settings import read_settings
     from bothways.train.pretrain import plan as plan_run
 
-    settings, where = read_settings(config, flags)
+    settings, where = read_settings(config, flags, "plan")
     found = plan_run(settings, where.device)
     if json:
         print_json(asdict(found))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import tomllib
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
+from bothways.cli.kinds import check_fractions, check_value, told, types_of
 from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
@@ -57,16 +58,22 @@ def known_keys() -> list[str]:
     return [field.name for part in (*PARTS.values(), RunFlags) for field in fields(part)]
 
 
-def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, RunFlags]:
+def read_settings(path: Path, flags: Sequence[str], command: str = "pretrain") -> tuple[PretrainSettings, RunFlags]:
     """The settings of a file or, where there is no such file, of the recipe of that name; and over them the flags'.
     Tables of a file group keys as they like.
 
+    command: which one has them on its line.
     Raises ConfigError on neither file nor recipe, unknown keys (with the nearest that is known) and values that cannot
     be.
     """
+    if str(path).startswith("-"):
+        usage = f"bothways {command} CONFIG [--key value …]"
+        raise ConfigError(
+            f"CONFIG is missing: a TOML file or a recipe, before {path} and all other flags; usage: {usage}"
+        )
     app = App(
         name="pretrain",
-        config=Dict(_flat(path), source=str(path), use_commands_as_keys=False),
+        config=(check_fractions, Dict(_flat(path), source=str(path), use_commands_as_keys=False)),
         result_action="return_value",
         help_flags=[],
         version_flags=[],
@@ -98,18 +105,25 @@ def read_settings(path: Path, flags: Sequence[str]) -> tuple[PretrainSettings, R
 def _flat(path: Path) -> dict[str, Any]:
     """The keys of a file or a recipe. Its tables mean nothing: their keys are as good as keys outside any."""
     flat: dict[str, Any] = {}
+    types = {key: hint for part in (*PARTS.values(), RunFlags) for key, hint in types_of(part).items()}
     for key, value in _leaves(_table(path)):
         if key in flat:
             raise ConfigError(f"{path}: {key} is given twice")
+        check_value(key, value, types.get(key), path)
         flat[key] = value
     return flat
 
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else _recipe(path)
-        return tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig") if path.exists() else _recipe(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); convert the file first") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML that can be read: too deep") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # not TOML, or numbers of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
@@ -131,10 +145,11 @@ def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _said(error: CycloptsError, path: Path) -> str:
-    message = " ".join(str(error).split())
+    message = told(error)
     if isinstance(error, UnknownOptionError) and (said := re.search(r"\[(\w+)\]|(--[\w-]+)", message)):
         key = said[1] or said[2]
         known = known_keys()
         hint = meant(key.lstrip("-").replace("-", "_"), known, f"; known are {', '.join(known)}")
         return f"{path}: unknown key {key}{hint}" if said[1] else f"unknown flag {key}{hint}"
-    return message if str(path) in message else f"{message} ({path})"
+    of_a_flag = "--" in message
+    return message if of_a_flag or str(path) in message else f"{message} ({path})"

@@ -24,7 +24,7 @@ from bothways.data.corpus import INDEX, SPLITS, VERSION, Corpus, token_dtype
 from bothways.data.processes import in_order
 from bothways.data.readers import Source
 from bothways.data.sampling import digest, draw
-from bothways.data.sentences import SENTENCES, sentences
+from bothways.data.sentences import SENTENCES, check_language, sentences, warn_of_borrowed_rules
 from bothways.data.shards import PARTIAL, Block, ShardWriter, has_records, remove_records, remove_unfinished
 from bothways.errors import InputError
 from bothways.files import make_folder, read_object, replacing, write_json
@@ -44,7 +44,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 class Settings:
     """What a corpus is made of, besides its documents and its tokenizer.
 
-    sentences: a name in SENTENCES.    language: an ISO code for them.
+    sentences: a name in SENTENCES.    language: an ISO code in small letters; one without rules of its own gets a
+    neighbour's or English ones, with a BorrowedRulesWarning.
     held_out: the share of documents, in [0, 1), that goes to the split "held_out": the same ones always, by their text.
     shard_tokens: a shard ends once it has so many.    seed: another seed holds out other documents.
 
@@ -60,6 +61,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.sentences not in SENTENCES:
             raise InputError(f"sentences {self.sentences!r} is not one of {', '.join(SENTENCES)}")
+        check_language(self.language)
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out must be a share in [0, 1), got {self.held_out}")
         if self.shard_tokens < 1:
@@ -112,6 +114,7 @@ def build(
     made = {"source": _described(source), **asdict(settings), "tokenizer": fingerprint}
     if _finished(folder, made):
         return Corpus.open(folder)
+    warn_of_borrowed_rules(settings.sentences, settings.language)
     fresh = not folder.exists()
     _begin(folder, made, files)
     writers = {s: ShardWriter(folder, s, token_dtype(loaded.vocab_size), settings.shard_tokens) for s in SPLITS}

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from bothways.errors import MissingExtraError
+from bothways.errors import BorrowedRulesWarning, InputError, MissingExtraError, meant
 
-__all__ = ["SENTENCES", "sentences"]
+__all__ = ["SENTENCES", "check_language", "sentences", "warn_of_borrowed_rules"]
+
+# Languages that sentencex (1.0) has rules for; it does not tell them itself, and takes any text for a language's code.
+OWN_RULES = (
+    *("am", "ar", "bg", "bn", "ca", "da", "de", "el", "en", "es", "fi", "fr", "gu", "hi", "hy", "it"),
+    *("ja", "kk", "kn", "ml", "mr", "my", "nl", "pa", "pl", "pt", "ru", "sk", "ta", "te", "uk"),
+)
+CODE = re.compile("[a-z]{2,3}(-[a-z0-9]{2,8})*")
+
+
+def check_language(language: str) -> None:
+    """Raises InputError on what cannot be a language's code, such as "german" or "DE": English rules would be taken."""
+    if not CODE.fullmatch(language):
+        otherwise = f"; there are rules for {', '.join(OWN_RULES)}"
+        hint = meant(language.lower().replace("_", "-"), OWN_RULES, otherwise)
+        raise InputError(f"language must be a code in small letters, such as en or de-at, got {language!r}{hint}")
+
+
+def warn_of_borrowed_rules(how: str, language: str) -> None:
+    """Where documents are divided by rules, and the language has none of its own."""
+    if SENTENCES[how] in (_split, _wrapped) and language not in OWN_RULES:
+        warnings.warn(
+            f"sentencex has no rules of its own for the language {language}: those of a neighbour of it are taken, or "
+            f"English ones; there are rules for {', '.join(OWN_RULES)}",
+            BorrowedRulesWarning,
+            stacklevel=3,
+        )
 
 
 def sentences(text: str, how: str, language: str) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from bothways.errors import ConfigError, InputError
@@ -15,8 +18,12 @@ from bothways.train.optim import moment_bytes
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Restored, checkpoints
 
-__all__ = ["begin", "check_run", "described"]
+if sys.platform != "win32":
+    import fcntl
 
+__all__ = ["Lock", "begin", "check_run", "described"]
+
+LOCK = ".lock"
 # What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
 FREE = frozenset({"workers", "log_every", "evaluate_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 
@@ -46,10 +53,60 @@ def check_run(output: Path, settings: PretrainSettings, resume: bool) -> None:
         )
 
 
-def begin(output: Path, settings: PretrainSettings, started: Restored) -> None:
-    """Make the folder and write the settings. Raises InputError where that cannot be, or the disk is too full."""
+class Lock:
+    """Within, no other process trains in a run's folder: from the start where a run is there, else from `begin` on.
+
+    The system itself lets go of the lock when a process ends, even when it is killed; the empty file `.lock` stays and
+    means nothing. Where a file system has no locks (and on Windows) nothing is locked.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._handle: int | None = None
+
+    def __enter__(self) -> Lock:
+        if (self._output / SETTINGS).is_file():
+            self.take()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+
+    def take(self) -> None:
+        """Raises InputError where another process has it, or there is no writing in the folder."""
+        if self._handle is None:
+            self._handle = _locked(self._output)
+
+
+def _locked(output: Path) -> int:
+    """The open file that holds the lock."""
+    path = output / LOCK
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            advice = "wait for its end, or name another folder"
+            raise InputError(f"{output}: another process is training in this folder; {advice}") from None
+        except OSError:  # the file system has no locks
+            pass
+    return handle
+
+
+def begin(output: Path, settings: PretrainSettings, started: Restored, lock: Lock) -> None:
+    """Make the folder, lock it and write the settings.
+
+    Raises InputError where that cannot be, where the disk is too full, and where another process was faster.
+    """
     _check_room(output, _checkpoint_bytes(started), settings.run.keep)
     make_folder(output)
+    lock.take()
+    check_run(output, settings, resume=started.progress.step > 0)
     write_json(output / SETTINGS, described(settings))
 
 

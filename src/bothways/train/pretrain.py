@@ -20,7 +20,7 @@ from bothways.train.board import Board, check_board
 from bothways.train.card import write_card
 from bothways.train.compiling import compile_layers
 from bothways.train.curves import plot_curves
-from bothways.train.folder import begin, check_run, described
+from bothways.train.folder import Lock, begin, check_run, described
 from bothways.train.generator import starting_networks
 from bothways.train.loop import Event, Trainer
 from bothways.train.material import Material, material_of
@@ -29,7 +29,7 @@ from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, flops_of_step_token, matmul_rate, plan_of
 from bothways.train.report import MetricsLog, write_failure
 from bothways.train.settings import PretrainSettings, RunSettings
-from bothways.train.state import Progress, Restored, prune, restore, save_checkpoint
+from bothways.train.state import Progress, Restored, best, prune, restore, save_checkpoint
 
 __all__ = ["Outcome", "Watch", "plan", "pretrain"]
 
@@ -65,23 +65,27 @@ def pretrain(
 ) -> Outcome:
     """Train an encoder on a corpus: fresh, or one that is there already, or from the newest checkpoint in `output`.
 
+    A finished run leaves two folders, each a model like any other: `model`, and `best`, which had the lowest held-out
+    loss. With `ema` both have the average of the weights, which is what was evaluated.
+
     watch: is told of every event.    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
     settings that do not go together, a corpus that is damaged or of another tokenizer, an output folder that cannot be
-    written or holds a run already, and a disk without room for the checkpoints.
+    written, holds a run already or is another process's at the time, and a disk without room for the checkpoints.
     """
     device = _device(device, settings.step.precision)
-    check_run(output, settings, resume)
-    if settings.run.tensorboard:
-        check_board()
-    material = material_of(settings)
-    started = _started(settings, material, output, resume, device)
-    begin(output, settings, started)
-    outcome = _run(settings, material, started, output, watch, device)
-    if outcome.finished:
-        _finish(settings, material.corpus, started, output, outcome)
-    return outcome
+    with Lock(output) as lock:
+        check_run(output, settings, resume)
+        if settings.run.tensorboard:
+            check_board()
+        material = material_of(settings)
+        started = _started(settings, material, output, resume, device)
+        begin(output, settings, started, lock)
+        outcome = _run(settings, material, started, output, watch, device)
+        if outcome.finished:
+            _finish(settings, material.corpus, started, output, outcome)
+        return outcome
 
 
 def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan:
@@ -186,6 +190,10 @@ def _finish(settings: PretrainSettings, corpus: Corpus, started: Restored, outpu
     with nullcontext() if started.average is None else started.average.swapped():
         started.networks.save(output / "model")
     write_card(output / "model", settings, corpus, started.networks, outcome.progress, outcome.reading)
+    if (found := best(output, outcome.progress)) is not None:
+        networks, at = found
+        networks.save(output / "best")
+        write_card(output / "best", settings, corpus, networks, at, outcome.reading)
     with suppress(MissingExtraError):  # no picture without matplotlib
         plot_curves(output)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -53,8 +53,15 @@ def _check_above_0(key: str, value: float | None) -> None:
         raise ConfigError(f"{key} must be more than 0, got {value}")
 
 
+def _check_not_negative(values: Mapping[str, int]) -> None:
+    for key, value in values.items():
+        if value < 0:
+            raise ConfigError(f"{key} must be 0 or more, got {value}")
+
+
 def _check_rise(key: str, most: int, start: int, warmup: int) -> None:
     """From `start` (0: not at all) to `most` in some steps."""
+    _check_not_negative({f"{key}_start": start, f"{key}_warmup": warmup})
     if not 0 <= start <= most:
         raise ConfigError(f"{key}_start must be between 0 and {key} {most}, got {start}")
     if bool(start) != bool(warmup):
@@ -110,6 +117,7 @@ class CorpusSettings:
     workers: int = 1
 
     def __post_init__(self) -> None:
+        _check_not_negative({"longest_start": self.longest_start, "workers": self.workers})
         for name, length in (("longest", self.longest), ("longest_start", self.longest_start or SHORTEST)):
             if length < SHORTEST:
                 raise ConfigError(f"{name} must be at least {SHORTEST}: two special tokens and one more, got {length}")
@@ -170,7 +178,7 @@ class StepSettings:
     nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
     spike: a gradient so many times as long as the mean of those before is treated like that, too; 0 for none.
     ema: decay of an average of the weights over the steps, such as 0.999; 0 for none. It is what is evaluated, and what
-    the finished run leaves as its model; checkpoints have it beside the weights.
+    the finished run leaves as its model and its best; checkpoints have it beside the weights.
     """
 
     steps: int = 10_000
@@ -256,7 +264,7 @@ class RunSettings:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed must be a number from 0 on, got {self.seed}")
+            raise ConfigError(f"seed must be 0 or more and less than 2^63, got {self.seed}")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +32,7 @@ from bothways.train.feed import Cursor
 from bothways.train.networks import Networks
 from bothways.train.optim import optimizer_state, restore_optimizer
 
-__all__ = ["Progress", "Restored", "checkpoints", "prune", "restore", "save_checkpoint"]
+__all__ = ["Progress", "Restored", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -75,6 +76,7 @@ class Restored:
     corpus: str | None = None
 
 
+T = TypeVar("T")
 Parts = Callable[[Model], tuple[torch.optim.Optimizer, Average | None]]
 
 
@@ -129,7 +131,7 @@ def restore(run: Path, parts: Parts) -> Restored | None:
     """
     found = checkpoints(run)
     for folder in reversed(found):
-        restored = _whole(folder, parts)
+        restored = _whole(folder, partial(_read, parts=parts))
         if restored is not None:
             return restored
     if found:
@@ -137,16 +139,36 @@ def restore(run: Path, parts: Parts) -> Restored | None:
     return None
 
 
-def _whole(folder: Path, parts: Parts) -> Restored | None:
+def best(run: Path, progress: Progress) -> tuple[Networks, Progress] | None:
+    """What had the lowest held-out loss, as it was evaluated, and how far the run was then.
+
+    In runs that keep an average of the weights it is the average. None if nothing was evaluated, and, with a warning,
+    where that checkpoint is not whole.
+    """
+    return None if progress.best_step is None else _whole(run / FOLDER / _name(progress.best_step), _evaluated)
+
+
+def _evaluated(folder: Path) -> tuple[Networks, Progress]:
+    state = _checked(folder)
+    networks = Networks.read(folder, state.get("sharing"))
+    if (folder / AVERAGE).is_file():
+        means = load_file(folder / AVERAGE)
+        for name, parameter in networks.model().named_parameters():
+            parameter.data = means[name]
+    return networks, Progress(**state["progress"])
+
+
+def _whole(folder: Path, read: Callable[[Path], T]) -> T | None:
     try:
-        return _read(folder, parts)
+        return read(folder)
     except (BothwaysError, OSError, SafetensorError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         warnings.warn(f"{folder} cannot be used ({reason})", DamagedCheckpointWarning, stacklevel=3)
         return None
 
 
-def _read(folder: Path, parts: Parts) -> Restored:
+def _checked(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint whose files are all what was written."""
     state = read_object(folder / STATE)
     there = _sums(folder)
     for name, expected in state["sha256"].items():
@@ -154,6 +176,11 @@ def _read(folder: Path, parts: Parts) -> Restored:
             raise CheckpointError(f"{folder / name}: missing")
         if there[name] != expected:
             raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
+    return state
+
+
+def _read(folder: Path, parts: Parts) -> Restored:
+    state = _checked(folder)
     networks = Networks.read(folder, state.get("sharing"))
     model = networks.model()
     optimizer, average = parts(model)
