@@ -61,7 +61,7 @@ def _scores_to_slopes(
     for part, wanted in zip(scores.split(some), gold.split(some)):
         z = part.float() if bias is None else part + bias.float()
         best, right = z.amax(1, keepdim=True), z.gather(1, wanted[:, None])
-        correct += (right == best).sum()
+        correct += _first_best(z, right == best, wanted)
         z = z.sub_(best).exp_()
         total = z.sum(1, keepdim=True)
         loss += (total.log() + best - right).sum()
@@ -73,10 +73,22 @@ def _scores_to_slopes(
     return loss, correct
 
 
+def _first_best(scores: Tensor, best: Tensor, wanted: Tensor) -> Tensor:
+    """In how many rows of scores [M, vocab] the first of the best ones is the wanted one.
+
+    best: bool [M, 1], whether that one is as high as any. In half precision several often are.
+    """
+    if scores.device.type != "cpu":  # where to wait for what `best` is takes longer
+        return (scores.argmax(1) == wanted).sum()
+    rows = best[:, 0].nonzero()[:, 0]
+    return (scores[rows].argmax(1) == wanted[rows]).sum()
+
+
 def vocabulary_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, copy: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of x Wᵀ + b with the targets, summed; and how many of the best scores are right.
+    """Cross-entropy of x Wᵀ + b with the targets, summed; and how often the best score, the first of equal
+    ones, is right.
 
     x [M, width] in the precision to compute in; weight [vocab, width]; bias [vocab]; targets int [M]. Sums are in fp32.
     Rows of x beyond the targets count for nothing. copy: of the weight, in the precision of x, if there is one.

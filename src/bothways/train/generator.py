@@ -16,13 +16,20 @@ from bothways.families import Family
 from bothways.families.presets import PRESETS, Generator
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
-from bothways.nn.layers import initialise
 from bothways.nn.sharing import Sharing, share, take_over
 from bothways.objectives.choice import generator_head
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.networks import Networks
 from bothways.train.settings import PretrainSettings
-from bothways.train.start import REPLACED, check_vocabulary, fresh_head, set_dropout, starting_encoder, warn_of_fresh
+from bothways.train.start import (
+    REPLACED,
+    check_vocabulary,
+    fresh_head,
+    fresh_network,
+    set_dropout,
+    starting_encoder,
+    warn_of_fresh,
+)
 
 __all__ = ["starting_networks"]
 
@@ -88,7 +95,7 @@ def _fresh_generator(settings: PretrainSettings, encoder: Encoder, sharing: Shar
     extras = {key: value for key, value in encoder.extras.items() if key not in REPLACED}
     rng = torch.Generator().manual_seed(settings.run.seed + 1)  # not the encoder's own numbers
     network = EncoderNetwork(config, pooler=encoder.family.heads[name].pools)
-    initialise(network, config.init_std, rng)
+    fresh_network(network, encoder.family, rng)
     if sharing != "none":
         take_over(network, encoder.network)
     head = fresh_head(name, network, encoder.family, extras, rng)

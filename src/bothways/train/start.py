@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from bothways.errors import (
 )
 from bothways.families import FAMILIES, Family
 from bothways.families.presets import PRESETS
+from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork, Pooler
 from bothways.nn.layers import initialise
@@ -32,6 +34,7 @@ __all__ = [
     "REPLACED",
     "check_vocabulary",
     "fresh_head",
+    "fresh_network",
     "set_dropout",
     "starting_encoder",
     "warn_of_fresh",
@@ -72,9 +75,19 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     extras = {**_special_ids(config, tokenizer), **_labels(settings, names)}
     generator = torch.Generator().manual_seed(settings.run.seed)
     network = EncoderNetwork(config, pooler=any(family.heads[name].pools for name in names))
-    initialise(network, config.init_std, generator)
+    fresh_network(network, family, generator)
     heads = {name: fresh_head(name, network, family, extras, generator) for name in names}
     return Encoder(network, family, tokenizer, heads, extras)
+
+
+@torch.no_grad()
+def fresh_network(network: EncoderNetwork, family: Family, generator: torch.Generator) -> None:
+    """Give a network weights as its family begins with them."""
+    initialise(network, network.config.init_std, generator)
+    for layer in network.layers if family.begins_shallow else ():
+        assert isinstance(layer, EncoderLayer)
+        for linear in (layer.attention.out, layer.ffn.down):
+            linear.weight.div_(math.sqrt(2 * len(network.config.order)))
 
 
 def _special_ids(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -116,7 +129,11 @@ def _counted_from_padding(config: EncoderConfig, family: Family, tokenizer: Toke
 
 
 def _dropping(config: EncoderConfig, dropout: float | None) -> EncoderConfig:
-    return config if dropout is None else replace(config, dropout=dropout, attention_dropout=dropout)
+    """The config with that dropout everywhere; None: as it is."""
+    if dropout is None:
+        return config
+    embeddings = None if config.embedding_dropout is None else dropout  # None: they have that of all else
+    return replace(config, dropout=dropout, attention_dropout=dropout, embedding_dropout=embeddings)
 
 
 def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
