@@ -77,6 +77,7 @@ def _told(outcome: Outcome, output: Path) -> dict[str, Any]:
     return {
         "outcome": "finished" if outcome.finished else "not finite" if outcome.stopped else "interrupted",
         "steps": at.step,
+        "skipped": at.skipped,
         "tokens": at.tokens,
         "held_out": held[-1] if held else None,
         "best": None if at.best_loss is None else {"step": at.best_step, "loss": at.best_loss},
@@ -92,4 +93,5 @@ def _figures(outcome: Outcome) -> str:
     best = "" if at.best_loss is None else f", best held-out loss {at.best_loss:.4f} at step {at.best_step:,}"
     speed = "" if (last := outcome.reading) is None else f"; {last.tokens_per_second:,.0f} tokens/s, "
     share = "" if last is None else f"{last.share:.0%} of the matrix rate"
-    return f"{at.step:,} steps, {at.tokens:,} tokens{best}{speed}{share}"
+    skipped = f" ({at.skipped:,} skipped)" if at.skipped else ""
+    return f"{at.step:,} steps{skipped}, {at.tokens:,} tokens{best}{speed}{share}"

@@ -125,6 +125,7 @@ def _loading(networks: Networks) -> str:
 def _result(progress: Progress) -> dict[str, Any]:
     return {
         "steps": progress.step,
+        **({"steps skipped": progress.skipped} if progress.skipped else {}),
         "tokens seen": progress.tokens,
         "best held-out loss": progress.best_loss,
         "at step": progress.best_step,

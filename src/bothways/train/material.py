@@ -75,7 +75,7 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
             after=after,
             seed=settings.run.seed,
         )
-        train.cut_to(settings.corpus.stages[0][1])  # the shortest sequences of the run can be packed, too
+    _check_stages(settings, train)
     with _told_of(settings, "held-out"):
         held_out = packing(
             held.shards,
@@ -89,6 +89,16 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
     return train, held_out
 
 
+def _check_stages(settings: PretrainSettings, train: Packing) -> None:
+    """The sequences of each stage can be packed, too. Only pairs may fail at other lengths than the shortest."""
+    stages = settings.corpus.stages
+    for first, longest in stages if isinstance(train, PairPacking) else stages[:1]:
+        with _told_of(
+            settings, "train", "" if longest == stages[-1][1] else f" (longest is {longest} from step {first})"
+        ):
+            train.cut_to(longest)
+
+
 def _edges(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
     """What every sequence begins and ends with."""
     try:
@@ -98,12 +108,12 @@ def _edges(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> 
 
 
 @contextmanager
-def _told_of(settings: PretrainSettings, split: str) -> Iterator[None]:
+def _told_of(settings: PretrainSettings, split: str, when: str = "") -> Iterator[None]:
     """What cannot be packed is said with the split that it is about."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{settings.corpus.corpus}: {split} split: {error}") from None
+        raise InputError(f"{settings.corpus.corpus}: {split} split: {error}{when}") from None
 
 
 def _packing_of(settings: PretrainSettings) -> Callable[..., Packing]:

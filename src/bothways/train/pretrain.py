@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bothways.train.compiling import compile_layers
 from bothways.train.curves import plot_curves
 from bothways.train.folder import Lock, begin, check_run, described
 from bothways.train.generator import starting_networks
-from bothways.train.loop import Event, Trainer
+from bothways.train.loop import Event, Trainer, check_place
 from bothways.train.material import Material, material_of
 from bothways.train.meter import Meter, Reading
 from bothways.train.optim import OPTIMIZERS, parameter_groups
@@ -81,7 +82,7 @@ def pretrain(
             check_board()
         material = material_of(settings)
         started = _started(settings, material, output, resume, device)
-        begin(output, settings, started, lock)
+        begin(output, settings, started, lock, resume)
         outcome = _run(settings, material, started, output, watch, device)
         if outcome.finished:
             _finish(settings, material.corpus, started, output, outcome)
@@ -101,7 +102,8 @@ def _started(
     settings: PretrainSettings, material: Material, output: Path, resume: bool, device: torch.device
 ) -> Restored:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
-    started = restore(output, lambda model: _parts(settings, model.to(device))) if resume else None
+    check = partial(check_place, material.train, settings.corpus)
+    started = restore(output, lambda model: _parts(settings, model.to(device)), check) if resume else None
     if started is None:
         networks = starting_networks(settings, material.tokenizer)
         model = networks.model()

@@ -48,13 +48,15 @@ def _perplexity(means: Mapping[str, float]) -> dict[str, float]:
 class MetricsLog:
     """`metrics.jsonl`: a row each `every` steps and for each evaluation, on disk as it happens.
 
-    step: of the checkpoint that the run goes on from; rows after it are cut off, since they will be written again.
+    step: of the checkpoint that the run goes on from; rows after it are cut off, since they will be written again, and
+    so are those without a number of steps.
     """
 
     def __init__(self, folder: Path, every: int, step: int) -> None:
         self._every = every
         path = folder / METRICS
-        kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
+        there = read_metrics(path) if path.exists() else ()
+        kept = [line for line in there if type(line["step"]) is int and line["step"] <= step]
         with replacing(path) as aside:
             aside.write_text("".join(_line(one) for one in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Literal
 from bothways.data.pairs import NEGATIVES, Negatives
 from bothways.errors import ConfigError, meant
 from bothways.nn.sharing import SHARINGS, Sharing
-from bothways.objectives.choice import check_objectives
+from bothways.objectives.choice import OBJECTIVES, check_objectives
 from bothways.objectives.masking import Masking
 from bothways.objectives.rtd import RTD_WEIGHT
 from bothways.train.optim import OPTIMIZERS, AdamSettings
@@ -29,6 +29,7 @@ __all__ = [
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
 MOST_WARMUP = 10_000
+MOST_WORKERS = 64
 SHORTEST = 3  # tokens of a sequence
 # Keys that say something only beside one of these objectives.
 ONLY_WITH = {
@@ -51,6 +52,11 @@ def _check_within(key: str, warmup: int, steps: int) -> None:
 def _check_above_0(key: str, value: float | None) -> None:
     if value is not None and not 0 < value < math.inf:
         raise ConfigError(f"{key} must be more than 0, got {value}")
+
+
+def _check_finite(key: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(f"{key} must be a finite number, got {value}; 0 stands for none")
 
 
 def _check_not_negative(values: Mapping[str, int]) -> None:
@@ -107,7 +113,7 @@ class CorpusSettings:
     once), and doubles that at equal intervals until, after longest_warmup steps, it is longest: sequence length warmup
     (Li et al. 2022, https://arxiv.org/abs/2108.06084). Steps have as many tokens as ever, so more and shorter
     sequences.
-    workers: threads that prepare batches; 0 prepares each where it is needed.
+    workers: threads that prepare batches, up to 64; 0 prepares each where it is needed.
     """
 
     corpus: Path = Path("shards")
@@ -118,6 +124,8 @@ class CorpusSettings:
 
     def __post_init__(self) -> None:
         _check_not_negative({"longest_start": self.longest_start, "workers": self.workers})
+        if self.workers > MOST_WORKERS:
+            raise ConfigError(f"workers must be at most {MOST_WORKERS}, got {self.workers}")
         for name, length in (("longest", self.longest), ("longest_start", self.longest_start or SHORTEST)):
             if length < SHORTEST:
                 raise ConfigError(f"{name} must be at least {SHORTEST}: two special tokens and one more, got {length}")
@@ -153,6 +161,7 @@ class ObjectiveSettings:
         names = [name.strip() for given in self.objectives for name in given.split(",")]
         object.__setattr__(self, "objectives", tuple(name for name in names if name))
         check_objectives(self.objectives)
+        object.__setattr__(self, "objectives", tuple(name for name in OBJECTIVES if name in self.objectives))
         if self.negatives not in NEGATIVES:
             raise ConfigError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
         _check_above_0("rtd_weight", self.rtd_weight)
@@ -165,8 +174,8 @@ class StepSettings:
     """steps: how many.    step_tokens: tokens of one.
     batch_tokens: tokens computed at a time, at most (memory against speed); a step has as many equal batches as it
     takes.
-    step_tokens_start, step_tokens_warmup: the first step has step_tokens_start tokens (0: step_tokens at once), and
-    whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
+    step_tokens_start, step_tokens_warmup: the first step has the batches that step_tokens_start tokens take (0: all at
+    once), and whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
 
     optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
     schedule: a name in SCHEDULES: linear, cosine, wsd (warmup, stable, decay) or constant.
@@ -206,6 +215,8 @@ class StepSettings:
         _check_one_of("precision", self.precision, PRECISIONS)
         if self.nonfinite not in ("stop", "skip"):
             raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
+        _check_finite("spike", self.spike)
+        _check_finite("clip", self.clip)
         if self.spike != 0 and not self.spike > 1:
             raise ConfigError(f"spike must be more than 1, or 0 for none, got {self.spike}")
         if not self.clip >= 0:
@@ -216,13 +227,18 @@ class StepSettings:
             raise ConfigError(f"ema must be 0 or more and less than 1, got {self.ema}")
         _check_rise("step_tokens", self.step_tokens, self.step_tokens_start, self.step_tokens_warmup)
         _check_within("step_tokens_warmup", self.step_tokens_warmup, self.steps)
+        if self.step_tokens_start and self.batches(0) == self.batches(self.steps):
+            raise ConfigError(
+                f"step_tokens_start {self.step_tokens_start} changes nothing: it takes as many batches of {self.batch} "
+                "as a whole step; say less, or a lower batch_tokens"
+            )
 
     def batches(self, step: int) -> int:
         """Batches of a step, counted from 0."""
         most = -(-self.step_tokens // self.batch_tokens)
         if not self.step_tokens_start or step >= self.step_tokens_warmup:
             return most
-        fewest = -(-self.step_tokens_start // self.batch_tokens)
+        fewest = -(-self.step_tokens_start // self.batch)
         return fewest + (most - fewest) * step // self.step_tokens_warmup
 
     @property
@@ -284,8 +300,20 @@ class PretrainSettings:
         if self.step.step_tokens < self.corpus.longest:
             sequence = f"one sequence of {self.corpus.longest}; say more, or a lower longest"
             raise ConfigError(f"step_tokens {self.step.step_tokens} is less than {sequence}")
+        self._check_batch()
         for part in (self.model, self.masking, self.objective):
             self._check_heeded(part)
+
+    def _check_batch(self) -> None:
+        """A step's equal batches hold a sequence each: else a step would have more tokens than it shall."""
+        tokens, longest, batches = self.step.step_tokens, self.corpus.longest, self.step.batches(self.step.steps)
+        if self.step.batch < longest <= self.step.batch_tokens:
+            fewer = -(-tokens // (batches - 1))
+            raise ConfigError(
+                f"step_tokens {tokens} in batches of at most {self.step.batch_tokens} are {batches} of "
+                f"{self.step.batch}, less than one sequence of {longest}; "
+                f"say step_tokens = {batches * longest}, or batch_tokens = {fewer}"
+            )
 
     def heeds(self, key: str) -> bool:
         """Whether a key says something of these objectives."""

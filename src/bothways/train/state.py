@@ -10,6 +10,7 @@ Nothing in them is pickled. `state.json` has the checksum of every other file, s
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings
@@ -45,7 +46,7 @@ class Progress:
     """How far a run is: steps done, tokens seen, the next batch's place, and the best held-out loss with its step.
 
     scale: in fp16, what losses are multiplied with, and unchanged: for how many steps now.
-    gradient: a running mean of how long gradients were before clipping.
+    gradient: a running mean of how long gradients were before clipping.    skipped: steps that were not taken.
     """
 
     step: int = 0
@@ -57,6 +58,7 @@ class Progress:
     scale: float | None = None
     unchanged: int = 0
     gradient: float | None = None
+    skipped: int = 0
 
     @property
     def cursor(self) -> Cursor:
@@ -76,8 +78,14 @@ class Restored:
     corpus: str | None = None
 
 
+# The largest numbers that a place in a run has: a batch's seed is made of an epoch and a number.
+MOST = {
+    **dict.fromkeys(("step", "tokens", "unchanged", "skipped"), 1 << 60),
+    **{"epoch": (1 << 20) - 1, "number": (1 << 40) - 1},
+}
 T = TypeVar("T")
 Parts = Callable[[Model], tuple[torch.optim.Optimizer, Average | None]]
+Check = Callable[[Progress], None]
 
 
 def save_checkpoint(
@@ -122,16 +130,16 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
 
 
-def restore(run: Path, parts: Parts) -> Restored | None:
+def restore(run: Path, parts: Parts, check: Check = lambda progress: None) -> Restored | None:
     """The newest checkpoint that is whole; None if there is none at all.
 
     parts: makes a model's optimizer and, if the run keeps one, the average of its weights.
-    Damaged ones are passed over with a warning.
+    check: raises CheckpointError on a place that the run's data has not. Damaged ones are passed over with a warning.
     Raises CheckpointError if there are checkpoints, but none of them is whole.
     """
     found = checkpoints(run)
     for folder in reversed(found):
-        restored = _whole(folder, partial(_read, parts=parts))
+        restored = _whole(folder, partial(_read, parts=parts, check=check))
         if restored is not None:
             return restored
     if found:
@@ -155,7 +163,7 @@ def _evaluated(folder: Path) -> tuple[Networks, Progress]:
         means = load_file(folder / AVERAGE)
         for name, parameter in networks.model().named_parameters():
             parameter.data = means[name]
-    return networks, Progress(**state["progress"])
+    return networks, _progress(folder, state)
 
 
 def _whole(folder: Path, read: Callable[[Path], T]) -> T | None:
@@ -176,18 +184,41 @@ def _checked(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{folder / name}: missing")
         if there[name] != expected:
             raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
+    for name in there.keys() - state["sha256"].keys():
+        if not Path(name).name.startswith("."):
+            raise CheckpointError(f"{folder / name}: {STATE} does not know it")
     return state
 
 
-def _read(folder: Path, parts: Parts) -> Restored:
+def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
+    """Raises CheckpointError on numbers that no run comes to."""
+    progress = Progress(**state["progress"])
+    for name, most in MOST.items():
+        value = getattr(progress, name)
+        if type(value) is not int or not 0 <= value <= most:
+            raise CheckpointError(f"{folder / STATE}: {name} is {value!r:.40}")
+    for name in ("best_loss", "scale", "gradient"):
+        value = getattr(progress, name)
+        if value is not None and not (type(value) in (int, float) and -math.inf < value < math.inf):
+            raise CheckpointError(f"{folder / STATE}: {name} is {value!r:.40}")
+    best = progress.best_step
+    if best is not None and (type(best) is not int or not 0 < best <= progress.step):
+        raise CheckpointError(f"{folder / STATE}: best_step is {best!r:.40}")
+    if folder.name != _name(progress.step):
+        raise CheckpointError(f"{folder / STATE}: step is {progress.step}")
+    return progress
+
+
+def _read(folder: Path, parts: Parts, check: Check) -> Restored:
     state = _checked(folder)
+    progress = _progress(folder, state)
+    check(progress)
     networks = Networks.read(folder, state.get("sharing"))
     model = networks.model()
     optimizer, average = parts(model)
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
     if average is not None:
         average.restore(load_file(folder / AVERAGE))
-    progress = Progress(**state["progress"])
     return Restored(networks, model, optimizer, average, progress, folder, state.get("corpus"))
 
 
