@@ -23,6 +23,7 @@ import cold
 import families
 import machine
 import numpy as np
+import objectives
 import pretraining
 import table
 import workloads
@@ -30,8 +31,9 @@ from environments import REQUIREMENTS, ROOT, ensure, folder_of
 from rounds import Job, Result, Worker, attempt, measure, note, prepare
 from systems.registry import REFERENCE, SYSTEMS, System
 
-PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining")
-APART = ("cold", "families", "pretraining")  # parts that are measured by files of their own
+PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining", "objectives")
+APART = ("cold", "families", "pretraining", "objectives")  # parts that are measured by files of their own
+TRAINED = {"pretraining": pretraining, "objectives": objectives}  # parts that train, beside transformers
 FULL_ROUNDS, QUICK_ROUNDS = 5, 3
 
 
@@ -43,6 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"rounds (default {FULL_ROUNDS}, quick {QUICK_ROUNDS})")
     parser.add_argument("--only", help="systems whose name contains one of these, comma-separated")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--sizes", default=",".join(pretraining.SIZES), help="of networks that are trained (all)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of every system")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
     parser.add_argument("--write-readme", action="store_true", help="put the table between the README's markers")
@@ -122,8 +125,9 @@ def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], s
     model = (arguments.model or default_model()).resolve()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS)
     parts = [part for part in PARTS if part in arguments.parts.split(",")]
-    systems = [] if set(parts) <= {"families", "pretraining"} else chosen_systems(arguments.only)
-    needed = {system.environment for system in (*systems, *(pretraining.SYSTEMS if "pretraining" in parts else ()))}
+    sizes = [size for size in pretraining.SIZES if size in arguments.sizes.split(",")]
+    systems = [] if set(parts) <= {"families", *TRAINED} else chosen_systems(arguments.only)
+    needed = {system.environment for system in systems} | ({"peers"} if TRAINED.keys() & set(parts) else set())
     for environment in sorted(needed & REQUIREMENTS.keys()):
         try_to_ensure(environment)
     texts = workloads.build(model, workloads.QUICK if arguments.quick else workloads.FULL)
@@ -132,22 +136,25 @@ def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], s
     results = measure_systems(systems, job, parts, rounds)
     mixed = texts["mixed"].texts
     ratios = families.measure(model, scratch, mixed, arguments.threads, rounds) if "families" in parts else {}
-    trained: dict[str, Any] = {}
-    if "pretraining" in parts:
-        trained = pretraining.measure(model, scratch, arguments.threads, arguments.quick, arguments.rounds)
+    trained: dict[str, dict[str, Any]] = {
+        name: part.measure(model, scratch, arguments.threads, arguments.quick, arguments.rounds, sizes)
+        if name in parts
+        else {}
+        for name, part in TRAINED.items()
+    }
     report = {
         "date": date.today().isoformat(),
         "machine": machine.describe(),
         "threads": arguments.threads,
         "rounds": rounds,
-        "disturbance": table.disturbance(results, ratios, trained),
-        "versions": table.versions_line(results, ratios, trained),
+        "disturbance": table.disturbance(results, ratios, *trained.values()),
+        "versions": table.versions_line(results, ratios, *trained.values()),
         "workloads": {name: {"texts": len(load.texts), "tokens": load.tokens} for name, load in texts.items()},
         "systems": [asdict(result) for result in results],
         "comparisons": table.comparisons(results),
         "cold": cold.measure(model, scratch, arguments.threads, rounds) if "cold" in parts else {},
         "families": ratios,
-        "pretraining": trained,
+        **trained,
     }
     return report, table.render(report, results, texts)
 

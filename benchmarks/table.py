@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import objectives
 import pretraining
 from families import ratio
 from rounds import Result, speedup
@@ -212,6 +213,59 @@ def setting_in_words(result: dict[str, Any]) -> str:
     )
 
 
+def objectives_table(found: dict[str, dict[str, Any] | str]) -> str:
+    """A table for each size, and under it what is to be known about it."""
+    whole = {size: result for size, result in found.items() if not isinstance(result, str)}
+    return "\n\n".join(part for size, result in whole.items() for part in objectives_of_size(size, result))
+
+
+def objectives_of_size(size: str, result: dict[str, Any]) -> list[str]:
+    """Each objective beside transformers and beside our masked language modelling; then causal by its own measure."""
+    each = result["objectives"]
+    head = [
+        f"objectives, {size}, bf16",
+        "bothways, tokens/s",
+        "transformers, tokens/s",
+        "×",
+        "peak MB",
+        "transformers'",
+    ]
+    head += ["time a token / mlm's", "operations / mlm's", "quotient"]
+    table = markdown_table(head, [objective_cells(name, each) for name in each])
+    return [table, *objective_notes(size, result)]
+
+
+def objective_cells(name: str, each: dict[str, dict[str, Any]]) -> list[str]:
+    """One objective's row."""
+    one = each[name]
+    cost, counted = objectives.faster(one, "reference", "ours"), objectives.flops_over(each, name)
+    quotient = cost / counted if cost and counted else None
+    cells = [name, *(figure(objectives.speed(one, side), 0) for side in ("ours", "theirs"))]
+    cells.append(figure(objectives.faster(one, "ours", "theirs"), 2, "×"))
+    cells += [figure(one[side]["megabytes"] if objectives.speed(one, side) else None, 0) for side in ("ours", "theirs")]
+    return [*cells, *(figure(value, 2) for value in (cost, counted, quotient))]
+
+
+def objective_notes(size: str, result: dict[str, Any]) -> list[str]:
+    """Lines under a size's table: rounds, peers, causal's own measure; and what failed."""
+    amount, each = result["amount"], result["objectives"]
+    peers = "; ".join(peer_in_words(name, one) for name, one in each.items() if one["setting"])
+    told = f"Objectives, {size}: {amount['rounds']} rounds of {amount['steps']} steps. transformers: {peers}."
+    measured = objectives.cost_with_head(each["causal"])
+    if measured is not None:
+        head = f"the head on all other rows ({1e6 * median(each['causal']['heads']):.1f} µs a token)"
+        told += f" causal takes {measured:.2f} of the time of mlm and of {head}."
+    sides = {"bothways": "ours", "transformers": "theirs"}
+    failed = [(who, name, one[side]["failure"]) for name, one in each.items() for who, side in sides.items()]
+    failures = [f"- {who}, {name}, {size} failed: {reason}" for who, name, reason in failed if reason]
+    return [told, "\n".join(failures)] if failures else [told]
+
+
+def peer_in_words(name: str, one: dict[str, Any]) -> str:
+    """What of transformers learns an objective, and how."""
+    return f"{name}: {objectives.TASKS[name].title}, {one['setting']['rows']} rows at a time"
+
+
 def disturbance(results: Sequence[Result], *parts: dict[str, dict[str, Any] | str]) -> float:
     """Cores that processes other than the one measured kept busy, on average over all runs."""
     runs = [cores for result in results for cores in result.disturbance]
@@ -239,6 +293,8 @@ def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[st
         parts.append(families_table(report["families"]))
     if report["pretraining"]:
         parts.append(pretraining_table(report["pretraining"]))
+    if report["objectives"]:
+        parts.append(objectives_table(report["objectives"]))
     return "\n\n".join(parts)
 
 
