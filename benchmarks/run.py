@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", default=",".join(pretraining.SIZES), help="of networks that are trained (all)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of every system")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
-    parser.add_argument("--write-readme", action="store_true", help="put the table between the README's markers")
+    parser.add_argument("--write-readme", action="store_true", help="put each table between its markers in the README")
     return parser.parse_args()
 
 
@@ -120,8 +120,14 @@ def measure_systems(systems: list[System], job: Job, parts: list[str], rounds: i
     return [worker.result for worker in workers]
 
 
-def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], str]:
-    """Everything measured, and its table."""
+def places(arguments: argparse.Namespace) -> list[str]:
+    """The places in the README that the chosen parts are written to."""
+    parts = set(arguments.parts.split(",")) & set(PARTS)
+    return [table.MAIN] * bool(parts - {"objectives"}) + [table.OBJECTIVES] * ("objectives" in parts)
+
+
+def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Everything measured, and a table for each place."""
     model = (arguments.model or default_model()).resolve()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS)
     parts = [part for part in PARTS if part in arguments.parts.split(",")]
@@ -156,19 +162,25 @@ def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], s
         "families": ratios,
         **trained,
     }
-    return report, table.render(report, results, texts)
+    made = {
+        table.MAIN: lambda: table.render(report, results, texts),
+        table.OBJECTIVES: lambda: table.render_objectives(report),
+    }
+    return report, {place: made[place]() for place in places(arguments)}
 
 
 def main() -> None:
     """Measures, prints, and writes what was asked for."""
     arguments = parse_arguments()
+    for place in places(arguments) if arguments.write_readme else ():
+        table.around(ROOT / "README.md", place)  # known to be there before hours are spent
     with tempfile.TemporaryDirectory() as scratch:
-        report, text = run(arguments, Path(scratch))
-    print(text)
+        report, tables = run(arguments, Path(scratch))
+    print("\n\n".join(tables.values()))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.write_readme:
-        table.write_between_markers(ROOT / "README.md", text)
+    for place, text in tables.items() if arguments.write_readme else ():
+        table.write_between_markers(ROOT / "README.md", place, text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from systems.registry import REFERENCE
 from workloads import Workload
 
 QUIET_CORES = 0.1
-START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+# Places in the README, between <!-- NAME:start --> and <!-- NAME:end -->.
+MAIN, OBJECTIVES = "bench", "bench-objectives"
 
 # What the figures are read for: (what, workload, system, the system it is compared with).
 COMPARISONS = (
@@ -132,15 +133,19 @@ def size(name: str, workload: Workload) -> str:
     return f"{name}: {count:,} {'text' if count == 1 else 'texts'}, mean {workload.tokens / count:.1f} tokens"
 
 
-def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
-    """Where, when and on what the figures were measured."""
+def where(report: dict[str, Any]) -> str:
+    """When and on what the figures were measured."""
     machine = report["machine"]
-    sizes = "; ".join(size(name, workloads[name]) for name in ("mixed", "wide", "query"))
     return (
         f"{report['date']}, {machine['cpu']}, {machine['cores']} cores ({machine['instructions']}), "
-        f"{report['threads']} threads, Python {machine['python']}; {report['rounds']} interleaved rounds, medians. "
-        f"{sizes}. × is the speed relative to {REFERENCE}. {report['versions']}."
+        f"{report['threads']} threads, Python {machine['python']}"
     )
+
+
+def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
+    """Where, when and on what the figures were measured, and how they are to be read."""
+    sizes = "; ".join(size(name, workloads[name]) for name in ("mixed", "wide", "query"))
+    return f"{where(report)}; {report['rounds']} interleaved rounds, medians. {sizes}. × is the speed relative to {REFERENCE}. {report['versions']}."
 
 
 def families_table(found: dict[str, dict[str, Any] | str]) -> str:
@@ -281,7 +286,7 @@ def warning(cores: float) -> list[str]:
 
 
 def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[str, Workload]) -> str:
-    """The whole report."""
+    """The report, but for what objectives cost."""
     parts = [conditions(report, workloads), *warning(report["disturbance"])]
     if results:
         parts.append(systems_table(results, workloads))
@@ -293,15 +298,26 @@ def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[st
         parts.append(families_table(report["families"]))
     if report["pretraining"]:
         parts.append(pretraining_table(report["pretraining"]))
-    if report["objectives"]:
-        parts.append(objectives_table(report["objectives"]))
     return "\n\n".join(parts)
 
 
-def write_between_markers(file: Path, text: str) -> None:
-    """Replaces what stands between the two markers of a markdown file; raises `ValueError` where they are missing."""
-    before, start, rest = file.read_text().partition(START)
-    _, end, after = rest.partition(END)
+def render_objectives(report: dict[str, Any]) -> str:
+    """The report of what objectives cost."""
+    told = f"{where(report)}. {report['versions']}."
+    return "\n\n".join([told, *warning(report["disturbance"]), objectives_table(report["objectives"])])
+
+
+def around(file: Path, place: str) -> tuple[str, str]:
+    """What stands before and behind a place of a markdown file, with its two markers; ValueError where they are not."""
+    opening, closing = f"<!-- {place}:start -->", f"<!-- {place}:end -->"
+    before, start, rest = file.read_text().partition(opening)
+    _, end, after = rest.partition(closing)
     if not (start and end):
-        raise ValueError(f"{file.name} has no {START} … {END} to write the table between")
-    file.write_text(f"{before}{start}\n{text}\n{end}{after}")
+        raise ValueError(f"{file.name} has no {opening} … {closing} to write the table between")
+    return before + start, end + after
+
+
+def write_between_markers(file: Path, place: str, text: str) -> None:
+    """Replaces what stands between the two markers of a place; raises as `around` does."""
+    before, after = around(file, place)
+    file.write_text(f"{before}\n{text}\n{after}")
