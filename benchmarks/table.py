@@ -145,7 +145,10 @@ def where(report: dict[str, Any]) -> str:
 def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
     """Where, when and on what the figures were measured, and how they are to be read."""
     sizes = "; ".join(size(name, workloads[name]) for name in ("mixed", "wide", "query"))
-    return f"{where(report)}; {report['rounds']} interleaved rounds, medians. {sizes}. × is the speed relative to {REFERENCE}. {report['versions']}."
+    return (
+        f"{where(report)}; {report['rounds']} interleaved rounds, medians. {sizes}. "
+        f"× is the speed relative to {REFERENCE}. {report['versions']}."
+    )
 
 
 def families_table(found: dict[str, dict[str, Any] | str]) -> str:
