@@ -79,7 +79,8 @@ def causal(model: Path, size: str) -> tuple[nn.Module, Callable[[list[Row]], Ten
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = SIZES[size]
-    config = GPT2Config(VOCAB, n_embd=shape.width, n_layer=shape.depth, n_head=shape.heads, n_inner=shape.ffn)
+    sizes = {"n_embd": shape.width, "n_layer": shape.depth, "n_head": shape.heads, "n_inner": shape.ffn}
+    config = GPT2Config(vocab_size=VOCAB, bos_token_id=None, eos_token_id=None, **sizes)
     learner = GPT2LMHeadModel(config)
 
     def loss(rows: list[Row]) -> Tensor:
@@ -287,13 +288,14 @@ def their_side(model: Path, corpus: Path, name: str, size: str) -> Theirs:
 
 @dataclass(frozen=True)
 class Run:
-    """What all processes of a run share."""
+    """What all processes of a run share. quick: rows at a time are tuned once, for masked language modelling."""
 
     model: Path
     corpus: Path
     size: str
     amount: Amount
     threads: int
+    quick: bool
 
     def side(self, name: str, environment: str) -> Side:
         """The process of an objective."""
@@ -333,7 +335,10 @@ def compare(run: Run) -> dict[str, Any]:
     try:
         note(f"objectives, {run.size}: warming up {REFERENCE}")
         attempt(reference, warm, run.warm_up)
-        found = {name: compare_one(run, name, reference) for name in TASKS}
+        found: dict[str, Any] = {}
+        for name in TASKS:
+            known = found[REFERENCE]["setting"] if run.quick and found else None
+            found[name] = compare_one(run, name, reference, known)
     finally:
         reference.stop()
     runs = [cores for one in found.values() for cores in one["disturbance"]]
@@ -342,13 +347,12 @@ def compare(run: Run) -> dict[str, Any]:
     return {"amount": asdict(run.amount), "objectives": found, "disturbance": disturbance, "versions": versions}
 
 
-def compare_one(run: Run, name: str, reference: Side) -> dict[str, Any]:
-    """An objective's rounds."""
+def compare_one(run: Run, name: str, reference: Side, setting: dict[str, Any] | None) -> dict[str, Any]:
+    """An objective's rounds. setting: what `tuned` has found, if it is not to be asked again."""
     ours = reference if name == REFERENCE else run.side(name, "ours")
-    theirs, trial = run.side(name, "peers"), run.side(name, "peers")
+    theirs = run.side(name, "peers")
     note(f"objectives, {run.size}: tuning and warming up {name}")
-    setting = attempt(trial, tuned)
-    theirs.failure = trial.failure
+    setting = setting or attempt(theirs, tuned)
     sides = list(dict.fromkeys((reference, ours, theirs)))
     before = {side: len(side.speeds) for side in sides}
     try:
@@ -395,7 +399,8 @@ def measure(
     found: dict[str, Any] = {}
     for name in sizes:
         amount = SIZES[name].quick if quick else SIZES[name].full
-        found[name] = compare(Run(model, corpus, name, replace(amount, rounds=rounds or amount.rounds), threads))
+        amount = replace(amount, rounds=rounds or amount.rounds)
+        found[name] = compare(Run(model, corpus, name, amount, threads, quick))
     return found
 
 
