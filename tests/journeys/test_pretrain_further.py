@@ -281,7 +281,8 @@ def test_without_tensorboard_nothing_is_begun(
 def test_tensorboard_reads_each_step_once(config: Path, tmp_path: Path, stop_at: Callable[[int], None]) -> None:
     from tensorboard.backend.event_processing import event_accumulator
 
-    command = ["pretrain", config, "--steps", "5", "--tensorboard", "--save-every", "2", "--output", tmp_path]
+    command = ["pretrain", config, "--steps", "5", "--tensorboard", "--save-every", "2", "--keep", "3"]
+    command += ["--output", tmp_path]
     assert run(*command) == 0
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000005")
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000004")

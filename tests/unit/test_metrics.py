@@ -57,7 +57,7 @@ def test_an_evaluation_without_a_pair_has_no_word_of_pairs() -> None:
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
     network: Any = Zeros()
-    model, objective = Model(network, {"nsp": head}), Together((SegmentPairs("nsp"),))
+    model, objective = Model(network, {"nsp": head}), Together((SegmentPairs("nsp", ("nsp",)),))
     assert evaluate(model, objective, [sequence()], Streams(CPU)) == {}
     means = evaluate(model, objective, [sequence(), sequence(0)], Streams(CPU))
     assert means == {"nsp": pytest.approx(math.log(2)), "nsp_accuracy": 1.0}

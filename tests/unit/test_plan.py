@@ -8,7 +8,7 @@ import torch
 from bothways.engine.streams import Streams
 from bothways.families.presets import PRESETS
 from bothways.nn.losses import ROWS_AT_A_TIME, bytes_of_vocabulary_cross_entropy
-from bothways.train.plan import _activation_bytes, _copied_bytes
+from bothways.train.plan import _batch_bytes, _copied_bytes
 from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, StepSettings
 
 
@@ -34,7 +34,6 @@ def test_memory_is_about_what_was_measured(preset: str, precision: str, predicte
         step=StepSettings(steps=1, step_tokens=4096, batch_tokens=2048, precision=precision),
     )
     config, streams = PRESETS[preset].config, Streams(torch.device("cpu"))
-    streams.count = 2
-    told = _activation_bytes(settings, config, 128, predicted, streams)
+    told = 2 * _batch_bytes(settings, config, 128, predicted, streams)
     told += _copied_bytes(settings, config.vocab * config.width + 12 * config.depth * config.width**2)
     assert 0.8 < told / measured < 1.4
