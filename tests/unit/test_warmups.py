@@ -260,10 +260,10 @@ def test_without_warmup_every_step_is_whole() -> None:
     [
         ({"longest_start": 64}, {}, "longest_start says nothing without longest_warmup; give both or none"),
         ({"longest_warmup": 64}, {}, "longest_warmup says nothing without longest_start"),
-        ({"longest_start": -1}, {}, "longest_start must be at least 3: two special tokens and one more, got -1"),
+        ({"longest_start": -1}, {}, "longest_start must be 0 or more, got -1"),
         ({"longest_start": 2, "longest_warmup": 9}, {}, "longest_start must be at least 3"),
         ({"longest_start": 9, "longest_warmup": 11}, {}, "longest_warmup must be between 0 and the 10 steps, got 11"),
-        ({"longest_start": 9, "longest_warmup": -1}, {}, "longest_warmup must be between 0 and the 10 steps, got -1"),
+        ({"longest_start": 9, "longest_warmup": -1}, {}, "longest_warmup must be 0 or more, got -1"),
         ({}, {"step_tokens_start": 9}, "step_tokens_start says nothing without step_tokens_warmup"),
         ({}, {"step_tokens_start": 5000, "step_tokens_warmup": 1}, "step_tokens_start must be between 0 and step_tok"),
         ({}, {"step_tokens_start": 9, "step_tokens_warmup": 11}, "step_tokens_warmup must be between 0 and the 10 st"),
