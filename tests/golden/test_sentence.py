@@ -52,16 +52,16 @@ def encoder(minilm: Path) -> SentenceEncoder:
 
 @pytest.fixture(scope="module")
 def vectors_of_topics(oracle: SentenceTransformer, topics: list[str]) -> np.ndarray:
-    return oracle.encode(topics)
+    return oracle.encode(topics[::2])
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("bf16", 0.999)])
 def test_real_sentences_have_the_vectors_of_sentence_transformers(
     minilm: Path, topics: list[str], vectors_of_topics: np.ndarray, precision: str, least: float
 ) -> None:
-    ours = SentenceEncoder(minilm, device="cpu", precision=precision).encode(topics)
+    ours = SentenceEncoder(minilm, device="cpu", precision=precision).encode(topics[::2])
     assert ours.dtype == np.float32
-    assert ours.shape == vectors_of_topics.shape == (300, 384)
+    assert ours.shape == vectors_of_topics.shape == (150, 384)
     assert cosines(ours, vectors_of_topics).min() >= least
 
 

@@ -34,7 +34,7 @@ from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
 from bothways.objectives.pairs import SegmentPairs
 from bothways.objectives.reading import Together
-from bothways.objectives.rtd import ReplacedTokens, sampled
+from bothways.objectives.rtd import BELOW_1, BLOCK, ReplacedTokens, _by_chance, sampled
 from bothways.ragged import Layout, Ragged
 from bothways.train.optim import OPTIMIZERS, AdamSettings, optimizer_state, parameter_groups
 from bothways.train.report import with_ratios
@@ -238,6 +238,21 @@ def test_words_are_sampled_by_the_softmax_of_the_generator(rtd: ReplacedTokens) 
             counted.append(float(rtd.loss(model, batch).metrics["replaced"].total))
     assert expected < len(answers.values) - 0.8
     assert np.mean(counted) == pytest.approx(expected, abs=4 * spread / 10)
+
+
+@pytest.mark.parametrize("vocab", [7, BLOCK, 2 * BLOCK + 90])
+def test_a_sampled_word_is_where_its_number_falls_among_the_sums_of_the_chances(vocab: int) -> None:
+    """Whatever is summed first; never one without a chance, such as what fills the last block."""
+    generator = torch.Generator().manual_seed(vocab)
+    scores = 4 * torch.randn(402, vocab, generator=generator)
+    scores[:, ::3] = -torch.inf
+    chances = torch.cat([torch.rand(400, generator=generator), torch.tensor([0.0, BELOW_1])])
+    words = _by_chance(scores, chances)[:, None]
+    shares = scores.double().softmax(1)
+    behind = shares.cumsum(1).gather(1, words)[:, 0]
+    before = behind - shares.gather(1, words)[:, 0]
+    assert ((before - 1e-6 <= chances) & (chances <= behind + 1e-6)).all()
+    assert (shares.gather(1, words) > 0).all()
 
 
 def test_what_is_told_of_replaced_tokens_is_counted(rtd: ReplacedTokens, monkeypatch: pytest.MonkeyPatch) -> None:

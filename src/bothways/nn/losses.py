@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["bytes_of_vocabulary_cross_entropy", "vocabulary_cross_entropy"]
+__all__ = ["bytes_of_vocabulary_cross_entropy", "rows_in_cache", "vocabulary_cross_entropy"]
 
 ROWS_AT_A_TIME = 1024
 # Scores in fp32 at a time: a megabyte on a CPU, so that the passes over them stay in a core's cache.
@@ -57,7 +57,7 @@ def _scores_to_slopes(
     slopes: replace the scores by the loss's derivatives, and add those to `db`, if there is one.
     """
     loss, correct = scores.new_zeros((), dtype=torch.float32), gold.new_zeros(())
-    some = max(1, SCORES_AT_A_TIME.get(scores.device.type, SCORES_AT_A_TIME_ELSEWHERE) // scores.shape[1])
+    some = rows_in_cache(scores)
     for part, wanted in zip(scores.split(some), gold.split(some)):
         z = part.float() if bias is None else part + bias.float()
         best, right = z.amax(1, keepdim=True), z.gather(1, wanted[:, None])
@@ -82,6 +82,11 @@ def _first_best(scores: Tensor, best: Tensor, wanted: Tensor) -> Tensor:
         return (scores.argmax(1) == wanted).sum()
     rows = best[:, 0].nonzero()[:, 0]
     return (scores[rows].argmax(1) == wanted[rows]).sum()
+
+
+def rows_in_cache(scores: Tensor) -> int:
+    """How many rows of scores [M, vocab] to take at a time in fp32."""
+    return max(1, SCORES_AT_A_TIME.get(scores.device.type, SCORES_AT_A_TIME_ELSEWHERE) // scores.shape[1])
 
 
 def vocabulary_cross_entropy(

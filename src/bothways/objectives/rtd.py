@@ -17,6 +17,7 @@ from bothways.data.packing import Packed
 from bothways.nn.dropout import uniform
 from bothways.nn.heads import Classifier, MaskDecoder, MaskedLanguageHead
 from bothways.nn.layers import filled
+from bothways.nn.losses import rows_in_cache
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Losses, Model, Part
 from bothways.objectives.reading import Together
@@ -27,7 +28,9 @@ __all__ = ["RTD_HEADS", "RTD_WEIGHT", "Proposal", "ReplacedTokens", "judges", "s
 RTD_WEIGHT = 50.0
 # The discriminator's, by preference: a head of its own, or one for tags, of which there is one: "replaced".
 RTD_HEADS = ("rtd", "tag")
-ROWS_AT_A_TIME = 256  # whose scores of the whole vocabulary are in memory, in fp32
+ROWS_AT_A_TIME = 256  # whose scores of the whole vocabulary are in memory
+BLOCK = 256  # words that are chosen from together, see `_by_chance`
+BELOW_1 = 1 - 2.0**-24  # in fp32 the largest number there is
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +129,35 @@ def sampled(head: MaskedLanguageHead | MaskDecoder, rows: Tensor) -> Tensor:
     """
     chances = uniform(len(rows), rows.device)
     parts = zip(rows.split(ROWS_AT_A_TIME), chances.split(ROWS_AT_A_TIME))
-    return torch.cat([_by_chance(head(filled(some))[: len(some)].float(), chance) for some, chance in parts])
+    return torch.cat([_in_cache(head(filled(some))[: len(some)], chance) for some, chance in parts])
+
+
+def _in_cache(scores: Tensor, chances: Tensor) -> Tensor:
+    """As `_by_chance`, so many rows at a time that what is made of them stays in a core's cache."""
+    some = rows_in_cache(scores)
+    return torch.cat([_by_chance(*parts) for parts in zip(scores.split(some), chances.split(some))])
 
 
 def _by_chance(scores: Tensor, chances: Tensor) -> Tensor:
-    """scores [M, vocab], chances [M] from 0 to less than 1 → int [M]."""
-    sums = scores.softmax(1).cumsum(1)
-    places = chances[:, None] * sums[:, -1:]  # the last sum is not quite 1
-    return torch.searchsorted(sums, places, right=True)[:, 0].clamp(max=scores.shape[1] - 1)
+    """scores [M, vocab], chances [M] from 0 to less than 1 → int [M].
+
+    A block of words first, then one of its words: running sums are slow, and so only few of them are made.
+    """
+    vocab = scores.shape[1]
+    blocks = F.pad(scores, (0, -vocab % BLOCK), value=-torch.inf).float().unflatten(1, (-1, BLOCK))
+    blocks = blocks.sub_(blocks.amax((1, 2), keepdim=True)).exp_()
+    block, left = _fallen(blocks.sum(2), chances)
+    word, _ = _fallen(blocks[torch.arange(len(blocks), device=blocks.device), block], left)
+    return (block * BLOCK + word).clamp(max=vocab - 1)
+
+
+def _fallen(weights: Tensor, chances: Tensor) -> tuple[Tensor, Tensor]:
+    """weights [M, n], chances [M] → where among the sums of the weights each falls, int [M], which is never where a
+    weight is 0; and where within that weight, from 0 to less than 1 [M].
+    """
+    sums = weights.cumsum(1)
+    places = chances[:, None] * sums[:, -1:]
+    found = torch.searchsorted(sums, places, right=True).clamp(max=weights.shape[1] - 1)
+    weight = weights.gather(1, found)
+    within = (places - (sums.gather(1, found) - weight)) / weight
+    return found[:, 0], within[:, 0].clamp(0.0, BELOW_1)
