@@ -95,7 +95,7 @@ def assert_loaded(folder: Path, name: str, head: str, kind: Any) -> None:
     assert "masked language modelling" in card
 
 
-def test_an_encoder_that_knew_no_pairs_learns_them(
+def test_an_encoder_that_knew_no_pairs_gets_the_same_pooler_and_head_each_time(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its pooler and its head are fresh, which is said, and the same each time."""
