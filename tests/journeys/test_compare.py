@@ -64,8 +64,8 @@ def test_machines_get_everything(runs: list[Path], capsys: pytest.CaptureFixture
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert [one["run"] for one in told["runs"]] == ["a/run", "b/run", runs[2].name, "other"]
-    assert told["differ"] == {"rate": [0.15, 0.4]}
-    assert "not of the same task: rate 0.15, 0.4" in captured.err
+    assert told["differ"] == {"rate": [0.15, 0.4], "sequences": ["single", "pairs"]}
+    assert "rate 0.15, 0.4" in captured.err
     mlm = told["runs"][0]["held_out"]["mlm"]
     assert mlm == {
         **{"last": 4.0, "best": 3.0, "best_step": 30},

@@ -62,10 +62,12 @@ def corrupted(objective: Objective, vocab: int, micro: Sequence[Sequence[int]] =
     ]
 
 
-def step(model: Model, objective: Objective, batches: Sequence[Batch], lr: float = 0.0, seed: int = 7) -> StepResult:
+def step(
+    model: Model, objective: Objective, batches: Sequence[Batch], lr: float = 0.0, seed: int = 7, clip: float = 0.0
+) -> StepResult:
     """One step; with lr 0 the gradients stay to be looked at, and the weights as they are."""
     optimizer = OPTIMIZERS["adamw"](parameter_groups(model, 0.0), AdamSettings(lr=lr))
-    return train_step(model, objective, batches, optimizer, Streams(CPU), seed=seed)
+    return train_step(model, objective, batches, optimizer, Streams(CPU), seed=seed, clip=clip)
 
 
 def gradients(model: Model) -> dict[str, Tensor]:
@@ -153,6 +155,21 @@ def test_the_generator_learns_nothing_from_the_discriminator(rtd: ReplacedTokens
             assert not expected["network.embeddings.words.weight"].equal(found["network.embeddings.words.weight"])
             expected, found = without_tables(expected), without_tables(found)
         assert_close(found, expected)
+
+
+@pytest.mark.parametrize("sharing", ["disentangled", "none"])
+def test_each_of_two_networks_is_clipped_by_itself(rtd: ReplacedTokens, sharing: Sharing) -> None:
+    batches, clip = corrupted(rtd, 90), 0.01
+    both, alone = electra(sharing), electra(sharing)
+    assert alone.generator is not None
+    whole = step(electra(sharing), rtd, batches)
+    result = step(both, rtd, batches, clip=clip)
+    step(alone.generator, Together((rtd.masked,)), batches, clip=clip)
+    assert result.gradient == whole.gradient > clip
+    found = {name: gradient for name, gradient in gradients(both).items() if name.startswith("generator.")}
+    assert_close(found, {f"generator.{name}": gradient for name, gradient in gradients(alone.generator).items()})
+    own = [gradient.norm() for name, gradient in gradients(both).items() if name not in found]
+    assert float(torch.stack(own).norm()) == pytest.approx(clip, rel=1e-3)
 
 
 def test_a_disentangled_shift_learns_what_a_table_of_its_own_would(rtd: ReplacedTokens) -> None:
@@ -318,6 +335,7 @@ class Contrastive:
 
     heads: tuple[str, ...] = ("scale",)
     losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
+    steady = True
 
     def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
         return Together(()).corrupt(packed, rng)

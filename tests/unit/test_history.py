@@ -157,6 +157,22 @@ def test_runs_held_out_otherwise_are_told(write: Write) -> None:
     assert differing([one, two, read_history(write("none", *MLM, settings=None))]) == {"rate": [0.15, 0.4]}
 
 
+def test_a_corpus_is_known_by_what_it_is_not_by_where_it_lies(write: Write) -> None:
+    places = {"here": "a", "moved": "a", "other": "b"}
+    runs = {
+        name: read_history(write(name, *MLM, settings={"corpus": {"corpus": name, "identity": identity}}))
+        for name, identity in places.items()
+    }
+    assert differing([runs["here"], runs["moved"]]) == {}
+    assert differing(runs.values()) == {"corpus": ["a", "b"]}
+
+
+def test_pairs_are_other_sequences_than_single_texts(write: Write) -> None:
+    assert differing([read_history(write(name, *MLM, settings=None)) for name in ("a", "b")]) == {}
+    runs = [read_history(write("single", *MLM, settings=None)), read_history(write("pairs", *NSP, settings=None))]
+    assert differing(runs) == {"sequences": ["single", "pairs"]}
+
+
 def shown(*panels: Panel) -> dict[str, list[str]]:
     return {panel.metric: [line.run for line in panel.lines] for panel in panels}
 

@@ -39,10 +39,47 @@ def test_every_recipe_is_settings_that_go_together(name: str) -> None:
     assert not any(isinstance(value, dict) for value in keys.values())
 
 
-@pytest.mark.parametrize("family", sorted({preset.family for preset in PRESETS.values()}))
+@pytest.mark.parametrize("family", [family for family in RECIPES if family != "bothways"])
 def test_families_have_recipes_from_tiny_to_large(family: str) -> None:
-    having = {PRESETS[tomllib.loads(recipe(name))["preset"]].family for name in NAMES}
-    assert family in having | {"xlm-roberta", "distilbert", "mpnet"}  # as RoBERTa; distilled; permuted
+    found = {tomllib.loads(recipe(name))["preset"] for name in RECIPES[family]}
+    assert {f"{family}-tiny", f"{family}-mini", f"{family}-large"} <= found
+    released = {name for name, one in PRESETS.items() if name.startswith(family) and not one.ours}
+    assert found >= released
+
+
+# (learning rate, tokens a step, steps, tokens until the rate is highest) as the papers have them, in round numbers.
+PAPERS = {
+    "bert-base": (1e-4, 131_072, 1_000_000, 1.31e9),
+    "roberta-large": (4e-4, 4_194_304, 500_000, 126e9),
+    "electra-base": (2e-4, 131_072, 766_000, 1.31e9),
+    "deberta-v3-base": (6e-4, 4_194_304, 500_000, 42e9),
+    "modernbert-base": (8e-4, 4_718_592, 368_000, 3e9),
+    "modernbert-large": (5e-4, 5_046_272, 180_000, 2e9),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_recipe_is_that_of_its_paper(name: str) -> None:
+    settings, _ = read_settings(Path(name), [])
+    lr, tokens, steps, rising = PAPERS[name]
+    step = settings.step
+    assert (settings.adam.lr, step.step_tokens, step.steps) == (lr, tokens, steps)
+    risen = sum(step.batches(number) for number in range(step.rising)) * step.batch
+    assert risen == pytest.approx(rising, rel=0.05)
+
+
+def test_a_folder_with_a_recipe_s_name_is_in_nobody_s_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bert-tiny").mkdir()
+    Path("runs").mkdir()
+    assert read_settings(Path("bert-tiny"), [])[0].model.preset == "bert-tiny"
+    with pytest.raises(ConfigError, match="runs: cannot be read: Is a directory"):
+        read_settings(Path("runs"), [])
+
+
+def test_a_generator_beyond_all_measure_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"generator_width must be at most 1024 times the encoder's, got 1e\+308"):
+        read_settings(Path("electra-tiny"), ["--generator-width", "1e308"])
 
 
 def test_a_recipe_printed_to_a_file_is_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

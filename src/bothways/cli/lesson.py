@@ -124,7 +124,9 @@ def show_lesson(model: str, text: str, flags: ObjectiveFlags, device: str, json:
 def _show_words(found: Lesson) -> None:
     """Tokens that are asked for: hidden ones, or next ones."""
     (one,) = found.sequences
-    replaces = any(asked.how for asked in one.asked)
+    from bothways.engine.lesson import READERS
+
+    replaces = READERS[found.objective].replaces
     what = "chosen" if replaces else "followed by one that is asked for"
     print(f"\n{len(one.tokens):,} tokens, {len(one.asked):,} of them {what}:")
     chosen = {asked.row: STYLES.get(asked.how or "", "") for asked in one.asked}

@@ -16,7 +16,7 @@ from bothways.cli.kinds import check_fractions, check_value, told, types_of
 from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
-from bothways.train.recipe import recipe
+from bothways.train.recipe import RECIPES, recipe
 from bothways.train.settings import (
     CorpusSettings,
     ModelSettings,
@@ -116,7 +116,8 @@ def _flat(path: Path) -> dict[str, Any]:
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig") if path.exists() else _recipe(path))
+        there = path.exists() and not _is_recipe(path)
+        return tomllib.loads(path.read_text(encoding="utf-8-sig") if there else _recipe(path))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); convert the file first") from None
     except RecursionError:
@@ -127,6 +128,11 @@ def _table(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a folder has the name of a recipe, as that of a run may."""
+    return path.is_dir() and any(str(path) in names for names in RECIPES.values())
 
 
 def _recipe(path: Path) -> str:

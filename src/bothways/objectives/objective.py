@@ -71,6 +71,10 @@ class Objective(Protocol):
     def losses(self) -> Mapping[str, float]:
         """What is minimised, by name, and how much a mean of each weighs."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether its losses ask the same all along a run, so that one evaluation can be better than another."""
+
     def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
         """What the model gets to see and what it shall say, on the host. Same generator, same batch."""
 

@@ -62,6 +62,7 @@ class ReplacedTokens:
     masked: MaskedLanguageModelling
     weight: float = RTD_WEIGHT
     heads: tuple[str, ...] = RTD_HEADS
+    steady = False  # the better the generator, the harder its words are told from the true ones
 
     @property
     def losses(self) -> Mapping[str, float]:

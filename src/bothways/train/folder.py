@@ -116,8 +116,8 @@ def _locked(output: Path) -> int:
     return handle
 
 
-def begin(output: Path, settings: PretrainSettings, started: Restored, lock: Lock, resume: bool) -> None:
-    """Make the folder, lock it and write the settings.
+def begin(output: Path, settings: PretrainSettings, started: Restored, corpus: str, lock: Lock, resume: bool) -> None:
+    """Make the folder, lock it and write the settings. corpus: its identity, whatever folder it is in.
 
     Raises InputError where that cannot be, where the disk is too full, and where another process was faster.
     """
@@ -125,7 +125,8 @@ def begin(output: Path, settings: PretrainSettings, started: Restored, lock: Loc
     make_folder(output)
     lock.take()
     check_run(output, settings, resume and (started.progress.step > 0 or not checkpoints(output)))
-    write_json(output / SETTINGS, described(settings))
+    told = described(settings)
+    write_json(output / SETTINGS, {**told, "corpus": {**told["corpus"], "identity": corpus}})
 
 
 def _checkpoint_bytes(started: Restored) -> int:

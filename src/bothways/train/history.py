@@ -53,11 +53,15 @@ OF_WORDS = ("mlm", "causal")
 HIGHER, LOWER = ("accuracy", "precision", "recall"), ("loss", "perplexity")
 # Settings that what is held out, and what is asked of it, depend on.
 ASKED = {
-    "corpus": ("corpus", "longest"),
+    "corpus": ("identity", "longest"),
     "masking": ("rate", "mask", "random", "unit"),
     "objective": ("negatives",),
     "run": ("evaluate_tokens",),
 }
+# What people call a setting, where that is no key of theirs.
+TOLD = {"identity": "corpus"}
+# Objectives whose sequences are pairs of segments: their words are other ones, too.
+PAIRED = frozenset({"nsp", "sop"})
 # What a row says beside means.
 BESIDE = frozenset({"step", "tokens", "loss", "lr", "gradient", "skipped", "held_out"})
 
@@ -221,9 +225,11 @@ def best_of(metric: str, curve: Curve) -> Best | None:
 
 def differing(runs: Iterable[History]) -> dict[str, list[Any]]:
     """Settings that make the held-out values of runs values of different tasks, each with all that it is."""
+    runs = list(runs)
     every = [run.settings for run in runs]
-    found = {key: _values(every, part, key) for part, keys in ASKED.items() for key in keys}
-    return {key: values for key, values in found.items() if len(values) > 1}
+    found = {TOLD.get(key, key): _values(every, part, key) for part, keys in ASKED.items() for key in keys}
+    paired = list(dict.fromkeys("pairs" if PAIRED & set(run.objectives) else "single" for run in runs))
+    return {key: values for key, values in {**found, "sequences": paired}.items() if len(values) > 1}
 
 
 def _values(every: Iterable[Mapping[str, Any]], part: str, key: str) -> list[Any]:

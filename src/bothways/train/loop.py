@@ -164,7 +164,11 @@ class Trainer:
                 means = evaluate(self.model, self.objective, batches, streams)
             # Without one of its losses an evaluation says nothing of the whole; it is not the best one.
             loss = sum(means.get(name, math.nan) * weight for name, weight in self.objective.losses.items())
-            if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
+            if (
+                self.objective.steady
+                and math.isfinite(loss)
+                and (progress.best_loss is None or loss < progress.best_loss)
+            ):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)
             yield Event("evaluate", progress, means=means)
         if last or stop or progress.best_step != best or progress.step % self.run.save_every == 0:

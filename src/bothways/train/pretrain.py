@@ -82,7 +82,7 @@ def pretrain(
             check_board()
         material = material_of(settings)
         started = _started(settings, material, output, resume, device)
-        begin(output, settings, started, lock, resume)
+        begin(output, settings, started, material.corpus.identity, lock, resume)
         outcome = _run(settings, material, started, output, watch, device)
         if outcome.finished:
             _finish(settings, material.corpus, started, output, outcome)

@@ -29,6 +29,7 @@ __all__ = [
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
 MOST_WARMUP = 10_000
+MOST_GENERATOR = 1024  # times as wide, or as deep; usual is less than once
 MOST_WORKERS = 64
 SHORTEST = 3  # tokens of a sequence
 # Keys that say something only beside one of these objectives.
@@ -101,8 +102,11 @@ class ModelSettings:
             object.__setattr__(self, "preset", PRESET)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be 0 or more and less than 1, got {self.dropout}")
-        _check_above_0("generator_width", self.generator_width)
-        _check_above_0("generator_depth", self.generator_depth)
+        for name in ("generator_width", "generator_depth"):
+            share = getattr(self, name)
+            _check_above_0(name, share)
+            if share is not None and share > MOST_GENERATOR:
+                raise ConfigError(f"{name} must be at most {MOST_GENERATOR} times the encoder's, got {share:g}")
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,24 @@ def _told(result: Losses) -> Told:
     return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
 
-def _clip(model: nn.Module, longest: float) -> float:
-    """Shorten the gradient to `longest` (0: not at all); its length before."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), longest or math.inf))
+def _clip(model: Model, longest: float) -> float:
+    """Shorten the gradient to `longest` (0: not at all); its length before.
+
+    Two networks without a parameter in common are shortened each by itself: one that is told much would else hold back
+    the other, from step to step by another factor.
+    """
+    parts = [torch.nn.utils.clip_grad_norm_(part, longest or math.inf) for part in _apart(model)]
+    return math.hypot(*map(float, parts))
+
+
+def _apart(model: Model) -> list[list[nn.Parameter]]:
+    """Its parameters, and by themselves those of a generator that shares none."""
+    every = list(model.parameters())
+    theirs = [] if model.generator is None else list(model.generator.parameters())
+    known = {id(parameter) for parameter in theirs}
+    own = [parameter for parameter in every if id(parameter) not in known]
+    shared = {id(one) for part in (model.network, model.heads) for one in part.parameters()} & known
+    return [own, theirs] if theirs and not shared else [every]
 
 
 def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
