@@ -284,8 +284,8 @@ def test_tensorboard_reads_each_step_once(config: Path, tmp_path: Path, stop_at:
     command = ["pretrain", config, "--steps", "5", "--tensorboard", "--save-every", "2", "--keep", "3"]
     command += ["--output", tmp_path]
     assert run(*command) == 0
-    shutil.rmtree(tmp_path / "checkpoints" / "step-00000005")
-    shutil.rmtree(tmp_path / "checkpoints" / "step-00000004")
+    for gone in ("checkpoints/step-00000005", "checkpoints/step-00000004", "model", "best"):
+        shutil.rmtree(tmp_path / gone)
     assert run(*command, "--resume") == 0
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
