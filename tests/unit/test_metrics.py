@@ -71,7 +71,7 @@ def best_after(means: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch) -
     nothing: Any = nn.Linear(1, 1)
 
     nothing: Any = nn.Identity()
-    objective: Any = SimpleNamespace(losses={"mlm": 1.0, "nsp": 1.0})
+    objective: Any = SimpleNamespace(steady=True, losses={"mlm": 1.0, "nsp": 1.0})
     held: Any = ()
     optimizer: Any = SimpleNamespace()
     run = RunSettings(evaluate_every=1)
