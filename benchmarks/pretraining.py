@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -27,7 +27,10 @@ from worker import installed_version, only_answers, peak_megabytes, seconds, ser
 from workloads import load_tokenizer, paragraphs
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from bothways.data.packing import Packing
+    from bothways.objectives.objective import Model, Objective
 
 SEED = 20
 VOCAB = 30522
@@ -83,7 +86,8 @@ FULL_ROWS = System("transformers, full rows", "peers", "rows")
 SYSTEMS = (OURS, OUR_ROWS, PADDED, FULL_ROWS)
 COMPARISONS = ((OURS, PADDED), (OURS, FULL_ROWS), (OUR_ROWS, FULL_ROWS))
 
-Ids = list[list[int]]
+Row = dict[str, Any]
+"""A sequence as a tokenizer of transformers gives it: lists of its length, and numbers."""
 
 
 def write_texts(model: Path, folder: Path) -> None:
@@ -126,36 +130,22 @@ def sequences(batches: Packing) -> Iterator[list[int]]:
 
 
 class Ours:
-    """Our network and optimizer, and the batches of a corpus, as a run of `bothways pretrain` has them."""
+    """Our optimizer and batches, as a run of `bothways pretrain` has them."""
 
-    def __init__(self, model: Path, text: Path, size: Size) -> None:
+    def __init__(self, model: Model, objective: Objective, batches: Packing) -> None:
         import torch
 
         from bothways.engine.streams import Streams
-        from bothways.families.bert import BERT
-        from bothways.nn.encoder import EncoderNetwork
-        from bothways.nn.layers import initialise
-        from bothways.objectives.masking import Masking
-        from bothways.objectives.mlm import MaskedLanguageModelling
-        from bothways.objectives.objective import Model
-        from bothways.objectives.reading import Together
         from bothways.train.feed import Cursor, feed
         from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
 
-        shape = {"width": size.width, "depth": size.depth, "heads": size.heads, "ffn": size.ffn}
-        network = EncoderNetwork(replace(BERT.template, vocab=VOCAB, **shape), pooler=False)
-        network.dtype = torch.bfloat16
-        self.model = Model(network, {"mlm": BERT.heads["mlm"].build(network, {}, ())}).train()
-        with torch.no_grad():
-            initialise(self.model, network.config.init_std, torch.Generator().manual_seed(SEED))
+        for network in model.networks:
+            network.dtype = torch.bfloat16
+        self.model, self.objective, self.packing = model.train(), objective, batches
         settings = AdamSettings(LEARNING_RATE)
-        self.optimizer = OPTIMIZERS["adamw"](parameter_groups(self.model, settings.weight_decay), settings)
+        self.optimizer = OPTIMIZERS["adamw"](parameter_groups(model, settings.weight_decay), settings)
         self.streams = Streams(torch.device("cpu"))
-        self.packing = packing(model, text)
-        special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-        ids = [load_tokenizer(model, LONGEST).token_to_id(token) for token in special]
-        self.objective = Together((MaskedLanguageModelling(VOCAB, ids[-1], frozenset(ids), Masking(MASKED)),))
-        self.batches = (batch for batch, _ in feed(self.packing, self.objective, SEED, Cursor(), workers=0))
+        self.batches = (batch for batch, _ in feed(batches, objective, SEED, Cursor(), workers=0))
         self.requests: dict[str, Callable[..., dict[str, Any]]] = {
             "flops": self.flops,
             "rate": self.rate,
@@ -174,10 +164,10 @@ class Ours:
 
     def flops(self) -> dict[str, Any]:
         """Operations of matrix products that a real token takes, forward and back, as `bothways plan` counts them."""
-        from bothways.train.plan import flops_of_token
+        from bothways.train.plan import flops_of_step_token
 
         length = self.packing.tokens / self.packing.sequences
-        return {"flops": 3 * flops_of_token(self.model.network.config, length, MASKED), "length": length}
+        return {"flops": flops_of_step_token(self.model, self.packing, self.objective), "length": length}
 
     def rate(self) -> dict[str, Any]:
         """Operations a second of large bf16 products."""
@@ -195,27 +185,41 @@ class Ours:
         return {"tokens_per_second": tokens / passed}
 
 
+def our_bert(model: Path, text: Path, size: Size) -> Ours:
+    """BERT, which learns masked words."""
+    import torch
+
+    from bothways.families.bert import BERT
+    from bothways.nn.encoder import EncoderNetwork
+    from bothways.nn.layers import initialise
+    from bothways.objectives.masking import Masking
+    from bothways.objectives.mlm import MaskedLanguageModelling
+    from bothways.objectives.objective import Model
+    from bothways.objectives.reading import Together
+
+    shape = {"width": size.width, "depth": size.depth, "heads": size.heads, "ffn": size.ffn}
+    network = EncoderNetwork(replace(BERT.template, vocab=VOCAB, **shape), pooler=False)
+    learner = Model(network, {"mlm": BERT.heads["mlm"].build(network, {}, ())})
+    with torch.no_grad():
+        initialise(learner, network.config.init_std, torch.Generator().manual_seed(SEED))
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    ids = [load_tokenizer(model, LONGEST).token_to_id(token) for token in special]
+    objective = Together((MaskedLanguageModelling(VOCAB, ids[-1], frozenset(ids), Masking(MASKED)),))
+    return Ours(learner, objective, packing(model, text))
+
+
 class Theirs:
-    """BertForMaskedLM in a plain loop: bf16 autocast, fused AdamW, the collator's masks, some rows at a time."""
+    """A plain loop of transformers: bf16 autocast, fused AdamW, some rows at a time.
 
-    def __init__(self, model: Path, text: Path, size: Size) -> None:
+    loss: the mean of some rows, by the networks in `trained`.
+    """
+
+    def __init__(self, trained: nn.Module, loss: Callable[[list[Row]], Tensor], rows: list[Row]) -> None:
         import torch
-        from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
-        torch.manual_seed(SEED)
-        config = BertConfig(
-            vocab_size=VOCAB,
-            hidden_size=size.width,
-            num_hidden_layers=size.depth,
-            num_attention_heads=size.heads,
-            intermediate_size=size.ffn,
-        )
-        self.model = BertForMaskedLM(config).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, fused=True)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        self.collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED)
-        rows = json.loads(text.with_suffix(".json").read_text())
-        self.batches = steps([padded(row, tokenizer.pad_token_id) for row in rows])
+        self.model, self.loss = trained.train(), loss
+        self.optimizer = torch.optim.AdamW(trained.parameters(), lr=LEARNING_RATE, fused=True)
+        self.batches = steps(rows)
         self.rows_at_a_time = max(ROWS_AT_A_TIME)
         self.requests: dict[str, Callable[..., dict[str, Any]]] = {"tune": self.tune, "settle": self.settle}
 
@@ -250,22 +254,57 @@ class Theirs:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def gradients(self, rows: list[dict[str, list[int]]], at_a_time: int) -> float:
+    def gradients(self, rows: list[Row], at_a_time: int) -> float:
         """Gradients of the mean loss over some rows, and that loss."""
         import torch
 
         total = 0.0
         for start in range(0, len(rows), at_a_time):
             some = rows[start : start + at_a_time]
-            batch = self.collate(some)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = self.model(**batch).loss * (len(some) / len(rows))
+                loss = self.loss(some) * (len(some) / len(rows))
             loss.backward()
             total += loss.item()
         return total
 
 
-def padded(ids: list[int], padding: int) -> dict[str, list[int]]:
+def bert_config(size: Size) -> Any:
+    """What transformers calls a BERT of that size."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=VOCAB,
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        intermediate_size=size.ffn,
+    )
+
+
+def their_bert(model: Path, text: Path, size: Size) -> Theirs:
+    """BertForMaskedLM, and the collator's masks."""
+    from transformers import BertForMaskedLM
+
+    learner = BertForMaskedLM(bert_config(size))
+    padding = load_tokenizer(model, LONGEST).token_to_id("[PAD]")
+    rows = [padded(ids, padding) for ids in json.loads(text.with_suffix(".json").read_text())]
+    return Theirs(learner, masked_loss(learner, model), rows)
+
+
+def masked_loss(learner: nn.Module, model: Path) -> Callable[[list[Row]], Tensor]:
+    """The loss that a model of transformers gives of rows, once the collator has masked them."""
+    collate = collator(model)
+    return lambda some: learner(**collate(some)).loss
+
+
+def collator(model: Path) -> Callable[[list[Row]], Any]:
+    """transformers' own: it pads rows to the longest and masks them."""
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(AutoTokenizer.from_pretrained(model), mlm_probability=MASKED)
+
+
+def padded(ids: list[int], padding: int) -> Row:
     """A row of 128 as a tokenizer of transformers gives it."""
     missing = LONGEST - len(ids)
     return {
@@ -275,14 +314,14 @@ def padded(ids: list[int], padding: int) -> dict[str, list[int]]:
     }
 
 
-def real_tokens(rows: list[dict[str, list[int]]]) -> int:
+def real_tokens(rows: list[Row]) -> int:
     """Tokens of some rows, padding not counted."""
     return sum(sum(row["attention_mask"]) for row in rows)
 
 
-def steps(rows: list[dict[str, list[int]]]) -> Iterator[list[dict[str, list[int]]]]:
+def steps(rows: list[Row]) -> Iterator[list[Row]]:
     """Without end, the rows of each step in a shuffled order: as many as hold 4,096 real tokens, or just more."""
-    chance, taken, tokens = random.Random(SEED), list[dict[str, list[int]]](), 0
+    chance, taken, tokens = random.Random(SEED), list[Row](), 0
     while True:
         for row in chance.sample(rows, len(rows)):
             taken.append(row)
@@ -305,19 +344,19 @@ def train(side: Ours | Theirs, steps: int) -> dict[str, Any]:
 
 
 class Side(Process):
-    """The process of one system."""
+    """The process of one system. arguments: of `script`, which serves it in its environment."""
 
-    def __init__(self, system: System, size: str, model: Path, texts: Path, threads: int) -> None:
-        super().__init__(texts / f"{size}-{system.environment}-{system.text}.log", threads)
-        self.system = system
-        self.arguments = (size, system.environment, "--model", str(model), "--text", str(texts / system.text))
+    def __init__(self, environment: str, script: str, arguments: Sequence[str], log: Path, threads: int) -> None:
+        super().__init__(log, threads)
+        self.environment, self.script, self.arguments = environment, script, arguments
         self.speeds: list[float] = []
         self.losses: list[float] = []
         self.disturbance: list[float] = []
         self.megabytes = math.nan
+        self.failure = ""
 
     def command(self, *more: str) -> list[str]:
-        return [interpreter(self.system.environment), __file__, *self.arguments, *more]
+        return [interpreter(self.environment), self.script, *self.arguments, *more]
 
     def run(self, steps: int) -> None:
         """The steps of a round."""
@@ -328,9 +367,8 @@ class Side(Process):
         self.megabytes = self.ask("memory")["megabytes"]
 
 
-def tuned(model: Path, texts: Path, size: str, threads: int) -> dict[str, Any]:
+def tuned(side: Side) -> dict[str, Any]:
     """How many rows at a time are best for transformers: asked in a process of its own, whose memory is not counted."""
-    side = Side(FULL_ROWS, size, model, texts, threads)
     try:
         side.start()
         return side.ask("tune")
@@ -338,11 +376,18 @@ def tuned(model: Path, texts: Path, size: str, threads: int) -> dict[str, Any]:
         side.stop()
 
 
+def side_of(system: System, size: str, model: Path, texts: Path, threads: int) -> Side:
+    """The process of a system with one size."""
+    arguments = (size, system.environment, "--model", str(model), "--text", str(texts / system.text))
+    log = texts / f"{size}-{system.environment}-{system.text}.log"
+    return Side(system.environment, __file__, arguments, log, threads)
+
+
 def compare(model: Path, texts: Path, size: str, amount: Amount, threads: int) -> dict[str, Any]:
     """One size: every system's tokens a second in each round, and what they are to be compared with."""
     note(f"pretraining, {size}: tuning transformers")
-    setting = tuned(model, texts, size, threads)
-    sides = {system: Side(system, size, model, texts, threads) for system in SYSTEMS}
+    setting = tuned(side_of(FULL_ROWS, size, model, texts, threads))
+    sides = {system: side_of(system, size, model, texts, threads) for system in SYSTEMS}
     try:
         for system, side in sides.items():
             note(f"pretraining, {size}: warming up {system.name}")
@@ -357,7 +402,7 @@ def compare(model: Path, texts: Path, size: str, amount: Amount, threads: int) -
                 side.run(amount.steps)
             rates.append(sides[OURS].ask_in_turn("rate")[0]["rate"])
             pipeline.append(sides[OURS].ask_in_turn("pipeline")[0]["tokens_per_second"])
-        flops = {side.system.text: side.ask("flops") for side in (sides[OURS], sides[OUR_ROWS])}
+        flops = {system.text: sides[system].ask("flops") for system in (OURS, OUR_ROWS)}
         versions = {**sides[FULL_ROWS].ask("versions"), **sides[OURS].ask("versions")}
     finally:
         for side in sides.values():
@@ -377,16 +422,18 @@ def compare(model: Path, texts: Path, size: str, amount: Amount, threads: int) -
     }
 
 
-def measure(model: Path, scratch: Path, threads: int, quick: bool, rounds: int | None) -> dict[str, Any]:
-    """Every size's result of `compare` by name; a size that fails has the reason instead.
+def measure(
+    model: Path, scratch: Path, threads: int, quick: bool, rounds: int | None, sizes: Sequence[str]
+) -> dict[str, Any]:
+    """The result of `compare` by each size's name; a size that fails has the reason instead.
 
     model: the folder whose tokenizer makes the ids.    rounds: as many for every size, if given.
     """
     texts = scratch / "pretraining"
     write_texts(model, texts)
     found: dict[str, Any] = {}
-    for name, size in SIZES.items():
-        amount = size.quick if quick else size.full
+    for name in sizes:
+        amount = SIZES[name].quick if quick else SIZES[name].full
         try:
             amount = replace(amount, rounds=rounds or amount.rounds)
             found[name] = compare(model, texts, name, amount, threads)
@@ -412,6 +459,23 @@ def share(result: dict[str, Any], system: System) -> float:
     return median(flops * one / rate for one, rate in zip(result["speeds"][system.name], result["rates"], strict=True))
 
 
+def seed_torch() -> None:
+    """Fresh weights and masks are the same in each run."""
+    import torch
+
+    torch.manual_seed(SEED)
+
+
+def requests_of(side: Ours | Theirs) -> dict[str, Callable[..., dict[str, Any]]]:
+    """What a side's process answers."""
+    every: dict[str, Callable[..., dict[str, Any]]] = {
+        "train": lambda steps: train(side, steps),
+        "memory": lambda: {"megabytes": peak_megabytes()},
+        "versions": lambda: {name: found for name in PACKAGES if (found := installed_version(name))},
+    }
+    return every | side.requests
+
+
 def main() -> None:
     """One side with one text, serving until stdin ends."""
     answers = only_answers()
@@ -421,14 +485,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the folder whose tokenizer made the text's ids")
     parser.add_argument("--text", type=Path, required=True, help="the corpus; the same as ids is beside it")
     arguments = parser.parse_args()
-    make = {"ours": Ours, "peers": Theirs}[arguments.side]
-    side = make(arguments.model, arguments.text, SIZES[arguments.size])
-    requests: dict[str, Callable[..., dict[str, Any]]] = {
-        "train": lambda steps: train(side, steps),
-        "memory": lambda: {"megabytes": peak_megabytes()},
-        "versions": lambda: {name: found for name in PACKAGES if (found := installed_version(name))},
-    }
-    serve(requests | side.requests, answers)
+    seed_torch()
+    make: Callable[..., Ours | Theirs] = {"ours": our_bert, "peers": their_bert}[arguments.side]
+    serve(requests_of(make(arguments.model, arguments.text, SIZES[arguments.size])), answers)
 
 
 if __name__ == "__main__":

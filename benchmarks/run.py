@@ -23,6 +23,7 @@ import cold
 import families
 import machine
 import numpy as np
+import objectives
 import pretraining
 import table
 import workloads
@@ -30,8 +31,9 @@ from environments import REQUIREMENTS, ROOT, ensure, folder_of
 from rounds import Job, Result, Worker, attempt, measure, note, prepare
 from systems.registry import REFERENCE, SYSTEMS, System
 
-PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining")
-APART = ("cold", "families", "pretraining")  # parts that are measured by files of their own
+PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining", "objectives")
+APART = ("cold", "families", "pretraining", "objectives")  # parts that are measured by files of their own
+TRAINED = {"pretraining": pretraining, "objectives": objectives}  # parts that train, beside transformers
 FULL_ROUNDS, QUICK_ROUNDS = 5, 3
 
 
@@ -43,9 +45,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"rounds (default {FULL_ROUNDS}, quick {QUICK_ROUNDS})")
     parser.add_argument("--only", help="systems whose name contains one of these, comma-separated")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--sizes", default=",".join(pretraining.SIZES), help="of networks that are trained (all)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of every system")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
-    parser.add_argument("--write-readme", action="store_true", help="put the table between the README's markers")
+    parser.add_argument("--write-readme", action="store_true", help="put each table between its markers in the README")
     return parser.parse_args()
 
 
@@ -117,13 +120,20 @@ def measure_systems(systems: list[System], job: Job, parts: list[str], rounds: i
     return [worker.result for worker in workers]
 
 
-def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], str]:
-    """Everything measured, and its table."""
+def places(arguments: argparse.Namespace) -> list[str]:
+    """The places in the README that the chosen parts are written to."""
+    parts = set(arguments.parts.split(",")) & set(PARTS)
+    return [table.MAIN] * bool(parts - {"objectives"}) + [table.OBJECTIVES] * ("objectives" in parts)
+
+
+def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Everything measured, and a table for each place."""
     model = (arguments.model or default_model()).resolve()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS)
     parts = [part for part in PARTS if part in arguments.parts.split(",")]
-    systems = [] if set(parts) <= {"families", "pretraining"} else chosen_systems(arguments.only)
-    needed = {system.environment for system in (*systems, *(pretraining.SYSTEMS if "pretraining" in parts else ()))}
+    sizes = [size for size in pretraining.SIZES if size in arguments.sizes.split(",")]
+    systems = [] if set(parts) <= {"families", *TRAINED} else chosen_systems(arguments.only)
+    needed = {system.environment for system in systems} | ({"peers"} if TRAINED.keys() & set(parts) else set())
     for environment in sorted(needed & REQUIREMENTS.keys()):
         try_to_ensure(environment)
     texts = workloads.build(model, workloads.QUICK if arguments.quick else workloads.FULL)
@@ -132,36 +142,45 @@ def run(arguments: argparse.Namespace, scratch: Path) -> tuple[dict[str, Any], s
     results = measure_systems(systems, job, parts, rounds)
     mixed = texts["mixed"].texts
     ratios = families.measure(model, scratch, mixed, arguments.threads, rounds) if "families" in parts else {}
-    trained: dict[str, Any] = {}
-    if "pretraining" in parts:
-        trained = pretraining.measure(model, scratch, arguments.threads, arguments.quick, arguments.rounds)
+    trained: dict[str, dict[str, Any]] = {
+        name: part.measure(model, scratch, arguments.threads, arguments.quick, arguments.rounds, sizes)
+        if name in parts
+        else {}
+        for name, part in TRAINED.items()
+    }
     report = {
         "date": date.today().isoformat(),
         "machine": machine.describe(),
         "threads": arguments.threads,
         "rounds": rounds,
-        "disturbance": table.disturbance(results, ratios, trained),
-        "versions": table.versions_line(results, ratios, trained),
+        "disturbance": table.disturbance(results, ratios, *trained.values()),
+        "versions": table.versions_line(results, ratios, *trained.values()),
         "workloads": {name: {"texts": len(load.texts), "tokens": load.tokens} for name, load in texts.items()},
         "systems": [asdict(result) for result in results],
         "comparisons": table.comparisons(results),
         "cold": cold.measure(model, scratch, arguments.threads, rounds) if "cold" in parts else {},
         "families": ratios,
-        "pretraining": trained,
+        **trained,
     }
-    return report, table.render(report, results, texts)
+    made = {
+        table.MAIN: lambda: table.render(report, results, texts),
+        table.OBJECTIVES: lambda: table.render_objectives(report),
+    }
+    return report, {place: made[place]() for place in places(arguments)}
 
 
 def main() -> None:
     """Measures, prints, and writes what was asked for."""
     arguments = parse_arguments()
+    for place in places(arguments) if arguments.write_readme else ():
+        table.around(ROOT / "README.md", place)  # known to be there before hours are spent
     with tempfile.TemporaryDirectory() as scratch:
-        report, text = run(arguments, Path(scratch))
-    print(text)
+        report, tables = run(arguments, Path(scratch))
+    print("\n\n".join(tables.values()))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.write_readme:
-        table.write_between_markers(ROOT / "README.md", text)
+    for place, text in tables.items() if arguments.write_readme else ():
+        table.write_between_markers(ROOT / "README.md", place, text)
 
 
 if __name__ == "__main__":

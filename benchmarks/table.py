@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import objectives
 import pretraining
 from families import ratio
 from rounds import Result, speedup
@@ -14,7 +15,8 @@ from systems.registry import REFERENCE
 from workloads import Workload
 
 QUIET_CORES = 0.1
-START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+# Places in the README, between <!-- NAME:start --> and <!-- NAME:end -->.
+MAIN, OBJECTIVES = "bench", "bench-objectives"
 
 # What the figures are read for: (what, workload, system, the system it is compared with).
 COMPARISONS = (
@@ -131,14 +133,21 @@ def size(name: str, workload: Workload) -> str:
     return f"{name}: {count:,} {'text' if count == 1 else 'texts'}, mean {workload.tokens / count:.1f} tokens"
 
 
-def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
-    """Where, when and on what the figures were measured."""
+def where(report: dict[str, Any]) -> str:
+    """When and on what the figures were measured."""
     machine = report["machine"]
-    sizes = "; ".join(size(name, workloads[name]) for name in ("mixed", "wide", "query"))
     return (
         f"{report['date']}, {machine['cpu']}, {machine['cores']} cores ({machine['instructions']}), "
-        f"{report['threads']} threads, Python {machine['python']}; {report['rounds']} interleaved rounds, medians. "
-        f"{sizes}. × is the speed relative to {REFERENCE}. {report['versions']}."
+        f"{report['threads']} threads, Python {machine['python']}"
+    )
+
+
+def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
+    """Where, when and on what the figures were measured, and how they are to be read."""
+    sizes = "; ".join(size(name, workloads[name]) for name in ("mixed", "wide", "query"))
+    return (
+        f"{where(report)}; {report['rounds']} interleaved rounds, medians. {sizes}. "
+        f"× is the speed relative to {REFERENCE}. {report['versions']}."
     )
 
 
@@ -212,6 +221,59 @@ def setting_in_words(result: dict[str, Any]) -> str:
     )
 
 
+def objectives_table(found: dict[str, dict[str, Any] | str]) -> str:
+    """A table for each size, and under it what is to be known about it."""
+    whole = {size: result for size, result in found.items() if not isinstance(result, str)}
+    return "\n\n".join(part for size, result in whole.items() for part in objectives_of_size(size, result))
+
+
+def objectives_of_size(size: str, result: dict[str, Any]) -> list[str]:
+    """Each objective beside transformers and beside our masked language modelling; then causal by its own measure."""
+    each = result["objectives"]
+    head = [
+        f"objectives, {size}, bf16",
+        "bothways, tokens/s",
+        "transformers, tokens/s",
+        "×",
+        "peak MB",
+        "transformers'",
+    ]
+    head += ["time a token / mlm's", "operations / mlm's", "quotient"]
+    table = markdown_table(head, [objective_cells(name, each) for name in each])
+    return [table, *objective_notes(size, result)]
+
+
+def objective_cells(name: str, each: dict[str, dict[str, Any]]) -> list[str]:
+    """One objective's row."""
+    one = each[name]
+    cost, counted = objectives.faster(one, "reference", "ours"), objectives.flops_over(each, name)
+    quotient = cost / counted if cost and counted else None
+    cells = [name, *(figure(objectives.speed(one, side), 0) for side in ("ours", "theirs"))]
+    cells.append(figure(objectives.faster(one, "ours", "theirs"), 2, "×"))
+    cells += [figure(one[side]["megabytes"] if objectives.speed(one, side) else None, 0) for side in ("ours", "theirs")]
+    return [*cells, *(figure(value, 2) for value in (cost, counted, quotient))]
+
+
+def objective_notes(size: str, result: dict[str, Any]) -> list[str]:
+    """Lines under a size's table: rounds, peers, causal's own measure; and what failed."""
+    amount, each = result["amount"], result["objectives"]
+    peers = "; ".join(peer_in_words(name, one) for name, one in each.items() if one["setting"])
+    told = f"Objectives, {size}: {amount['rounds']} rounds of {amount['steps']} steps. transformers: {peers}."
+    measured = objectives.cost_with_head(each["causal"])
+    if measured is not None:
+        head = f"the head on all other rows ({1e6 * median(each['causal']['heads']):.1f} µs a token)"
+        told += f" causal takes {measured:.2f} of the time of mlm and of {head}."
+    sides = {"bothways": "ours", "transformers": "theirs"}
+    failed = [(who, name, one[side]["failure"]) for name, one in each.items() for who, side in sides.items()]
+    failures = [f"- {who}, {name}, {size} failed: {reason}" for who, name, reason in failed if reason]
+    return [told, "\n".join(failures)] if failures else [told]
+
+
+def peer_in_words(name: str, one: dict[str, Any]) -> str:
+    """What of transformers learns an objective, and how."""
+    return f"{name}: {objectives.TASKS[name].title}, {one['setting']['rows']} rows at a time"
+
+
 def disturbance(results: Sequence[Result], *parts: dict[str, dict[str, Any] | str]) -> float:
     """Cores that processes other than the one measured kept busy, on average over all runs."""
     runs = [cores for result in results for cores in result.disturbance]
@@ -227,7 +289,7 @@ def warning(cores: float) -> list[str]:
 
 
 def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[str, Workload]) -> str:
-    """The whole report."""
+    """The report, but for what objectives cost."""
     parts = [conditions(report, workloads), *warning(report["disturbance"])]
     if results:
         parts.append(systems_table(results, workloads))
@@ -242,10 +304,23 @@ def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[st
     return "\n\n".join(parts)
 
 
-def write_between_markers(file: Path, text: str) -> None:
-    """Replaces what stands between the two markers of a markdown file; raises `ValueError` where they are missing."""
-    before, start, rest = file.read_text().partition(START)
-    _, end, after = rest.partition(END)
+def render_objectives(report: dict[str, Any]) -> str:
+    """The report of what objectives cost."""
+    told = f"{where(report)}. {report['versions']}."
+    return "\n\n".join([told, *warning(report["disturbance"]), objectives_table(report["objectives"])])
+
+
+def around(file: Path, place: str) -> tuple[str, str]:
+    """What stands before and behind a place of a markdown file, with its two markers; ValueError where they are not."""
+    opening, closing = f"<!-- {place}:start -->", f"<!-- {place}:end -->"
+    before, start, rest = file.read_text().partition(opening)
+    _, end, after = rest.partition(closing)
     if not (start and end):
-        raise ValueError(f"{file.name} has no {START} … {END} to write the table between")
-    file.write_text(f"{before}{start}\n{text}\n{end}{after}")
+        raise ValueError(f"{file.name} has no {opening} … {closing} to write the table between")
+    return before + start, end + after
+
+
+def write_between_markers(file: Path, place: str, text: str) -> None:
+    """Replaces what stands between the two markers of a place; raises as `around` does."""
+    before, after = around(file, place)
+    file.write_text(f"{before}\n{text}\n{after}")

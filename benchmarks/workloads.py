@@ -46,17 +46,30 @@ FULL = Size(mixed=1800, wide=200)
 QUICK = Size(mixed=400, wide=48)
 
 
+def pages() -> list[str]:
+    """Every page of the language reference, by name."""
+    return [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
+
+
+def in_paragraphs(page: str) -> list[str]:
+    """Its paragraphs, on one line each."""
+    return [" ".join(block.split()) for block in re.split(r"\n\s*\n", page)]
+
+
 def paragraphs() -> list[str]:
-    """Every paragraph of the language reference, on one line each."""
-    pages = (pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    blocks = (block for page in pages for block in re.split(r"\n\s*\n", page))
-    return [" ".join(block.split()) for block in blocks]
+    """Every paragraph of the language reference."""
+    return [block for page in pages() for block in in_paragraphs(page)]
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a page, each on one line; none goes on past a paragraph's end."""
+    ends = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z\"'(\[])")
+    return [piece for block in in_paragraphs(text) for piece in ends.split(block)]
 
 
 def sentences() -> list[str]:
     """Unique sentences of the language reference, without scraps that hold next to no letters."""
-    ends = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z\"'(\[])")
-    pieces = (piece for paragraph in paragraphs() for piece in ends.split(paragraph))
+    pieces = (piece for page in pages() for piece in split_sentences(page))
     unique = dict.fromkeys(pieces)
     return [piece for piece in unique if sum(map(str.isalpha, piece)) >= LEAST_LETTERS]
 

@@ -13,7 +13,9 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DamagedCheckpointWarning",
+    "FreshWeightsWarning",
     "InputError",
+    "LargeGeneratorWarning",
     "MissingExtraError",
     "TruncationWarning",
     "UnusedWeightsWarning",
@@ -65,6 +67,14 @@ class TruncationWarning(UserWarning):
 
 class DamagedCheckpointWarning(UserWarning):
     """A checkpoint of a run could not be used, and the one before it was."""
+
+
+class FreshWeightsWarning(UserWarning):
+    """A run that goes on from an encoder begins with fresh weights in some part, which the encoder does not have."""
+
+
+class LargeGeneratorWarning(UserWarning):
+    """What replaces tokens is larger than what has to find them."""
 
 
 def meant(name: str, known: Iterable[str], otherwise: str = "") -> str:

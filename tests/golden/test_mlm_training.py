@@ -167,3 +167,16 @@ def test_a_step_is_adamw_by_the_formula_after_clipping(save_family: Save) -> Non
             decayed = before[name] * (1 - adam.lr * adam.weight_decay * (before[name].dim() > 1))
             expected = decayed - adam.lr * mean / (spread.sqrt() + adam.eps)
             torch.testing.assert_close(model.get_parameter(name).detach(), expected, atol=3e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equal_scores_the_first_one_is_what_was_said(dtype: torch.dtype) -> None:
+    """In half precision many are equal; those of chance are right as often as there are words, and no oftener."""
+    rng = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, 16, generator=rng).to(dtype) for size in (4_000, 100))
+    targets = torch.randint(100, (4_000,), generator=rng)
+    _, correct = vocabulary_cross_entropy(x, weight, None, targets)
+    assert int(correct) == int(((x @ weight.T).argmax(1) == targets).sum()) < 60
+    constant = torch.ones(4_000, 1, dtype=dtype)
+    _, correct = vocabulary_cross_entropy(constant, torch.ones(100, 1, dtype=dtype), None, targets)
+    assert int(correct) == int((targets == 0).sum())

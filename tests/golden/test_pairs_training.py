@@ -40,8 +40,8 @@ class Text:
 
 
 def ragged_batch(name: str, kind: Pairing) -> tuple[Together, Batch]:
-    objective = Together((MaskedLanguageModelling(90, MASK, SPECIAL, Masking(rate=0.3)), SegmentPairs(name)))
-    packing = PairPacking(kind, [Text()], longest=24, budget=192, before=2, after=3, seed=1)
+    objective = Together((MaskedLanguageModelling(90, MASK, SPECIAL, Masking(rate=0.3)), SegmentPairs(name, (name,))))
+    packing = PairPacking(kind, [Text()], longest=24, budget=192, before=2, after=3, seed=2)
     return objective, objective.corrupt(packing(0, 0), np.random.default_rng(0))
 
 

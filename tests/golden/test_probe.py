@@ -61,13 +61,16 @@ def ask(encoder: Encoder, train: list[Example], held: list[Example] | None, **op
 
 
 @torch.inference_mode()
-def transformers_states(folder: Path, texts: list[str], pairs: list[str] | None, pooling: str) -> np.ndarray:
+def transformers_states(
+    folder: Path, texts: list[str], pairs: list[str] | None, pooling: str, layer: int | str = -1
+) -> np.ndarray:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     found = []
     for i, text in enumerate(texts):
         encoded = tokenizer(text, None if pairs is None else pairs[i], return_tensors="pt")
-        states = model(**encoded).last_hidden_state[0]
+        every = torch.cat(model(**encoded, output_hidden_states=True).hidden_states)
+        states = every.mean(0) if layer == "mean" else every[layer]
         found.append((states.mean(0) if pooling == "mean" else states[0]).numpy())
     return np.stack(found)
 
@@ -89,9 +92,40 @@ def transformers_features(folder: Path, examples: list[Example], pairs: str, poo
 @pytest.mark.parametrize("pairs", ["", *PAIRS])
 def test_features_are_those_of_transformers(folder: Path, encoder: Encoder, pairs: str, pooling: str) -> None:
     examples = rows(9, 1, pairs=bool(pairs))
-    settings = ProbeSettings(pooling=pooling, pairs=pairs or "apart")
+    settings = ProbeSettings(pooling=pooling, pairs=pairs or None)
     expected = transformers_features(folder, examples, pairs, pooling)
-    np.testing.assert_allclose(FrozenFeatures(encoder, settings).of(examples), expected, atol=1e-5)
+    np.testing.assert_allclose(FrozenFeatures(encoder, settings).of(examples), expected[None], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "given"), [("last", [2]), (0, [0]), (1, [1]), ("mean", ["mean"]), ("best", [0, 1, 2])]
+)
+def test_each_layer_is_that_of_transformers(
+    folder: Path, encoder: Encoder, layer: int | str, given: list[int | str]
+) -> None:
+    examples = rows(9, 1)
+    features = FrozenFeatures(encoder, ProbeSettings(layer=layer))
+    expected = [transformers_states(folder, [e.text for e in examples], None, "mean", one) for one in given]
+    np.testing.assert_allclose(features.of(examples), np.stack(expected), atol=1e-5)
+    assert list(features.layers) == [None if one == "mean" else one for one in given]
+
+
+def test_the_best_layer_is_the_one_that_held_out_training_rows_are_read_off_best(encoder: Encoder) -> None:
+    """Labels for the evaluation alone to be surprised by: they say nothing about the choice."""
+    train = rows(150, 15)
+    surprising = [replace(e, label=ANIMALS[ANIMALS.index(str(e.label)) - 1]) for e in rows(50, 16)]
+    best = ask(encoder, train, rows(50, 16), layer="best")
+    (run,) = best.runs
+    assert ask(encoder, train, rows(50, 16), layer=run.layer).means == best.means
+    assert ask(encoder, train, surprising, layer="best").runs[0].layer == run.layer
+    assert best.width == encoder.config.width
+
+
+def test_layers_that_are_not_there_are_refused(encoder: Encoder) -> None:
+    with pytest.raises(InputError, match=r"layer must be between 0 \(the embeddings\) and the model's 2, got 3"):
+        FrozenFeatures(encoder, ProbeSettings(layer=3))
+    with pytest.raises(InputError, match="unknown layer 'first'; known: last, mean, best, or a number"):
+        ProbeSettings(layer="first")
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -146,6 +180,47 @@ def test_each_seed_keeps_other_rows_aside(encoder: Encoder) -> None:
     assert {run.strength for run in result.runs} <= set(STRENGTHS)
 
 
+def test_a_row_of_every_label_that_has_two_is_kept_aside(encoder: Encoder) -> None:
+    rare = [Example(f"the {ANIMALS[i // 4 % 3]} {i // 4} ran {i}", None, f"rare {i // 4}", "") for i in range(40)]
+    alone = Example("a bird sang", None, "alone", "")
+    result = ask(encoder, [*(replace(e, label="common") for e in rows(60, 17)), *rare, alone], None, seeds=2)
+    assert (result.evaluated, result.asked, len(result.labels.names)) == (12 + 10, 11, 12)
+    assert result.means["macro_f1"] < result.means["accuracy"] < 1.0
+
+
+def test_with_rows_to_evaluate_on_all_others_are_learnt_from_whatever_the_seed(encoder: Encoder) -> None:
+    result = ask(encoder, rows(60, 18), rows(30, 19), seeds=3)
+    assert (result.rows, result.evaluated) == (60, 30)
+    by_choice = {(run.layer, run.strength): run.metrics for run in result.runs}
+    assert all(run.metrics == by_choice[run.layer, run.strength] for run in result.runs)
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1.7e9, 1.0), (0.0, 1e-12), (-1e6, 1e3), (0.0, 1e39), (1e100, 1e90)])
+def test_neither_the_size_of_scores_nor_where_they_begin_matters(encoder: Encoder, offset: float, scale: float) -> None:
+    train, held = scored(rows(90, 20)), scored(rows(40, 21))
+    expected = ask(encoder, train, held).means
+    moved = [[replace(e, label=offset + scale * float(e.label)) for e in part] for part in (train, held)]  # type: ignore[arg-type]
+    assert ask(encoder, *moved).means == pytest.approx(expected, abs=0.02)  # other rows are held out
+
+
+def test_scores_that_cannot_be_computed_with_are_refused(encoder: Encoder) -> None:
+    train = scored(rows(40, 22))
+    for most in (1.5e308, 1e200):
+        far = [replace(e, label=i / 39 * most) for i, e in enumerate(train)]
+        with pytest.raises(InputError, match=rf"scores from 0 to {most:g} cannot be computed with".replace("+", r"\+")):
+            ask(encoder, far, None)
+    with pytest.raises(InputError, match=r"scores from .* to 1e\+200 cannot be computed with .*; scale them"):
+        ask(encoder, train, [replace(train[0], label=1e200)])
+
+
+def test_a_causal_model_is_not_asked_for_its_first_token(save_family: Callable[..., Path]) -> None:
+    encoder = Encoder.from_pretrained(save_family("gpt2"))
+    with pytest.raises(InputError, match="'cls' takes the first token, which in a causal model has seen no other"):
+        FrozenFeatures(encoder, ProbeSettings(pooling="cls"))
+    for pooling in ("mean", "lasttoken"):
+        assert ask(encoder, rows(60, 23), None, pooling=pooling, layer="best").means["accuracy"] > 0.5
+
+
 def test_the_encoder_is_left_as_it_was_and_may_go_on_being_trained(folder: Path) -> None:
     encoder = Encoder.from_pretrained(folder)
     encoder.network.train()
@@ -172,6 +247,11 @@ def test_what_the_probe_cannot_do_is_said(encoder: Encoder) -> None:
         ask(encoder, train, [train[0], Example("a fish", None, "fish", "row 1")])
     with pytest.raises(InputError, match="one label a row"):
         ask(encoder, [replace(e, label=(str(e.label),)) for e in train], None)
+    with pytest.raises(InputError, match="pairs 'both' needs two texts a row"):
+        ask(encoder, train, None, pairs="both")
+    many = [replace(e, label=f"label {i // 2}") for i, e in enumerate(rows(2002, 12))]
+    with pytest.raises(InputError, match="column 'label': 1,001 labels are more than the 1,000"):
+        ask(encoder, many, None)
     with pytest.raises(InputError, match="too few"):
         ask(encoder, rows(4, 13), None)
     with pytest.raises(InputError, match="no rows"):
@@ -200,12 +280,13 @@ def test_metrics_of_labels_are_those_of_their_definitions(drawn: list[tuple[int,
     truth, predicted = (np.array(side) for side in zip(*drawn))
     found = classification_metrics(truth, predicted)
     scores = []
-    for label in set(truth) | set(predicted):
+    for label in set(truth):
         hits = sum((truth == label) & (predicted == label))
         scores.append(2 * hits / (sum(truth == label) + sum(predicted == label)))
     assert found["accuracy"] == pytest.approx(np.mean(truth == predicted))
     assert found["macro_f1"] == pytest.approx(np.mean(scores))
     assert -1 <= found["mcc"] <= 1
+    assert classification_metrics(truth, truth)["macro_f1"] == 1.0
 
 
 def test_metrics_of_constants_are_nought() -> None:

@@ -173,7 +173,7 @@ def test_a_picture_that_cannot_be_written_gives_one_line(
 def test_a_plot_without_its_extra_names_the_line_to_install_it(
     tiny_masked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bothways.cli.heatmap.find_spec", lambda name: None)
+    monkeypatch.setattr("bothways.pictures.find_spec", lambda name: None)
     error = fails_with_one_line(capsys, "inspect", tiny_masked, "the cat", "--plot", tmp_path / "seen.png")
     assert 'pip install "bothways[plot]"' in error
     assert list(tmp_path.iterdir()) == []
@@ -391,6 +391,33 @@ def test_a_full_disk_behind_standard_output_gives_one_line(minilm: Path) -> None
     assert result.returncode == 2
     assert result.stderr.startswith("bothways: standard output cannot be written")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_what_it_wanted_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "bothways", "--help"]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "some/file"), "bothways: some/file: Permission denied\n"),
+        (OSError(12, "Cannot allocate memory"), "bothways: Cannot allocate memory (--debug shows where)\n"),
+        (BrokenPipeError(32, "Broken pipe"), "bothways: Broken pipe (--debug shows where)\n"),  # to another process
+    ],
+)
+def test_an_error_of_a_file_is_not_laid_to_standard_output(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bothways.cli.main.app", fail)
+    assert fails_with_one_line(capsys, "demo") == said
 
 
 def test_texts_cannot_steer_the_terminal(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,9 @@ from pydoc_data.topics import topics
 import pytest
 from prompt import fails_with_one_line, run
 
+from bothways.engine.probe import LAYERS, PAIRS
+from bothways.nn.pooling import POOLINGS
+
 
 @pytest.fixture(scope="module")
 def sentences() -> list[tuple[str, str]]:
@@ -92,6 +95,35 @@ def test_a_checkpoint_that_pretraining_saved_is_probed(
     assert answers[0]["runs"] == answers[1]["runs"]
 
 
+def test_any_layer_may_be_asked_and_the_best_one_is_said(
+    tiny_masked: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--probe", "--data", table, "--label", "page", "--max-rows", "60", "--max-length", "24")
+    assert run("evaluate", tiny_masked, *flags, "--layer", "best", "--json") == 0
+    (best,) = json.loads(capsys.readouterr().out)["runs"]
+    assert best["layer"] in {0, 1, 2}
+    for layer, words in ((str(best["layer"]), f"layer {best['layer']},"), ("mean", "mean of all layers,")):
+        assert run("evaluate", tiny_masked, *flags, "--layer", layer) == 0
+        assert words in " ".join(capsys.readouterr().out.split())
+    said = fails_with_one_line(capsys, "evaluate", tiny_masked, *flags, "--text", "sentence", "--layer", "3")
+    assert "layer must be between 0" in said
+
+
+def test_labels_without_rows_to_evaluate_on_are_said(
+    tiny_masked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"cat number {i},{'often' if i else 'once'}" for i in range(20)] + [f"dog {i},twice" for i in range(2)]
+    data = wrong(tmp_path, "\n".join(["text,label", *rows]))
+    assert run("evaluate", tiny_masked, "--probe", "--data", data) == 0
+    assert "3 labels (often, once, twice), 2 of them evaluated;" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_names_every_pooling(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(name in said for name in (*POOLINGS, *PAIRS, *LAYERS))
+
+
 def wrong(tmp_path: Path, text: str, name: str = "bad.csv") -> Path:
     (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path / name
@@ -117,6 +149,9 @@ def test_mistakes_are_one_line_with_file_row_and_column(
     assert "unknown kind" in said(*columns, wrong(tmp_path, "text,label\na,x\nb,y\n"), "--kind", "many")
     assert "too few" in said(*columns, tmp_path / "bad.csv")
     assert "line 1 is not JSON" in said(*columns, wrong(tmp_path, '{"text": ', "bad.jsonl"))
+    assert "pairs 'together' needs two texts a row" in said(
+        "--probe", "--data", table, "--text", "sentence", "--label", "page", "--pairs", "together"
+    )
     assert "max_rows" in said("--probe", "--data", table, "--text", "sentence", "--label", "page", "--max-rows", "0")
 
 

@@ -155,7 +155,7 @@ def test_every_family_can_be_pretrained(
         trained.append(starting_encoder(*arguments))
         return trained[-1]
 
-    monkeypatch.setattr("bothways.train.pretrain.starting_encoder", started)
+    monkeypatch.setattr("bothways.train.generator.starting_encoder", started)
     command = ["pretrain", config, "--preset", "small", "--steps", "2", "--precision", "fp32", "--output", tmp_path]
     assert run(*command) == 0
     encoder = bothways.Encoder.from_pretrained(tmp_path / "model")
@@ -480,6 +480,57 @@ def test_a_damaged_checkpoint_of_a_later_step_does_not_push_out_whole_ones(
     assert run(*command) == 130
     assert 10 in saved(copy)
     assert run(*command) == 0
+
+
+INVENTED: dict[str, dict[str, Any]] = {
+    "step is 2.0": {"step": 2.0},
+    "step is 13": {"step": 13},
+    "number is 1000000000, but epoch": {"number": 10**9},
+    "number is -1": {"number": -1},
+    "epoch is 1048576": {"epoch": 1 << 20},
+    "tokens is True": {"tokens": True},
+    "best_loss is 'x'": {"best_loss": "x"},
+    "best_step is 13": {"best_step": 13},
+    "gradient is [1]": {"gradient": [1]},
+}
+
+
+@pytest.mark.filterwarnings("always::bothways.errors.DamagedCheckpointWarning")
+def test_a_state_that_no_run_comes_to_is_damaged(copy: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And one that knows no checksums, or not all of them."""
+    path = copy / "checkpoints/step-00000012/state.json"
+    for folder in path.parents[1].iterdir():
+        if folder != path.parent:
+            shutil.rmtree(folder)
+    whole = json.loads(path.read_text())
+    wrong = {said: {**whole, "progress": whole["progress"] | keys} for said, keys in INVENTED.items()}
+    wrong["state.json does not know it"] = {**whole, "sha256": {}}
+    for said, state in wrong.items():
+        path.write_text(json.dumps(state))
+        assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume") > 0
+        error = capsys.readouterr().err
+        assert said in error
+        assert "none of the 1 checkpoints is whole" in error
+        assert "Traceback" not in error
+
+
+def test_rows_of_a_log_without_a_number_of_steps_are_cut_off(copy: Path, whole: Path, config: Path) -> None:
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": null}\n{"step": "x"}\n')
+    assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume") == 0
+    assert (copy / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_no_run_begins_over_a_model_or_a_log(copy: Path, whole: Path, fails: Callable[..., str]) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    shutil.copytree(whole / "model", copy / "model")
+    model = (copy / "model/model.safetensors").read_bytes()
+    assert "holds a run already; say --resume" in fails("--output", copy, "--steps", "2")
+    said = fails("--output", copy, "--steps", str(STEPS), "--resume")
+    assert f"{copy}/model: a model without checkpoints to go on from; move it away, or name another folder" in said
+    (copy / "metrics.jsonl").unlink()
+    assert "a model without checkpoints" in fails("--output", copy, "--steps", "2")
+    assert (copy / "model/model.safetensors").read_bytes() == model
 
 
 @pytest.mark.filterwarnings("ignore::bothways.errors.DamagedCheckpointWarning")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,7 +16,9 @@ from prompt import run
 from tokenizers import ByteLevelBPETokenizer
 
 import bothways
+from bothways.train.material import material_of
 from bothways.train.report import MetricsLog
+from bothways.train.settings import CorpusSettings, ObjectiveSettings, PretrainSettings, StepSettings
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -67,6 +70,20 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes_and_transformers_goes_on(
     held = [row["held_out"] for row in rows(tmp_path / "whole") if "held_out" in row]
     assert set(held[0]) == {"causal", "accuracy", "perplexity"}
     assert_loaded(tmp_path / "whole" / "model")
+
+
+def test_texts_end_as_often_as_there_are_documents(shards: Path) -> None:
+    """Also where documents are cut into sequences, and sequences at the ends of batches."""
+    corpus, step = CorpusSettings(shards, longest=24), StepSettings(step_tokens=100, batch_tokens=100)
+    settings = PretrainSettings(corpus=corpus, objective=ObjectiveSettings(("causal",)), step=step)
+    found = material_of(settings)
+    end = found.tokenizer.id_of("eos")
+    for packing, split in ((found.train, "train"), (found.held, "held_out")):
+        batches = [packing(0, number) for number in range(packing.batches(0))]
+        asked = [found.objective.corrupt(one, np.random.default_rng(0)).labels["causal"].values for one in batches]
+        documents = found.corpus.splits[split].documents
+        assert sum(len(one.lengths) for one in batches) > 2 * documents
+        assert sum(int((values == end).sum()) for values in asked) == documents
 
 
 def assert_loaded(folder: Path) -> None:

@@ -21,7 +21,7 @@ from prompt import run
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import sha256
-from bothways.errors import ConfigError, UnusedWeightsWarning
+from bothways.errors import ConfigError, FreshWeightsWarning, UnusedWeightsWarning
 from bothways.families.presets import PRESETS, Preset
 from bothways.train import compiling
 
@@ -86,12 +86,17 @@ def test_an_encoder_without_the_head_gets_a_fresh_one(
     encoder = Encoder.from_pretrained(first)
     replace(encoder, heads={}, tokenizer=None).save_pretrained(tmp_path / "bare")
     command = ["pretrain", bare, "--start", tmp_path / "bare", "--output"]
-    assert run(*command, tmp_path / "one") == run(*command, tmp_path / "two") == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FreshWeightsWarning)
+        assert run(*command, tmp_path / "one") == run(*command, tmp_path / "two") == 0
+    assert f"warning: {tmp_path / 'bare'}: has no head mlm: fresh weights\n" in capsys.readouterr().err
     assert losses(tmp_path / "one") == losses(tmp_path / "two")
     found = Encoder.from_pretrained(tmp_path / "one" / "model")
     assert list(found.heads) == ["mlm"]
     assert found.unused == ()
-    assert run("plan", bare, "--start", tmp_path / "bare", "--json") == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FreshWeightsWarning)
+        assert run("plan", bare, "--start", tmp_path / "bare", "--json") == 0
     plan = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert plan["parameters"] == sum(p.numel() for p in {*found.network.parameters(), *found.heads["mlm"].parameters()})
     assert plan["warmup"] == 2
@@ -102,9 +107,13 @@ def test_other_heads_stay_behind_with_a_warning(
 ) -> None:
     folder = save_bert(kind="BertForTokenClassification", tokenizer=False, vocab_size=700)
     with warnings.catch_warnings():
-        warnings.simplefilter("default", UnusedWeightsWarning)
+        warnings.simplefilter("always", UnusedWeightsWarning)
+        warnings.simplefilter("always", FreshWeightsWarning)
         assert run("pretrain", bare, "--start", folder, "--longest", "24", "--output", tmp_path) == 0
-    assert capsys.readouterr().err.startswith(f"bothways: warning: {folder}: trained without head tag\n")
+    assert capsys.readouterr().err.startswith(
+        f"bothways: warning: {folder}: trained without head tag\n"
+        f"bothways: warning: {folder}: has no head mlm: fresh weights\n"
+    )
     assert list(Encoder.from_pretrained(tmp_path / "model").heads) == ["mlm"]
 
 
@@ -272,10 +281,11 @@ def test_without_tensorboard_nothing_is_begun(
 def test_tensorboard_reads_each_step_once(config: Path, tmp_path: Path, stop_at: Callable[[int], None]) -> None:
     from tensorboard.backend.event_processing import event_accumulator
 
-    command = ["pretrain", config, "--steps", "5", "--tensorboard", "--save-every", "2", "--output", tmp_path]
+    command = ["pretrain", config, "--steps", "5", "--tensorboard", "--save-every", "2", "--keep", "3"]
+    command += ["--output", tmp_path]
     assert run(*command) == 0
-    shutil.rmtree(tmp_path / "checkpoints" / "step-00000005")
-    shutil.rmtree(tmp_path / "checkpoints" / "step-00000004")
+    for gone in ("checkpoints/step-00000005", "checkpoints/step-00000004", "model", "best"):
+        shutil.rmtree(tmp_path / gone)
     assert run(*command, "--resume") == 0
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

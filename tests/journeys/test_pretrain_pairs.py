@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import transformers
 from prompt import run
 
 import bothways
+from bothways.errors import FreshWeightsWarning
 from bothways.families.presets import PRESETS, Preset
 from bothways.nn.config import EmbeddingMap
 from bothways.objectives import choice
@@ -27,6 +29,7 @@ RUNS: dict[str, tuple[str, list[str], Any]] = {
     "mlm,nsp": ("bert-tiny", [], transformers.BertForPreTraining),
     "nsp,mlm": ("bert-tiny", ["--negatives", "same"], transformers.BertForPreTraining),
     "mlm,sop": ("small-albert", [], transformers.AlbertForPreTraining),
+    "sop,mlm": ("bert-tiny", [], transformers.BertForPreTraining),
 }
 
 
@@ -67,15 +70,16 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes_and_transformers_loads_it
     assert all(0 <= row[f"{name}_accuracy"] <= 1 and 0 <= row["accuracy"] <= 1 for row in steps)
     held = [row["held_out"] for row in rows(tmp_path / "whole") if "held_out" in row]
     assert set(held[0]) == {"mlm", name, "accuracy", f"{name}_accuracy", "pseudo_perplexity"}
-    assert_loaded(tmp_path / "whole" / "model", name, kind)
+    head = "sop" if kind is transformers.AlbertForPreTraining else "nsp"  # BERT has one head for both
+    assert_loaded(tmp_path / "whole" / "model", name, head, kind)
 
 
-def assert_loaded(folder: Path, name: str, kind: Any) -> None:
+def assert_loaded(folder: Path, name: str, head: str, kind: Any) -> None:
     """transformers finds every weight, and none too many, and gives the same scores of a pair."""
     model, told = kind.from_pretrained(folder, output_loading_info=True)
     assert {key: list(value) for key, value in told.items() if value} == {}
     encoder = bothways.Encoder.from_pretrained(folder)
-    assert (list(encoder.heads), encoder.unused) == (["mlm", name], ())
+    assert (list(encoder.heads), encoder.unused) == (["mlm", head], ())
     assert encoder.tokenizer is not None
     (pair,) = encoder.tokenizer.encode(["The value of an expression."], ["It is a number."])
     assert 1 in pair.types
@@ -83,23 +87,29 @@ def assert_loaded(folder: Path, name: str, kind: Any) -> None:
     with torch.inference_mode():
         output = encoder.network(bothways.Ragged.of([pair.ids]), types)
         theirs = model.eval()(torch.tensor([pair.ids]), token_type_ids=types[None])
-        expected = theirs.seq_relationship_logits if name == "nsp" else theirs.sop_logits
-        torch.testing.assert_close(encoder.heads[name](output.last), expected, atol=1e-5, rtol=0)
+        expected = theirs.seq_relationship_logits if head == "nsp" else theirs.sop_logits
+        torch.testing.assert_close(encoder.heads[head](output.last), expected, atol=1e-5, rtol=0)
     title = "next-sentence prediction" if name == "nsp" else "sentence-order prediction"
     card = (folder / "README.md").read_text()
     assert title in card
     assert "masked language modelling" in card
 
 
-def test_an_encoder_that_knew_no_pairs_learns_them(config: Path, tmp_path: Path) -> None:
-    """Its pooler and its head are fresh, and the same each time."""
+def test_an_encoder_that_knew_no_pairs_gets_the_same_pooler_and_head_each_time(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pooler and its head are fresh, which is said, and the same each time."""
     assert run("pretrain", config, "--steps", "2", "--output", tmp_path / "first") == 0
     bare = tmp_path / "bare.toml"
     bare.write_text(config.read_text().replace('preset = "bert-tiny"\n', 'steps = 2\nobjectives = ["mlm", "nsp"]\n'))
     start = ["pretrain", bare, "--start", tmp_path / "first" / "model", "--output"]
-    assert run(*start, tmp_path / "one") == run(*start, tmp_path / "two") == 0
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FreshWeightsWarning)
+        assert run(*start, tmp_path / "one") == run(*start, tmp_path / "two") == 0
+    assert f"{tmp_path / 'first' / 'model'}: has no head nsp and no pooler: fresh weights\n" in capsys.readouterr().err
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
-    assert_loaded(tmp_path / "one" / "model", "nsp", transformers.BertForPreTraining)
+    assert_loaded(tmp_path / "one" / "model", "nsp", "nsp", transformers.BertForPreTraining)
 
 
 def test_objectives_that_cannot_be_are_one_line(
@@ -112,10 +122,13 @@ def test_objectives_that_cannot_be_are_one_line(
     assert "objectives has nsp and sop, which want different pairs" in said("--objectives", "mlm,nsp,sop")
     assert "objectives has mlm twice" in said("--objectives", "mlm,mlm")
     assert "objectives has nsp without mlm, beside which it is learnt; say mlm,nsp" in said("--objectives", "nsp")
-    assert "must have one of mlm, nsp, sop, causal, got none" in said("--objectives", "")
+    assert "must have one of mlm, nsp, sop, causal, rtd, got none" in said("--objectives", "")
     line = said("--objectives", "mlm,nsp", "--preset", "roberta-base")
-    assert "objectives has nsp, but roberta models have no head for it, only for mlm; families with one: bert" in line
-    assert "families with one: albert" in said("--objectives", "mlm,sop")
+    assert (
+        "objectives has nsp, but roberta models have no head for it, only for mlm, rtd; families with one: bert" in line
+    )
+    line = said("--objectives", "mlm,sop", "--preset", "roberta-base")
+    assert "families with one: bert, albert" in line or "families with one: albert, bert" in line
     assert "objectives has causal and mlm, but causal is learnt alone" in said("--objectives", "mlm,causal")
     assert "objectives has causal, but bert models have no head for it" in said("--objectives", "causal")
     line = said("--objectives", "mlm,nsp", "--longest-start", "3", "--longest-warmup", "2")
@@ -144,7 +157,7 @@ def test_a_corpus_without_documents_or_sentences_has_no_pairs(
     pairs = ["--steps", "2", "--objectives", "mlm,nsp"]
     single = built("--seed", "1")
     line = fails(*pairs, "--corpus", single)
-    assert f"{single}: train split: a single document: there is no other one to take a wrong next segment from" in line
+    assert f"{single}: train split: a single document has sequences of two sentences: there is no other one" in line
     assert (
         run(
             "pretrain",
@@ -182,4 +195,5 @@ def test_a_run_that_is_resumed_keeps_its_objectives(fails: Callable[..., str], c
     line = fails("--steps", "2", "--resume", "--output", output)
     assert "objectives was ['mlm', 'nsp'], now ['mlm']" in line
     settings = json.loads((output / "settings.json").read_text())
-    assert settings["objective"] == {"objectives": ["mlm", "nsp"], "negatives": "other"}
+    assert settings["objective"]["objectives"] == ["mlm", "nsp"]
+    assert settings["objective"]["negatives"] == "other"

@@ -61,6 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, minilm: Path, base_sized_ma
     for name in ("train.tsv", "dev.tsv"):
         (folder / name).write_text(f"text\tlabel\n{labelled}", encoding="utf-8")
     (folder / "pretrain.toml").write_text(PRETRAIN)
+    (folder / "other-run").mkdir()
+    (folder / "other-run" / "metrics.jsonl").write_text('{"step": 1, "tokens": 9, "loss": 7.5, "mlm": 7.5}\n')
     shutil.copytree(base_sized_masked, folder / "old-bert")
     weights = folder / "old-bert" / "model.safetensors"
     torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))

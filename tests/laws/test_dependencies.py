@@ -16,7 +16,7 @@ import bothways
 PACKAGE = Path(bothways.__file__).parent
 ORDER = (
     *("__main__", "cli", "serve", "search", "train", "engine", "tasks", "objectives", "checkpoint", "families", "nn"),
-    *("data", "text", "ragged", "files", "errors"),
+    *("data", "text", "ragged", "pictures", "files", "errors"),
 )
 FORBIDDEN = [("nn", "data"), ("nn", "text")]
 ORACLES = {"transformers", "sentence_transformers"}

@@ -20,6 +20,7 @@ from bothways.objectives.objective import Model
 from bothways.objectives.reading import Together
 from bothways.train.feed import held_out
 from bothways.train.loop import Event, Trainer
+from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
 from bothways.train.settings import CorpusSettings, RunSettings, StepSettings
 from bothways.train.state import Progress, restore, save_checkpoint
@@ -135,11 +136,11 @@ def test_resumed_anywhere_the_scale_and_all_else_go_on(
 
     encoder, first = start()
     done = list(islice(first.events(Progress()), stop))[-1]
-    save_checkpoint(tmp_path, encoder, first.optimizer, done.progress, {})
+    save_checkpoint(tmp_path, Networks(encoder), first.optimizer, done.progress, {})
     restored = restore(tmp_path, lambda model: (optimizer_of(model), None))
     assert restored is not None
     assert restored.progress == whole[stop - 1].progress
-    second = trainer(restored.encoder, restored.model, restored.optimizer)
+    second = trainer(restored.networks.encoder, restored.model, restored.optimizer)
     rest = steps(second.events(restored.progress))
     assert [repr(event.result) for event in rest] == [repr(event.result) for event in whole[stop:]]  # some are NaN
     assert [event.progress for event in rest] == [event.progress for event in whole[stop:]]

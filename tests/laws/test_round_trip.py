@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from small_models import SAVE_FAMILY, VARIANTS, families_with, language_head
 from torch import Tensor, nn
 
-from bothways import ConfigError, Encoder, Ragged
+from bothways import ConfigError, Encoder, InputError, Ragged
+from bothways.checkpoint.save import STORED
 from bothways.families import FAMILIES
 from bothways.families.family import config_from_hf, config_to_hf, expand
 from bothways.nn.config import EncoderConfig, LearnedPositions
@@ -287,3 +288,29 @@ def test_a_gradient_reaches_every_parameter(save_family: Save, family: str) -> N
             p.grad is not None and bool(p.grad.any()) for p in (*encoder.network.parameters(), *head.parameters())
         ]
         assert all(reached)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_takes_half_the_room(save_family: Save, tmp_path: Path, precision: str) -> None:
+    encoder = Encoder.from_pretrained(save_family("modernbert", kind="ForMaskedLM"))
+    for name in ("fp32", precision):
+        encoder.save_pretrained(tmp_path / name, precision=name)
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("fp32", precision))
+    assert half < 0.6 * whole
+    dtype = STORED[precision]
+    kept = Encoder.from_pretrained(tmp_path / precision)
+    assert same(state(kept), {name: tensor.to(dtype).float() for name, tensor in state(encoder).items()})
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / precision)
+    assert theirs.dtype == dtype
+    kept.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(save_family: Save, tmp_path: Path) -> None:
+    encoder = Encoder.from_pretrained(save_family("bert"))
+    encoder.network.layers[0].attention.out.weight.data[0, 0] = 1e6
+    with pytest.raises(InputError, match=r"layer\.0\.attention.* too large for fp16; save it in bf16 or fp32"):
+        encoder.save_pretrained(tmp_path / "a", precision="fp16")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(InputError, match="precision must be one of fp32, bf16, fp16, got 'int8'"):
+        encoder.save_pretrained(tmp_path / "a", precision="int8")

@@ -75,7 +75,9 @@ def test_other_commands_round_nothing_either(capsys: pytest.CaptureFixture[str])
 def test_a_missing_file_of_settings_is_said_with_the_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     usage = f"usage: bothways {command} CONFIG"
     said = fails_with_one_line(capsys, command, "--steps", "3")
-    assert said.startswith("bothways: CONFIG is missing: a TOML file, before --steps and all other flags; " + usage)
+    assert said.startswith(
+        "bothways: CONFIG is missing: a TOML file or a recipe, before --steps and all other flags; " + usage
+    )
     assert f"CONFIG is missing; {usage} " in fails_with_one_line(capsys, command)
 
 

@@ -381,6 +381,18 @@ def test_labels_are_numbered_in_the_order_that_is_given() -> None:
     assert scores.number(example("3")) == 3.0
 
 
+def test_a_label_is_numbered_without_a_search_through_all() -> None:
+    class Names(tuple[str, ...]):
+        def index(self, *_: Any) -> int:
+            raise AssertionError("searched")
+
+        def __contains__(self, _: object) -> bool:
+            raise AssertionError("searched")
+
+    labels = Labels("single", Names(["a", "b"]))
+    assert labels.number(Example("", None, "b", "")) == 1
+
+
 def test_several_labels_come_from_one_cell_or_a_list() -> None:
     assert [e.label for e in read("a.csv", b'text,labels\na,"x, y"\nb,y\nc,\n', separator=",")] == [
         ("x", "y"),

@@ -151,3 +151,33 @@ def test_what_cannot_be_packed_is_said() -> None:
         packing(shards, 10, 9)
     with pytest.raises(InputError, match="no sequence"):
         packing([], 10, 20)
+
+
+@given(corpora, longest, st.integers(0, 60), st.integers(0, 2**63 - 1), st.booleans(), st.integers(0, 3))
+def test_where_only_documents_have_edges_each_has_one_beginning_and_one_end(
+    corpus: list[Documents], longest: int, more: int, seed: int, filled: bool, number: int
+) -> None:
+    """Every token once, and special ones nowhere but where a document begins and where it ends."""
+    shards = shards_of(corpus)
+    packed = packing(shards, longest, longest + more, seed=seed, filled=filled, edges="document")
+    batches = epoch(packed, number)
+    found = [sequence for batch in batches for sequence in sequences(batch)]
+    edges = {int(s.tokens[0] + s.sentences[at]) for s in shards for at in s.documents}
+    for sequence in found:
+        inner = [token for token in sequence if token >= 10]
+        assert inner == list(range(inner[0], inner[-1] + 1))
+        opens, closes = inner[0] in edges, inner[-1] + 1 in edges
+        assert sequence == [CLS] * opens + inner + [SEP] * closes
+        assert len(sequence) <= longest
+    tokens = Counter(token for sequence in found for token in sequence if token >= 10)
+    assert tokens == Counter(token for s in shards for token in s.tokens.tolist())
+    whole = sum(len(document) > 0 for documents in corpus for document in documents)
+    for special in (CLS, SEP):
+        assert sum(sequence.count(special) for sequence in found) == whole
+    for batch in batches:
+        assert sum(batch.lengths) == len(batch.ids) <= longest + more
+        assert (batch.special == (batch.ids < 10)).all()
+    if filled:
+        assert all(len(batch.ids) >= longest + more - 2 for batch in batches[:-1])
+    else:
+        assert packed.tokens == sum(map(len, found))

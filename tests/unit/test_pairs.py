@@ -72,7 +72,6 @@ def test_pairs_are_what_their_labels_say(
         return
     sentences, begins = bounds(shards)
     seen: Counter[int] = Counter()
-    replaced = 0
     for batch in epoch(packed, number):
         assert sum(batch.lengths) == len(batch.ids) <= longest + more
         assert list(batch.lengths) == sorted(batch.lengths, reverse=True)
@@ -81,7 +80,7 @@ def test_pairs_are_what_their_labels_say(
         if filled and len(batch.ids) % SHAPES:
             assert len(batch.ids) >= longest + more - 2 - SHAPES  # where texts are too short, there are fewer
         for label, a, b in segments(batch):
-            seen.update(a + b if label <= 0 or kind == "order" else a)
+            seen.update(a + b)
             assert len(a) + len(b) + (2 if label < 0 else 3) <= longest
             for one in (a, b) if b else (a,):
                 assert one == list(range(one[0], one[-1] + 1))
@@ -95,16 +94,13 @@ def test_pairs_are_what_their_labels_say(
                 assert b[0] == a[-1] + 1
                 assert b[0] not in begins
             else:
-                replaced += 1
                 assert b[0] != a[-1] + 1
                 assert not set(a) & set(b)
                 assert (document_of(a[0], begins) == document_of(b[0], begins)) == (kind == "same")
-                if kind == "next" and b[-1] + 1 not in begins:  # one more sentence would not fit
-                    assert len(a) + min(at for at in sentences if at > b[-1] + 1) - b[0] > longest - 3
+                assert b[0] not in begins  # which a true one cannot be
     every = Counter(token for s in shards for token in s.tokens.tolist())
-    if not replaced:
-        assert seen >= every
-    if not replaced and not filled:
+    assert seen >= every
+    if not filled:
         assert seen == every
 
 
@@ -119,20 +115,16 @@ def realistic(documents: int, seed: int = 0) -> list[Arrays]:
     return shards_of(corpus)
 
 
-@cache
-def many(pairing: Pairing) -> PairPacking:
-    return pairs_of(pairing, realistic(30_000), 128, 4096)
-
-
 @pytest.mark.parametrize("pairing", [NEXT, SAME, ORDER], ids=list(PAIRINGS))
 def test_half_of_the_pairs_are_wrong_and_no_wrong_one_is_true(pairing: Pairing) -> None:
-    """Over all pairs of an epoch, without their texts: a hundred thousand and more."""
-    shards, packed = realistic(30_000), many(pairing)
+    """Over all pairs of an epoch, without their texts: tens of thousands."""
+    shards = realistic(15_000)
+    packed = pairs_of(pairing, shards, 128, 4096)
     paired = packed._paired(0)
     pairs = paired.labels >= 0
     spans, wrong = paired.spans[pairs], paired.labels[pairs] == 1
-    assert len(spans) > 100_000
-    assert wrong.mean() == pytest.approx(0.5, abs=0.005)
+    assert len(spans) > 50_000
+    assert wrong.mean() == pytest.approx(0.5, abs=0.01)
     assert (spans[:, 1] > spans[:, 0]).all()
     assert (spans[:, 3] > spans[:, 2]).all()
     assert ((spans[:, 1] - spans[:, 0]) + (spans[:, 3] - spans[:, 2]) + 3 <= 128).all()
@@ -150,17 +142,65 @@ def test_half_of_the_pairs_are_wrong_and_no_wrong_one_is_true(pairing: Pairing) 
     assert ((spans[wrong, 3] <= singles[:, 0]) | (spans[wrong, 2] >= singles[:, 1])).all()  # not a part of the true one
 
 
-def test_lengths_tell_little() -> None:
-    """The best rule about the lengths of A, of B and of both is right about every other pair, or hardly more."""
-    for pairing in (NEXT, SAME):
-        paired = many(pairing)._paired(0)
+def short(documents: int, seed: int = 0) -> list[Arrays]:
+    """Documents of 2 to 4 sentences of 3 to 40 tokens."""
+    rng = np.random.default_rng(seed)
+    return shards_of([[rng.integers(3, 40, rng.integers(2, 5)).tolist() for _ in range(documents)]])
+
+
+def told_by_lengths(packed: PairPacking) -> float:
+    """How often the best rule about the lengths of A and of B is right about pairs it was not made from."""
+    cells, wrong = [], []
+    for number in (0, 1):
+        paired = packed._paired(number)
         pairs = paired.labels >= 0
-        spans, wrong = paired.spans[pairs], paired.labels[pairs] == 1
-        a, b = spans[:, 1] - spans[:, 0], spans[:, 3] - spans[:, 2]
-        cells = (a // 8) * 100 + b // 8
-        known = np.bincount(cells, weights=np.where(wrong, 1, -1)) > 0
-        print(pairing, "accuracy from lengths", (known[cells] == wrong).mean())
-        assert (known[cells] == wrong).mean() < 0.6
+        a, b = (paired.spans[pairs, side + 1] - paired.spans[pairs, side] for side in (0, 2))
+        cells.append((a // 8) * 100 + b // 8)
+        wrong.append(paired.labels[pairs] == 1)
+    known = np.bincount(cells[0], weights=np.where(wrong[0], 1, -1), minlength=10_000) > 0
+    return float((known[cells[1]] == wrong[1]).mean())
+
+
+@pytest.mark.parametrize(
+    ("pairing", "shards", "longest", "most"),
+    [
+        (NEXT, realistic(4_000), 128, 0.52),
+        (NEXT, realistic(4_000), 400, 0.53),
+        (NEXT, short(8_000), 64, 0.52),
+        (NEXT, short(8_000), 256, 0.52),
+        (SAME, realistic(4_000), 64, 0.52),
+        (SAME, realistic(4_000), 128, 0.53),
+        (ORDER, realistic(4_000), 64, 0.52),
+        (ORDER, short(8_000), 64, 0.52),
+        (ORDER, shards_of([[np.random.default_rng(0).integers(3, 60, 40_000).tolist()]]), 64, 0.52),
+    ],
+)
+def test_lengths_tell_nothing(pairing: Pairing, shards: list[Arrays], longest: int, most: float) -> None:
+    """On documents longer than sequences, and on short ones, whose true B are beginnings of none."""
+    told = told_by_lengths(pairs_of(pairing, shards, longest, 4096))
+    print(pairing, longest, "right by lengths", told)
+    assert told < most
+
+
+def test_two_that_exchange_b_are_both_right_or_both_wrong() -> None:
+    """So every text is there once, and the lengths of a true and of a wrong B are the same numbers."""
+    packed = pairs_of(NEXT, short(3_000), 64, 512)
+    right, paired = packed._singles[packed._divisible], packed._paired(3)
+    spans, labels = paired.spans[packed._divisible], paired.labels[packed._divisible]
+    assert (labels >= 0).mean() > 0.99
+    own = dict(zip(right[:, 1].tolist(), right[:, 0].tolist()))
+    wrong = np.flatnonzero(labels == 1)
+    theirs = [own[end] for end in spans[wrong, 3].tolist()]
+    back = dict(zip(spans[wrong, 0].tolist(), theirs))
+    assert all(back[other] == begin != other for begin, other in back.items())
+
+
+def test_another_b_is_found_each_epoch() -> None:
+    """Also in a small corpus, where few are of one length."""
+    packed = pairs_of(NEXT, short(150), 256, 1024)
+    found = np.stack([np.where(packed._paired(e).labels == 1, packed._paired(e).spans[:, 3], -1) for e in range(40)])
+    several = [len(set(one[one >= 0].tolist())) for one in found.T]
+    assert np.median(several) > 8
 
 
 @pytest.mark.parametrize("pairing", [NEXT, SAME, ORDER], ids=list(PAIRINGS))
@@ -190,7 +230,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_number() -> None:
 
 
 def test_each_epoch_splits_and_labels_anew() -> None:
-    packed = pairs_of(SAME, realistic(200), 64, 512, shuffle=False)
+    packed = pairs_of(NEXT, realistic(200), 64, 512, shuffle=False)
     first, second = packed._paired(0), packed._paired(1)
     both = (first.labels >= 0) & (second.labels >= 0)
     assert (first.labels[both] == second.labels[both]).mean() == pytest.approx(0.5, abs=0.1)
@@ -200,7 +240,7 @@ def test_each_epoch_splits_and_labels_anew() -> None:
 
 def test_where_there_can_be_no_pair_it_is_said() -> None:
     single = shards_of([[[3, 4, 3, 4]]])
-    with pytest.raises(InputError, match="a single document: there is no other"):
+    with pytest.raises(InputError, match="a single document has sequences of two sentences: there is no other"):
         pairs_of(NEXT, single, 12, 40)
     assert pairs_of(SAME, single, 11, 40).sequences == 2
     with pytest.raises(InputError, match='say negatives = "other", or a smaller longest'):

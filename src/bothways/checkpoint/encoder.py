@@ -68,15 +68,17 @@ class Encoder:
         """
         return cls(**load_parts(resolve(model, revision)))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, precision: str = "fp32") -> None:
         """Write a folder that this class and transformers load. Raises InputError if it cannot be written.
+
+        precision: of the weights in the file: fp32, or half the size, bf16 or fp16. Computed with, they are fp32 again.
 
         Warns, naming them, of weights the checkpoint had and nothing here uses: they are not written.
         """
         if self.lost:
             names = ", ".join(self.lost[:5]) + (f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else "")
             warnings.warn(f"{folder}: saved without {names}", UnusedWeightsWarning, stacklevel=2)
-        save_parts(Path(folder), self.network, self.family, self.heads, self.extras, self.tokenizer)
+        save_parts(Path(folder), self.network, self.family, self.heads, self.extras, self.tokenizer, precision)
 
 
 def tokenizer_of(encoder: Encoder, model: str = "the model") -> Tokenizer:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bothways.checkpoint.names import plan
 from bothways.checkpoint.weights import WEIGHTS, write_weights
+from bothways.errors import InputError
 from bothways.families import Family
 from bothways.families.family import config_to_hf
 from bothways.files import make_folder, write_json
@@ -17,7 +19,9 @@ from bothways.nn.encoder import EncoderNetwork
 from bothways.text.formats import save_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["save_parts"]
+__all__ = ["STORED", "save_parts"]
+
+STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def save_parts(
@@ -27,18 +31,35 @@ def save_parts(
     heads: Mapping[str, nn.Module],
     extras: Mapping[str, Any],
     tokenizer: Tokenizer | None,
+    precision: str = "fp32",
 ) -> None:
-    """Write config, weights and tokenizer; each file whole or not at all, the config last."""
+    """Write config, weights and tokenizer; each file whole or not at all, the config last.
+
+    precision: of the weights in the file, a name in STORED. Raises InputError on one that is not known, and on weights
+    that are too large for it.
+    """
+    if precision not in STORED:
+        raise InputError(f"precision must be one of {', '.join(STORED)}, got {precision!r}")
+    tensors = {name: _stored(name, tensor, precision) for name, tensor in _tensors(family, network, heads).items()}
     make_folder(folder)
-    write_weights(folder / WEIGHTS, _tensors(family, network, heads))
+    write_weights(folder / WEIGHTS, tensors)
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
     said = {key: value for name, head in heads.items() for key, value in family.heads[name].says(head).items()}
     said["architectures"] = [family.architecture(heads)]
-    stored = {key: "float32" for key in ("dtype", "torch_dtype") if key in extras}
+    named = [key for key in ("dtype", "torch_dtype") if key in extras] or ["dtype"] * (precision != "fp32")
+    stored = {key: str(STORED[precision]).removeprefix("torch.") for key in named}
     # Before what shapes the network, as it is in a file that was read: saved again it comes out in the same order.
     said["model_type"] = family.model_type
     write_json(folder / "config.json", config_to_hf(family, network.config, {**extras, **stored, **said}))
+
+
+def _stored(name: str, tensor: Tensor, precision: str) -> Tensor:
+    """A tensor as the file has it."""
+    stored = tensor.to(STORED[precision])
+    if bool(tensor.isfinite().all()) and not bool(stored.isfinite().all()):
+        raise InputError(f"{name} has numbers too large for {precision}; save it in bf16 or fp32")
+    return stored
 
 
 def _tensors(family: Family, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from bothways.errors import InputError
 if TYPE_CHECKING:
     from bothways.data.columns import Columns
     from bothways.data.table import TableSource
-    from bothways.engine.probe import ProbeResult
+    from bothways.engine.probe import ProbeResult, ProbeRun
 
 __all__ = ["evaluate"]
 
@@ -39,8 +39,9 @@ def evaluate(
     kind: str | None = None,
     max_rows: int | None = None,
     seeds: int = 1,
+    layer: int | str = "last",
     pooling: str = "mean",
-    pairs: str = "apart",
+    pairs: str | None = None,
     max_length: int | None = None,
     batch_tokens: int | None = None,
     precision: str = "auto",
@@ -63,11 +64,16 @@ def evaluate(
     max_rows
         Learn from, and evaluate on, at most so many rows each, picked from all over the file.
     seeds
-        So many divisions of the training rows; the mean and the spread are shown.
+        So many divisions of the training rows; the mean and the spread are shown. Without rows to evaluate on, each
+        keeps other ones aside for it; with them, all training rows are learnt from each time, and only those that the
+        regularisation is chosen on differ.
+    layer
+        Whose hidden states: last; a number, 0 for the embeddings; mean, of all of them; or best, that which does best
+        on the fifth of the training rows that the regularisation is chosen on.
     pooling
-        What makes a vector of a text's hidden states: mean, cls, max.
+        What makes a vector of a text's hidden states: mean, cls, max, lasttoken, weightedmean, mean_sqrt_len_tokens.
     pairs
-        How a pair is read: together as one input, apart, or both.
+        How a pair is read: together as one input, apart (the default), or both.
     max_length
         Tokens a text may have (by default, what the model takes).
     batch_tokens
@@ -90,7 +96,7 @@ def evaluate(
     from bothways.engine.probe import FrozenFeatures, ProbeSettings
     from bothways.engine.probe import probe as ask
 
-    settings = ProbeSettings(pooling, pairs, seeds, max_length)
+    settings = ProbeSettings(pooling, pairs, seeds, max_length, layer)
     encoder = Encoder.from_pretrained(model)
     features = FrozenFeatures(encoder, settings, device=device, precision=precision, batch_tokens=batch_tokens)
     result = ask(features, train, held, labels)
@@ -117,11 +123,16 @@ def _print(result: ProbeResult, model: str, seconds: float, json: bool) -> None:
             for name, mean in result.means.items()
         ],
     )
-    chosen = ", ".join(dict.fromkeys(f"{run.strength:g}" for run in result.runs))
+    chosen = "; ".join(dict.fromkeys(_chosen(run) for run in result.runs))
     print(
-        f"{_said(result)} Learnt from {result.rows:,} rows of {result.width:,} numbers (strength {chosen}), "
+        f"{_said(result)} Learnt from {result.rows:,} rows of {result.width:,} numbers ({chosen}), "
         f"evaluated on {result.evaluated:,}, in {seconds:.1f} s."
     )
+
+
+def _chosen(run: ProbeRun) -> str:
+    layer = "mean of all layers" if run.layer is None else f"layer {run.layer}"
+    return f"{layer}, strength {run.strength:g}"
 
 
 def _said(result: ProbeResult) -> str:
@@ -129,14 +140,16 @@ def _said(result: ProbeResult) -> str:
     if not names:
         return "Scores."
     shown = ", ".join(name[:40] for name in names[:SAID_LABELS]) + (", …" if names[SAID_LABELS:] else "")
-    return f"{len(names)} labels ({shown}); always the most frequent one: accuracy {result.majority:.4f}."
+    asked = "" if result.asked == len(names) else f", {result.asked} of them evaluated"
+    return f"{len(names)} labels ({shown}){asked}; always the most frequent one: accuracy {result.majority:.4f}."
 
 
 def _as_dict(result: ProbeResult) -> dict[str, Any]:
-    runs = [{"seed": run.seed, "strength": run.strength, **run.metrics} for run in result.runs]
+    runs = [{"seed": run.seed, "layer": run.layer, "strength": run.strength, **run.metrics} for run in result.runs]
     return {
         "kind": result.labels.kind,
         "labels": list(result.labels.names),
+        "labels_evaluated": result.asked,
         "rows": result.rows,
         "evaluated": result.evaluated,
         "width": result.width,

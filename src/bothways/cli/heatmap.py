@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Sequence
 from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bothways.cli.output import printable
-from bothways.errors import InputError, MissingExtraError
+from bothways.pictures import EDGES, caption, drawing
 
 if TYPE_CHECKING:
     from bothways.engine.inspect import Inspection
 
-__all__ = ["check_plots", "draw"]
+__all__ = ["draw"]
 
 # Inches. A picture grows with the text until it is as wide as this; then not every token has its label.
 WIDEST = 15.0
@@ -27,20 +22,6 @@ LONGEST_LABEL = 14
 # Labels are readable up to so many tokens; with heads side by side, up to fewer.
 LABELLED, LABELLED_IN_A_GRID = 70, 24
 COLOURS = {"attention": "Blues", "norms": "YlOrBr", "similarity": "Greens"}
-# Fonts with letters that matplotlib's own has not; those that are installed are used.
-FONTS = (
-    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
-    *("Hiragino Sans", "PingFang SC", "Microsoft YaHei", "MS Gothic", "Malgun Gothic"),
-    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil", "Segoe UI Symbol"),
-)
-
-
-def check_plots(path: Path) -> None:
-    """Raise InputError unless the picture's name ends in .png, and MissingExtraError unless matplotlib is there."""
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: pictures are PNG files; end the name in .png")
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError('a plot needs matplotlib; say: pip install "bothways[plot]"')
 
 
 def draw(seen: Inspection, path: Path, model: str) -> None:
@@ -48,34 +29,18 @@ def draw(seen: Inspection, path: Path, model: str) -> None:
 
     model: its name, for the title.
     """
-    with _quietly():
+    with drawing():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         grid = _grid(len(seen.heads), len(seen))
         width, attention, states = _sizes(seen, grid)
         figure: Any = Figure(figsize=(width, attention + states + 0.5), layout="constrained", dpi=DOTS_PER_INCH)
-        figure.suptitle(f"{printable(model)} · {len(seen)} tokens", fontsize=13, fontweight="bold")
+        figure.suptitle(f"{caption(model)} · {len(seen)} tokens", fontsize=13, fontweight="bold")
         above, below = figure.subfigures(2, 1, height_ratios=(attention, states), hspace=0.04)
         _attention(above, seen, grid)
         _states(below, seen)
         FigureCanvasAgg(figure).print_png(path)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """matplotlib with fonts for many scripts, no markup in labels, and no talk of letters that no font here has."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"(?s).*(Glyph|glyph|Matplotlib currently does not support)")
-        import matplotlib
-        from matplotlib.font_manager import fontManager
-
-        installed = {font.name for font in fontManager.ttflist}
-        fonts = ["DejaVu Sans", *(name for name in FONTS if name in installed)]
-        looks: Any = {"font.family": fonts, "text.parse_math": False, "axes.titlesize": 10, "axes.edgecolor": "#bbbbbb"}
-        with matplotlib.rc_context(looks):
-            yield
 
 
 def _grid(heads: int, tokens: int) -> tuple[int, int]:
@@ -111,7 +76,7 @@ def _attention(figure: Any, seen: Inspection, grid: tuple[int, int]) -> None:
         axis.set_title(f"head {head}" if several else "", pad=4)
         axis.set_xticks(ticks, labels, rotation=90, fontsize=_points(len(labels), several))
         axis.set_yticks(ticks, labels, fontsize=_points(len(labels), several))
-        axis.tick_params(length=2, color="#bbbbbb")
+        axis.tick_params(length=2, color=EDGES)
     for axis in axes[len(seen.heads) :]:
         axis.set_visible(False)
     whose = "" if several else " · mean of the heads" if seen.heads == ("mean",) else f" · head {seen.heads[0]}"
@@ -143,7 +108,7 @@ def _states(figure: Any, seen: Inspection) -> None:
     figure.colorbar(image, ax=alike, fraction=0.05, pad=0.03).ax.tick_params(labelsize=8)
     for axis in (norms, alike):
         axis.set_yticks(every, names, fontsize=7)
-        axis.tick_params(length=2, color="#bbbbbb")
+        axis.tick_params(length=2, color=EDGES)
 
 
 def _ticks(seen: Inspection, most: int) -> tuple[Sequence[int], list[str]]:
@@ -160,5 +125,5 @@ def _points(labels: int, small: bool) -> float:
 def _label(seen: Inspection, i: int) -> str:
     """The token; the text that it covers where the token is spelt in bytes."""
     token, text = seen.tokens[i], seen.texts[i].strip()
-    label = printable(token if text.casefold() in token.casefold() else text)
+    label = caption(token if text.casefold() in token.casefold() else text)
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from bothways.cli.heatmap import check_plots, draw
+from cyclopts import Parameter
+
+from bothways.cli.heatmap import draw
+from bothways.cli.lesson import ObjectiveFlags, show_lesson
 from bothways.cli.output import print_json, print_table, shorten
 from bothways.errors import InputError
 from bothways.files import replacing
+from bothways.pictures import check_drawing, check_picture
 
 if TYPE_CHECKING:
     from bothways.engine.inspect import Inspection
@@ -32,12 +36,14 @@ def inspect(
     /,
     *,
     layer: int | None = None,
-    head: str = "all",
+    head: str | None = None,
     device: str = "auto",
     json: bool = False,
     plot: Path | None = None,
+    flags: Annotated[ObjectiveFlags, Parameter(name="*")] = ObjectiveFlags(),  # noqa: B008 (frozen)
 ) -> None:
-    """Tokens of a text (or a pair), what each looks at in one layer, and how the hidden states change.
+    """Tokens of a text (or a pair), what each looks at in one layer, and how the hidden states change; or, with
+    --objective, what pretraining makes of the text.
 
     Parameters
     ----------
@@ -50,7 +56,7 @@ def inspect(
     layer
         Whose attention: 0 for the first one, -1 for the last one, which it is by default.
     head
-        A number, "mean" or "all" (the table shows the mean of several).
+        A number, "mean" or "all", which it is by default (the table shows the mean of several).
     device
         auto, cpu or cuda.
     json
@@ -58,18 +64,35 @@ def inspect(
     plot
         A file that ends in .png, to draw attention and hidden states to (needs the extra "plot").
     """
+    flags.check({"a second text": text2, "--layer": layer, "--head": head, "--plot": plot})
+    if flags.objective is None:
+        _inspect(model, (text, text2), layer, "all" if head is None else head, device, json, plot)
+    else:
+        show_lesson(model, text, flags, device, json)
+
+
+def _inspect(
+    model: str,
+    texts: tuple[str, str | None],
+    layer: int | None,
+    head: str,
+    device: str,
+    json: bool,
+    plot: Path | None,
+) -> None:
     which = _head(head)
 
     def look() -> Inspection:
         from bothways.engine.inspect import inspect as look_at
 
         most = MOST_PRINTED if json else None
-        return look_at(model, text, text2, layer=layer, head=which, device=device, most_weights=most)
+        return look_at(model, *texts, layer=layer, head=which, device=device, most_weights=most)
 
     if plot is None:
         seen = look()
     else:
-        check_plots(plot)
+        check_picture(plot)
+        check_drawing()
         with replacing(plot) as aside:
             seen = look()
             draw(seen, aside, "/".join(Path(model).parts[-2:]))

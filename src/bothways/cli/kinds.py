@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, MissingArgumentError, Parameter
 
-from bothways.errors import InputError
+from bothways.errors import ConfigError, InputError
 
 __all__ = ["Config", "check_fractions", "check_value", "told", "types_of"]
 
@@ -61,11 +61,11 @@ def types_of(part: type[Any]) -> Mapping[str, Any]:
     return {field.name: hints[field.name] for field in fields(part)}
 
 
-def check_value(key: str, value: Any, hint: Any) -> None:
-    """Raises CycloptsError where a value of a TOML file is not of the key's kind."""
+def check_value(key: str, value: Any, hint: Any, path: Path) -> None:
+    """Raises ConfigError where a value of a TOML file is not of the key's kind."""
     kind = _kind(hint)
     if kind is not None and not kind.fits(value):
-        raise CycloptsError(msg=f"{key} must be {kind.said}, got {json.dumps(value, default=str):.60}")
+        raise ConfigError(f"{key} must be {kind.said}, got {json.dumps(value, default=str):.60} ({path})")
 
 
 def check_fractions(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 
 from bothways import __version__
 from bothways.cli.kinds import check_fractions, told
+from bothways.cli.output import StandardOutputError, told_apart
 from bothways.errors import AssumedPoolingWarning, BorrowedRulesWarning, BothwaysError, TruncationWarning
 
 __all__ = ["app", "main"]
@@ -29,11 +30,13 @@ app.command("bothways.cli.demo:demo", help="Search the Python manual, offline: t
 app.command("bothways.cli.embed:embed", help="Texts to vectors.")
 app.command("bothways.cli.similarity:similarity", help="How alike texts are.")
 app.command("bothways.cli.fill_mask:fill_mask", name="fill-mask", help="The likeliest words for each [MASK].")
-app.command("bothways.cli.inspect:inspect", help="What a model sees in a text: tokens, attention, hidden states.")
+app.command("bothways.cli.inspect:inspect", help="What a model sees in a text: tokens, attention, what objectives ask.")
 app.command("bothways.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer on text.")
 app.command("bothways.cli.corpus:app", name="corpus", help="Text to shards of tokens, for pretraining.")
+app.command("bothways.cli.recipes:recipes", help="Settings of whole pretraining runs by name, as papers have them.")
 app.command("bothways.cli.plan:plan", help="What a pretraining run will take: memory, operations, time.")
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
+app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
 app.command("bothways.cli.evaluate:evaluate", help="What an encoder's frozen hidden states know of labelled rows.")
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
 app.command(
@@ -48,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), told_apart():
             for kind in (AssumedPoolingWarning, BorrowedRulesWarning, TruncationWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+            sys.stdout.flush()
     except (BothwaysError, CycloptsError) as error:
         if debug:
             raise
@@ -64,18 +67,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("out of memory; give fewer --batch-tokens, or --precision bf16", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader has what it wanted
+    except StandardOutputError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not error.closed:  # a reader that has gone has what it wanted
+            _fail(str(error), 2)
     except OSError as error:
         if debug:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail(f"standard output cannot be written: {error.strerror}", 2)
+        _fail(_cause(error), 2)
 
 
 def _one_line(error: Exception) -> str:
     hint = " (put -- before texts that start with a dash)" if isinstance(error, UnknownOptionError) else ""
     return (told(error) if isinstance(error, CycloptsError) else str(error)) + hint
+
+
+def _cause(error: OSError) -> str:
+    """The file and what is wrong with it; or what the system said, where it names none."""
+    if error.filename is None:
+        return f"{error.strerror or error} (--debug shows where)"
+    return " ".join(f"{error.filename}: {error.strerror}".splitlines())
 
 
 def _fail(message: str, code: int) -> None:

@@ -3,12 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import TextIOWrapper
+from typing import Any
 
-__all__ = ["BETWEEN", "LEAST_TEXT", "print_json", "print_table", "printable", "shorten", "terminal_width"]
+__all__ = [
+    "BETWEEN",
+    "LEAST_TEXT",
+    "StandardOutputError",
+    "print_json",
+    "print_table",
+    "print_words",
+    "printable",
+    "shorten",
+    "terminal_width",
+    "told_apart",
+]
 
 LEAST_TEXT = 24  # columns that the last column of a table gets at least, if it is text
 BETWEEN = 2  # blanks between two columns
+
+
+class StandardOutputError(Exception):
+    """Standard output cannot be written. No OSError, so that nothing takes it for an error of a file.
+
+    closed: since nobody reads it any more.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {error.strerror}")
+        self.closed = isinstance(error, BrokenPipeError)
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """Within, errors of standard output are `StandardOutputError`s."""
+    with redirect_stdout(_StandardOutput(sys.stdout) if isinstance(sys.stdout, TextIOWrapper) else sys.stdout):
+        yield
+
+
+class _StandardOutput:
+    """A stream that says which errors are its own."""
+
+    def __init__(self, stream: TextIOWrapper) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _own_errors():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _own_errors():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StandardOutputError(error) from error
 
 
 def print_json(value: object) -> None:
@@ -48,6 +107,15 @@ def print_table(
     # Numbers are not broken: lines that are too long are left to the terminal to wrap.
     console.width = max(console.width, sum(widths) + BETWEEN * (len(widths) - 1))
     console.print(table)
+
+
+def print_words(words: Iterable[tuple[str, str]]) -> None:
+    """Running text, broken into the lines of the terminal. words: each with its style, such as "bold"; "" for none."""
+    from rich.console import Console
+    from rich.text import Text
+
+    shown = Text(" ").join(Text(printable(word), style=style) for word, style in words)
+    Console(highlight=False).print(shown)
 
 
 def terminal_width() -> int:

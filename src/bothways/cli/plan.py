@@ -25,7 +25,7 @@ def plan(config: Config, /, *flags: Rest, json: bool = False) -> None:
     Parameters
     ----------
     config
-        The TOML file that `bothways pretrain` would be given.
+        The TOML file or recipe that `bothways pretrain` would be given.
     flags
         Keys as flags, as for `bothways pretrain`.
     json

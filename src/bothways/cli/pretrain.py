@@ -24,7 +24,7 @@ Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 @app.default
 def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Pretrain an encoder as a TOML file says; any key of it can be given as a flag too, which wins.
+    """Pretrain an encoder as a TOML file or a recipe says; any key of it can be given as a flag too, which wins.
 
     On the way it shows loss, accuracy of predicted tokens, tokens a second, the share of the machine's
     matrix-product rate that this is, and the time left. `run/metrics.jsonl` has the numbers; --tensorboard
@@ -37,7 +37,7 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
     Parameters
     ----------
     config
-        A TOML file of the keys below.
+        A TOML file of the keys below, or the name of a recipe: `bothways recipes` lists them.
     flags
         Keys as flags: --steps 1000 --lr 3e-4.
     json
@@ -70,13 +70,14 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
 
 def _told(outcome: Outcome, output: Path) -> dict[str, Any]:
     """What a run came to, for machines. held_out: the means of the newest evaluation, and its step."""
-    from bothways.train.report import METRICS, read_metrics
+    from bothways.train.history import METRICS, read_metrics
 
     at, speed = outcome.progress, outcome.reading
     held = [{"step": row["step"], **row["held_out"]} for row in read_metrics(output / METRICS) if "held_out" in row]
     return {
         "outcome": "finished" if outcome.finished else "not finite" if outcome.stopped else "interrupted",
         "steps": at.step,
+        "skipped": at.skipped,
         "tokens": at.tokens,
         "held_out": held[-1] if held else None,
         "best": None if at.best_loss is None else {"step": at.best_step, "loss": at.best_loss},
@@ -92,4 +93,5 @@ def _figures(outcome: Outcome) -> str:
     best = "" if at.best_loss is None else f", best held-out loss {at.best_loss:.4f} at step {at.best_step:,}"
     speed = "" if (last := outcome.reading) is None else f"; {last.tokens_per_second:,.0f} tokens/s, "
     share = "" if last is None else f"{last.share:.0%} of the matrix rate"
-    return f"{at.step:,} steps, {at.tokens:,} tokens{best}{speed}{share}"
+    skipped = f" ({at.skipped:,} skipped)" if at.skipped else ""
+    return f"{at.step:,} steps{skipped}, {at.tokens:,} tokens{best}{speed}{share}"

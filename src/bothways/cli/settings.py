@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 from bothways.cli.kinds import check_fractions, check_value, told, types_of
 from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
 from bothways.train.optim import AdamSettings
+from bothways.train.recipe import RECIPES, recipe
 from bothways.train.settings import (
     CorpusSettings,
     ModelSettings,
@@ -57,19 +59,21 @@ def known_keys() -> list[str]:
 
 
 def read_settings(path: Path, flags: Sequence[str], command: str = "pretrain") -> tuple[PretrainSettings, RunFlags]:
-    """The file's settings, and over them the flags'. Tables of the file group keys as they like.
+    """The settings of a file or, where there is no such file, of the recipe of that name; and over them the flags'.
+    Tables of a file group keys as they like.
 
     command: which one has them on its line.
-    Raises ConfigError on a missing file, unknown keys (with the nearest that is known) and values that cannot be.
+    Raises ConfigError on neither file nor recipe, unknown keys (with the nearest that is known) and values that cannot
+    be.
     """
     if str(path).startswith("-"):
         usage = f"bothways {command} CONFIG [--key value …]"
-        raise ConfigError(f"CONFIG is missing: a TOML file, before {path} and all other flags; usage: {usage}")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        raise ConfigError(
+            f"CONFIG is missing: a TOML file or a recipe, before {path} and all other flags; usage: {usage}"
+        )
     app = App(
         name="pretrain",
-        config=(check_fractions, _Flat(path, use_commands_as_keys=False)),
+        config=(check_fractions, Dict(_flat(path), source=str(path), use_commands_as_keys=False)),
         result_action="return_value",
         help_flags=[],
         version_flags=[],
@@ -98,18 +102,44 @@ def read_settings(path: Path, flags: Sequence[str], command: str = "pretrain") -
     return found
 
 
-class _Flat(Toml):
-    """A TOML file whose tables mean nothing: their keys are as good as keys outside any."""
+def _flat(path: Path) -> dict[str, Any]:
+    """The keys of a file or a recipe. Its tables mean nothing: their keys are as good as keys outside any."""
+    flat: dict[str, Any] = {}
+    types = {key: hint for part in (*PARTS.values(), RunFlags) for key, hint in types_of(part).items()}
+    for key, value in _leaves(_table(path)):
+        if key in flat:
+            raise ConfigError(f"{path}: {key} is given twice")
+        check_value(key, value, types.get(key), path)
+        flat[key] = value
+    return flat
 
-    def _load_config(self, path: Path) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        types = {key: hint for part in (*PARTS.values(), RunFlags) for key, hint in types_of(part).items()}
-        for key, value in _leaves(super()._load_config(path)):
-            if key in flat:
-                raise CycloptsError(msg=f"{key} is given twice")
-            check_value(key, value, types.get(key))
-            flat[key] = value
-        return flat
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        there = path.exists() and not _is_recipe(path)
+        return tomllib.loads(path.read_text(encoding="utf-8-sig") if there else _recipe(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); convert the file first") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML that can be read: too deep") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # not TOML, or numbers of thousands of digits
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a folder has the name of a recipe, as that of a run may."""
+    return path.is_dir() and any(str(path) in names for names in RECIPES.values())
+
+
+def _recipe(path: Path) -> str:
+    try:
+        return recipe(str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: no such file, and {error}") from None
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

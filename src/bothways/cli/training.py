@@ -54,10 +54,13 @@ def show(steps: int) -> Iterator[Callable[[Event, Reading | None], None]]:
 
 def _print(console: Console, event: Event) -> None:
     """A line for what does not happen at every step."""
+    from bothways.train.report import with_ratios
+
     finite = event.result is not None and math.isfinite(event.result.loss + event.result.gradient)
     what = f"{'a gradient of unusual length' if finite else 'not a finite number'}; {event.kind}"
     if event.means is not None:
-        what = "held out " + ", ".join(f"{name} {value:.4f}" for name, value in event.means.items())
+        told = ", ".join(f"{name} {value:.4f}" for name, value in with_ratios(event.means).items())
+        what = f"held out {told or 'had nothing to predict'}"
     elif event.kind == "skip" and event.progress.scale is not None:
         what = f"too large for fp16; skip, and the loss is scaled by {event.progress.scale:g} from here"
     console.print(f"step {event.progress.step:,}: {what}", highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from bothways.files import make_folder, read_object, replacing, write_json
 from bothways.text.formats import load_tokenizer, save_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["Progress", "Settings", "as_text", "build"]
+__all__ = ["Progress", "Settings", "as_text", "build", "tokenized"]
 
 SHARD_TOKENS = 1 << 25
 # One job of a process: enough text that handing it over costs nothing, little enough to hold one for each process.
@@ -233,22 +233,30 @@ class _Encoder:
         return cls(as_text(tokenizer), how, language, token_dtype(tokenizer.vocab_size))
 
     def __call__(self, job: _Job) -> Block:
-        """All but the first sentence of a document stand behind a space, as in running text, where pieces differ."""
-        texts, counts = [], []
-        for document in job.texts:
-            found = sentences(document, self.how, self.language)
-            texts += [sentence if i == 0 else f" {sentence}" for i, sentence in enumerate(found)]
-            counts.append(len(found))
-        encodings = self.backend.encode_batch(texts, add_special_tokens=False)
-        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-        owner = np.repeat(np.arange(len(counts)), counts)
-        ids = [i for encoding in encodings for i in encoding.ids]
-        return Block(
-            tokens=np.array(ids, dtype=self.dtype),
-            words=_word_begins([e.word_ids for e in encodings], lengths),
-            sentences=lengths[lengths > 0],
-            documents=np.bincount(owner[lengths > 0], minlength=len(counts)).astype(np.int64),
-        )
+        return tokenized(job.texts, self.backend, self.how, self.language, self.dtype)
+
+
+def tokenized(documents: Iterable[str], backend: Backend, how: str, language: str, dtype: str) -> Block:
+    """Documents as tokens, as a corpus has them.
+
+    backend: from `as_text`.    how, language: see `data.sentences`.    dtype: of the ids.
+    All but the first sentence of a document stand behind a space, as in running text, where pieces differ.
+    """
+    texts, counts = [], []
+    for document in documents:
+        found = sentences(document, how, language)
+        texts += [sentence if i == 0 else f" {sentence}" for i, sentence in enumerate(found)]
+        counts.append(len(found))
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+    owner = np.repeat(np.arange(len(counts)), counts)
+    ids = [i for encoding in encodings for i in encoding.ids]
+    return Block(
+        tokens=np.array(ids, dtype=dtype),
+        words=_word_begins([e.word_ids for e in encodings], lengths),
+        sentences=lengths[lengths > 0],
+        documents=np.bincount(owner[lengths > 0], minlength=len(counts)).astype(np.int64),
+    )
 
 
 def as_text(tokenizer: Tokenizer) -> Backend:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from hashlib import blake2b
 from heapq import nsmallest
 from typing import Any, Literal, TypeAlias
@@ -177,11 +178,15 @@ class Labels:
         return score
 
     def _index(self, name: str, example: Example) -> int:
-        if name not in self.names:
+        if name not in self._numbers:
             near = get_close_matches(name, self.names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {some(self.names)}"
             raise InputError(f"{self._place(example)}: unknown label {name!r:.60}{hint}")
-        return self.names.index(name)
+        return self._numbers[name]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
 
     def _place(self, example: Example) -> str:
         return f"{example.place}, column {self.column!r}"

@@ -1,9 +1,13 @@
 """Pairs of segments, [CLS] A [SEP] B [SEP]: for next-sentence prediction (Devlin et al. 2018, section 3.1, task 2) and
 sentence order (Lan et al. 2019, section 3.2).
 
-A packing's sequence of whole sentences is split at one of their bounds. What follows there is replaced, or both change
-places, in half of the pairs; each epoch draws anew. What decides that is never to be seen from the form alone: both
-kinds of pairs end where a sentence ends, and a wrong B has all the sentences that A leaves room for, as a true one has.
+A packing's sequence of whole sentences is split at one of their bounds. In half of the pairs what follows there is
+replaced, or both change places; each epoch draws anew. What decides that is never to be seen from the form alone:
+- A wrong B is the true B of another pair, which gets this one's. Two such pairs have B of the same length, or nearly,
+  and both have their own or both have the other's: lengths, and where in a document a B stands, are alike in both.
+- A sentence that did not fit begins the next sequence, so what sequences begin with is longer than what they end with.
+  For pairs about order half of the documents, by chance, are therefore cut from their end on, and those of many
+  sequences from their middle on, both ways.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bothways.data.packing import Packed, Packing, Piece, Shard
+from bothways.data.packing import Packed, Packing, Piece, Shard, cut_documents
 from bothways.errors import InputError
 
 __all__ = ["NEGATIVES", "PairPacking", "Pairing"]
@@ -25,23 +29,26 @@ Ints = NDArray[np.int64]
 Negatives = Literal["other", "same"]
 NEGATIVES: tuple[Negatives, ...] = ("other", "same")
 SHAPES = 64  # numbers of tokens in a batch are multiples of it
-TRIES = 8  # at a wrong next segment that fits, and at text to fill a batch with
-PAIRS, FILLING = 1 << 60, 1 << 61  # what is drawn has keys apart from those of an epoch's order
+TRIES = 8  # at text to fill a batch with
+APART = (0, 1, 2, 4, 8, 16, 16, 16)  # how many tokens two B may differ by, at each try to find two of the same length
+MANY = 8  # sequences of a document that is cut from its middle on
+NEAR = 16  # how many pairs whose B is about as long one is tried with, so that it is another one each epoch
+CUTS, PAIRS, FILLING = 1 << 59, 1 << 60, 1 << 61  # what is drawn has keys apart from those of an epoch's order
 SINGLE = -1
 NOWHERE = {
-    "other": "a single document: there is no other one to take a wrong next segment from; "
-    'build the corpus with documents apart, or say negatives = "same"',
-    "same": "no document is longer than a sequence, so none has a wrong next segment; "
+    "other": "a single document has sequences of two sentences: there is no other one to take a wrong next segment "
+    'from; build the corpus with documents apart, or say negatives = "same"',
+    "same": "no document has two sequences of two sentences, so none has a wrong next segment; "
     'say negatives = "other", or a smaller longest',
 }
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """kind: "next": is B what follows A (0), or text from elsewhere (1)?    "order": are both in their order (0), or
-    have they changed places (1)?
+    """kind: "next": is B what follows A (0), or what follows another one (1)?    "order": are both in their order (0),
+    or have they changed places (1)?
 
-    negatives, of kind "next": where that text is from: "other" documents, or elsewhere in the "same" one.
+    negatives, of kind "next": where that one is: in "other" documents, or elsewhere in the "same" one.
     """
 
     kind: Literal["next", "order"]
@@ -79,14 +86,9 @@ class _Text:
         every = np.unique(np.concatenate(bounds))  # sentences without tokens are none
         return cls(first, every, np.searchsorted(every, np.unique(np.concatenate(opened))))
 
-    def document(self, sentences: Ints) -> tuple[Ints, Ints]:
-        """The first sentence of the documents that sentences are in, and the last (exclusive)."""
-        numbers = np.searchsorted(self.documents, sentences, side="right")
-        return self.documents[numbers - 1], self.documents[numbers]
-
-    def fitting(self, sentences: Ints, room: Ints) -> Ints:
-        """Up to which sentence (exclusive) `room` tokens reach from the first one on."""
-        return np.searchsorted(self.bounds, self.bounds[sentences] + room, side="right") - 1
+    def document(self, sentences: Ints) -> Ints:
+        """The number of the document that each sentence is in."""
+        return np.searchsorted(self.documents, sentences, side="right") - 1
 
     def pieces(self, starts: Ints, ends: Ints) -> list[Piece]:
         """The tokens from each start to before its end as a piece of their shard."""
@@ -98,11 +100,11 @@ class _Text:
 class PairPacking(Packing):
     """The batches of a split of a corpus, with pairs of segments.
 
-    A sequence of a single sentence stays as it is, without a label; so does one for which no wrong B was found, whether
-    it would have had one or not, so that labels stay even. Every token of the split is once an epoch in a sequence,
-    unless it is in a B that was replaced. No sequence is cut at a batch's end; where `filled`, a batch is filled with
-    other text instead, single segments without a label, until its number of tokens is a multiple of 64 or the budget
-    (up to 2 fewer, where no piece fits): kernels are compiled for a shape, see `Packing`.
+    A sequence of a single sentence stays as it is, without a label; so does one for which no other was found to have
+    its B, whether it would have been exchanged or not: labels stay even. Every token of the split is once an epoch in a
+    sequence. No sequence is cut at a batch's end; where `filled`, a batch is filled with other text instead, single
+    segments without a label, until its number of tokens is a multiple of 64 or the budget (up to 2 fewer, where no
+    piece fits): kernels are compiled for a shape, see `Packing`.
 
     Raises InputError where a sequence cannot fit, and where there can be no pair.
     """
@@ -122,6 +124,7 @@ class PairPacking(Packing):
         shuffle: bool = True,
         filled: bool = True,
     ) -> None:
+        self._pairing = pairing
         super().__init__(
             shards,
             longest=longest,
@@ -132,21 +135,40 @@ class PairPacking(Packing):
             shuffle=shuffle,
             filled=False,
         )
-        self._pairing, self._fills, self._room = pairing, filled, longest - self.SPECIAL
+        self._fills = filled
         self._text = text = _Text.of(shards)
         self._singles = np.stack([self._starts, self._ends, self._ends, self._ends], 1) + text.shards[self._of][:, None]
         first, last = (np.searchsorted(text.bounds, self._singles[:, side]) for side in (0, 1))
         whole = (text.bounds[first] == self._singles[:, 0]) & (text.bounds[last] == self._singles[:, 1])
         self._divisible = np.flatnonzero(whole & (last - first > 1))
         self._sentences = first[self._divisible], last[self._divisible]
+        self._document = text.document(first[self._divisible])
         self._check()
         self._paired = lru_cache(maxsize=2)(self._pairs)
 
     def _check(self) -> None:
         if not len(self._divisible):
             raise InputError("no sequence has two sentences to make a pair of; build the corpus with --sentences split")
-        if self._pairing.kind == "next" and not (self._elsewhere().count > 0).any():
+        documents = len(np.unique(self._document))
+        some = documents < len(self._document) if self._pairing.negatives == "same" else documents > 1
+        if self._pairing.kind == "next" and not some:
             raise InputError(NOWHERE[self._pairing.negatives])
+
+    def _cuts(self) -> list[tuple[Ints, Ints]]:
+        if self._pairing.kind != "order":
+            return super()._cuts()
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, CUTS]))
+        return [
+            cut_documents(shard.sentences, shard.documents, self._room, self._middles(shard, rng))
+            for shard in self._shards
+        ]
+
+    def _middles(self, shard: Shard, rng: np.random.Generator) -> Ints:
+        """The sentence of each document that it is cut from, both ways: its first, its last, or one in the middle."""
+        edges = np.asarray(shard.documents, np.int64)
+        tokens = np.diff(np.asarray(shard.sentences, np.int64)[edges])
+        by_chance = np.where(rng.integers(2, size=len(tokens)), edges[:-1], edges[1:])
+        return np.where(tokens > MANY * self._room, (edges[:-1] + edges[1:]) // 2, by_chance)
 
     def cut_to(self, longest: int) -> Packing:
         """The same split under the same seed and budget, in sequences of at most so many tokens."""
@@ -179,7 +201,7 @@ class PairPacking(Packing):
 
     def _sequences_of(self, spans: Ints) -> list[tuple[Piece, ...]]:
         first, second = (self._text.pieces(spans[:, side], spans[:, side + 1]) for side in (0, 2))
-        return [(a, b) if b.end > b.start else (a,) for a, b in zip(first, second)]
+        return [(a, b._replace(opens=False)) if b.end > b.start else (a,) for a, b in zip(first, second)]
 
     def _lengths(self, epoch: int) -> Ints:
         spans = self._paired(epoch).spans
@@ -189,39 +211,54 @@ class PairPacking(Packing):
     def _pairs(self, epoch: int) -> _Pairs:
         """All of an epoch, drawn at once."""
         rng = np.random.Generator(np.random.Philox(key=[self._seed, PAIRS + epoch]))
-        first, last = self._sentences
-        right = self._singles[self._divisible]
-        right[:, 1] = right[:, 2] = self._text.bounds[first + 1 + _below(last - first - 1, rng)]
-        wrong = right[:, [2, 3, 0, 1]] if self._pairing.kind == "order" else self._replaced(right, rng)
-        found = np.flatnonzero(wrong[:, 3] > wrong[:, 2])
-        label = rng.integers(2, size=len(found))
+        many = np.arange(len(self._divisible))
+        start, end = self._singles[self._divisible, 0], self._singles[self._divisible, 1]
+        if self._pairing.kind == "order":
+            middle, other = self._splits(many, rng), many
+            wrong = np.stack([middle, end, start, middle], 1)
+        else:
+            middle, other = self._exchanged(start, end, rng)
+            wrong = np.stack([start, middle, middle[other], end[other]], 1)
+        right = np.stack([start, middle, middle, end], 1)
+        found = np.flatnonzero(other != SINGLE)
+        label = rng.integers(2, size=len(many))[np.minimum(many, other)[found]]
         spans, labels = self._singles.copy(), np.full(self.sequences, SINGLE)
         spans[self._divisible[found]] = np.where(label[:, None] == 1, wrong[found], right[found])
         labels[self._divisible[found]] = label
         return _Pairs(spans, labels)
 
-    def _elsewhere(self) -> _Elsewhere:
-        """Where a wrong B may begin."""
-        first, last = self._sentences
-        begin, end = self._text.document(first)
-        if self._pairing.negatives == "same":
-            return _Elsewhere(begin, end, first, last)
-        return _Elsewhere(np.zeros_like(begin), np.full_like(end, len(self._text.bounds) - 1), begin, end)
+    def _splits(self, some: Ints, rng: np.random.Generator) -> Ints:
+        """Tokens that B begins with in some of the sequences: a sentence's first, all but the first one as likely."""
+        first, last = (side[some] for side in self._sentences)
+        return self._text.bounds[first + 1 + _below(last - first - 1, rng)]
 
-    def _replaced(self, right: Ints, rng: np.random.Generator) -> Ints:
-        """The pairs with another B, which is empty where none was found."""
-        wrong, elsewhere = right.copy(), self._elsewhere()
-        wrong[:, 3] = wrong[:, 2]
-        room = self._room - (right[:, 1] - right[:, 0])
-        waiting = np.flatnonzero(elsewhere.count > 0)
-        for _ in range(TRIES):
-            places = elsewhere.at(waiting)
-            begin = places.draw(rng)
-            end = np.minimum(self._text.fitting(begin, room[waiting]), places.end_of(begin, self._text))
-            fits = end > begin
-            wrong[waiting[fits], 2:] = self._text.bounds[np.stack([begin, end], 1)[fits]]
-            waiting = waiting[~fits]
-        return wrong
+    def _nearest(self, some: Ints, tokens: Ints) -> Ints:
+        """The same, each as near to a given token as can be."""
+        (first, last), bounds = (side[some] for side in self._sentences), self._text.bounds
+        behind = np.clip(np.searchsorted(bounds, tokens), first + 1, last - 1)
+        before = np.maximum(behind - 1, first + 1)
+        return np.where(tokens - bounds[before] < bounds[behind] - tokens, bounds[before], bounds[behind])
+
+    def _exchanged(self, start: Ints, end: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """What B begins with in the sequences from `start` to `end`, and which of them each can exchange it with.
+
+        Any two that can stay together, whatever their label will be; the number of one that found no other is -1.
+        """
+        same = self._pairing.negatives == "same"
+        group = self._document if same else np.zeros_like(self._document)
+        middle, other = np.zeros_like(start), np.full(len(start), SINGLE)
+        for apart in (*APART, self._room):
+            if apart == self._room and (other != SINGLE).any():
+                break  # any two will do only where there would be no pair at all
+            waiting = np.flatnonzero(other == SINGLE)
+            middle[waiting] = self._splits(waiting, rng)
+            a, b = (waiting[one] for one in _neighbours(group[waiting], (end - middle)[waiting], rng))
+            middle[b] = self._nearest(b, end[b] - (end[a] - middle[a]))
+            more = (end[b] - middle[b]) - (end[a] - middle[a])  # that a would get
+            fits = (end[a] - start[a] + more <= self._room) & (end[b] - start[b] - more <= self._room)
+            fits &= (abs(more) <= apart) & (same | (self._document[a] != self._document[b]))
+            other[a[fits]], other[b[fits]] = b[fits], a[fits]
+        return middle, other
 
     def _filling(self, tokens: int, rng: np.random.Generator) -> Iterator[tuple[Piece]]:
         """Beginnings of sequences drawn at random, for a batch that has some tokens already."""
@@ -243,39 +280,22 @@ class PairPacking(Packing):
         return min(self._budget, goal + SHAPES if 0 < goal - tokens < 3 else goal)
 
 
-@dataclass(frozen=True, eq=False)
-class _Elsewhere:
-    """For each pair, sentences from `begin` to before `end` but for those from `without` to before `beyond`."""
-
-    begin: Ints
-    end: Ints
-    without: Ints
-    beyond: Ints
-
-    @property
-    def count(self) -> Ints:
-        return self.end - self.begin - (self.beyond - self.without)
-
-    def at(self, pairs: Ints) -> _Elsewhere:
-        """Those of some pairs."""
-        return _Elsewhere(self.begin[pairs], self.end[pairs], self.without[pairs], self.beyond[pairs])
-
-    def draw(self, rng: np.random.Generator) -> Ints:
-        """One sentence for each pair, all as likely."""
-        drawn = self.begin + _below(self.count, rng)
-        return drawn + np.where(drawn >= self.without, self.beyond - self.without, 0)
-
-    def end_of(self, sentences: Ints, text: _Text) -> Ints:
-        """Up to where (exclusive) one may go on from there: the document's end, or what is left out."""
-        end = text.document(sentences)[1]
-        return np.where(sentences < self.without, np.minimum(end, self.without), end)
-
-
 def _length(pieces: tuple[Piece, ...]) -> int:
     """Of a sequence, with special tokens."""
-    return 1 + sum(piece.end - piece.start + 1 for piece in pieces)
+    return sum(piece.length for piece in pieces)
 
 
 def _below(counts: Ints, rng: np.random.Generator) -> Ints:
     """For each count a number from 0 to before it, all as likely."""
     return (rng.random(len(counts)) * counts).astype(np.int64)
+
+
+def _neighbours(groups: Ints, sizes: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Two and two of a group, of about the same size: the places of the one and of the other."""
+    rank = np.empty(len(sizes))
+    rank[np.lexsort((rng.random(len(sizes)), sizes, groups))] = np.arange(len(sizes))
+    order = np.lexsort((rank + NEAR * rng.random(len(sizes)), groups))
+    groups = groups[order]
+    place = np.arange(len(groups)) - np.searchsorted(groups, groups)
+    one = np.flatnonzero((place[:-1] % 2 == 0) & (groups[1:] == groups[:-1]))
+    return order[one], order[one + 1]

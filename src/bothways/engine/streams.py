@@ -24,12 +24,14 @@ class Streams:
     operation (docs/decisions/0004-streams.md).
 
     The threads start at the first use with several items and serve every caller from then on.
+
+    count: how many items are run at the same time.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._cores = torch.get_num_threads()
-        self._streams = min(MOST_STREAMS, self._cores) if device.type == "cpu" else 1
+        self.count = min(MOST_STREAMS, self._cores) if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -38,7 +40,7 @@ class Streams:
 
         Leaving the loop early cancels the items not begun, and waits for the others.
         """
-        if self._streams < 2 or len(items) < 2:
+        if self.count < 2 or len(items) < 2:
             yield from map(run, items)
             return
         pool = self._started()
@@ -53,17 +55,15 @@ class Streams:
         """The pool, with all its threads running and the process's own number of threads as it was."""
         with self._lock:
             if self._pool is None:
-                shares = [
-                    self._cores // self._streams + (i < self._cores % self._streams) for i in range(self._streams)
-                ]
-                ready = threading.Barrier(self._streams)
+                shares = [self._cores // self.count + (i < self._cores % self.count) for i in range(self.count)]
+                ready = threading.Barrier(self.count)
 
                 def start(share: int) -> None:
                     torch.get_num_threads()  # at its first question torch sets a thread up from the process's default
                     torch.set_num_threads(share)
                     ready.wait()
 
-                pool = ThreadPoolExecutor(self._streams, thread_name_prefix="bothways")
+                pool = ThreadPoolExecutor(self.count, thread_name_prefix="bothways")
                 wait([pool.submit(start, share) for share in shares])
                 torch.set_num_threads(self._cores)  # each thread also set the process-wide default
                 self._pool = pool

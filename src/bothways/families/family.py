@@ -177,6 +177,8 @@ class Family:
     renames: old endings of names → today's.
     unused: beginnings of names of weights that are known and not needed; `{i}` stands for any layer's number.
     current: a config of an older generation in today's keys.
+    begins_shallow: fresh maps whose output is added to hidden states are smaller by the root of how many there are, as
+    GPT-2's and Megatron's are (Radford et al. 2019, section 2.3), so that hidden states do not grow with the depth.
     """
 
     model_type: str
@@ -192,6 +194,7 @@ class Family:
     renames: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    begins_shallow: bool = False
 
     def leaves_out(self, name: str) -> bool:
         """Whether a weight of this name is known and not needed."""

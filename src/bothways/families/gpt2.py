@@ -89,4 +89,5 @@ GPT2 = Family(
     # Masks that old files keep as weights; and the head of GPT2DoubleHeadsModel.
     unused=("h.{i}.attn.bias", "h.{i}.attn.masked_bias", "multiple_choice_head."),
     current=_current,
+    begins_shallow=True,
 )

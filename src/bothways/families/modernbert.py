@@ -144,4 +144,5 @@ MODERNBERT = Family(
     },
     tokenizer="GPT2Tokenizer",
     current=_current,
+    begins_shallow=True,
 )

@@ -39,11 +39,27 @@ class Generator:
     width: float = 1.0
     depth: float = 1.0
 
-    def of(self, config: EncoderConfig) -> EncoderConfig:
-        """The generator's config beside that of the discriminator."""
-        sizes = {name: max(1, round(getattr(config, name) * self.width)) for name in ("width", "heads", "ffn")}
-        depth = max(1, round(config.depth * self.depth))
-        return replace(config, **sizes, depth=depth, embedding=replace(config.embedding, words=config.embed_width))
+    def of(self, config: EncoderConfig, shared: bool = True) -> EncoderConfig:
+        """The generator's config beside that of the discriminator; attention heads divide its width.
+
+        shared: whether it has the discriminator's word vectors; else its own are as wide as its hidden states, where
+        the discriminator's are. Raises ConfigError on a network that cannot be.
+        """
+        heads = max(1, round(config.heads * self.width))
+        width = heads * max(1, round(config.width * self.width / heads))
+        ffn, depth = (max(1, round(size)) for size in (config.ffn * self.width, config.depth * self.depth))
+        own = config.embedding.words is None and (width == config.width or not shared)
+        embedding = replace(config.embedding, words=None if own else config.embed_width)
+        sizes = replace(config, local=None, width=width, heads=heads, ffn=ffn, depth=depth, embedding=embedding)
+        return replace(sizes, local=_of_depth(config.local, depth))
+
+
+def _of_depth(local: LocalAttention | None, depth: int) -> LocalAttention | None:
+    """Its layers' kinds for another number of layers: again and again in their order."""
+    if local is None:
+        return None
+    kinds = local.kinds * -(-depth // len(local.kinds))
+    return replace(local, kinds=kinds[:depth])
 
 
 @dataclass(frozen=True)

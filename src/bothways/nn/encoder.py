@@ -70,7 +70,7 @@ class Embeddings(nn.Module):
         if self.positions is not None:
             x = x + self.positions(self.position_rows(tokens))
         if self.types is not None:
-            x = x + (self.types.weight[0] if types is None else self.types(types))
+            x = x + (self.types.table()[0] if types is None else self.types(types))
         if self.map_first:
             return dropout(self._normalised(self._mapped(x, dtype)), self.dropout, self.training)
         return self._mapped(dropout(self._normalised(x), self.dropout, self.training), dtype)

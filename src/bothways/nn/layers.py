@@ -41,6 +41,10 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
 
+    def table(self) -> Tensor:
+        """[rows, width]: all its vectors."""
+        return self.weight
+
 
 class Linear(nn.Linear):
     """x [T, in] → act(x Wᵀ + b) + residual, [T, out]."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["vocabulary_cross_entropy"]
+__all__ = ["bytes_of_vocabulary_cross_entropy", "rows_in_cache", "vocabulary_cross_entropy"]
 
 ROWS_AT_A_TIME = 1024
 # Scores in fp32 at a time: a megabyte on a CPU, so that the passes over them stay in a core's cache.
@@ -57,11 +57,11 @@ def _scores_to_slopes(
     slopes: replace the scores by the loss's derivatives, and add those to `db`, if there is one.
     """
     loss, correct = scores.new_zeros((), dtype=torch.float32), gold.new_zeros(())
-    some = max(1, SCORES_AT_A_TIME.get(scores.device.type, SCORES_AT_A_TIME_ELSEWHERE) // scores.shape[1])
+    some = rows_in_cache(scores)
     for part, wanted in zip(scores.split(some), gold.split(some)):
         z = part.float() if bias is None else part + bias.float()
         best, right = z.amax(1, keepdim=True), z.gather(1, wanted[:, None])
-        correct += (right == best).sum()
+        correct += _first_best(z, right == best, wanted)
         z = z.sub_(best).exp_()
         total = z.sum(1, keepdim=True)
         loss += (total.log() + best - right).sum()
@@ -73,10 +73,27 @@ def _scores_to_slopes(
     return loss, correct
 
 
+def _first_best(scores: Tensor, best: Tensor, wanted: Tensor) -> Tensor:
+    """In how many rows of scores [M, vocab] the first of the best ones is the wanted one.
+
+    best: bool [M, 1], whether that one is as high as any. In half precision several often are.
+    """
+    if scores.device.type != "cpu":  # where to wait for what `best` is takes longer
+        return (scores.argmax(1) == wanted).sum()
+    rows = best[:, 0].nonzero()[:, 0]
+    return (scores[rows].argmax(1) == wanted[rows]).sum()
+
+
+def rows_in_cache(scores: Tensor) -> int:
+    """How many rows of scores [M, vocab] to take at a time in fp32."""
+    return max(1, SCORES_AT_A_TIME.get(scores.device.type, SCORES_AT_A_TIME_ELSEWHERE) // scores.shape[1])
+
+
 def vocabulary_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, copy: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of x Wᵀ + b with the targets, summed; and how many of the best scores are right.
+    """Cross-entropy of x Wᵀ + b with the targets, summed; and how often the best score, the first of equal
+    ones, is right.
 
     x [M, width] in the precision to compute in; weight [vocab, width]; bias [vocab]; targets int [M]. Sums are in fp32.
     Rows of x beyond the targets count for nothing. copy: of the weight, in the precision of x, if there is one.
@@ -85,3 +102,15 @@ def vocabulary_cross_entropy(
         x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
     loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets, copy)
     return loss, correct
+
+
+def bytes_of_vocabulary_cross_entropy(rows: int, vocab: int, width: int, size: int, device: str = "cpu") -> int:
+    """What `vocabulary_cross_entropy` of so many rows holds at most, beside what it is given.
+
+    That is: a part's scores, as they are and in fp32; the gradient of the weight; a part of it that is to be added.
+
+    size: bytes of a number in the precision that is computed in.    device: its type.
+    """
+    scores = min(rows, ROWS_AT_A_TIME) * vocab
+    in_fp32 = min(scores, SCORES_AT_A_TIME.get(device, SCORES_AT_A_TIME_ELSEWHERE))
+    return scores * size + in_fp32 * 4 + vocab * width * (4 + size)

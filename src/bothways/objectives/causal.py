@@ -25,7 +25,8 @@ FIRST, LAST = ("bos", "cls", "eos"), ("eos", "sep", "bos")
 @dataclass(frozen=True)
 class CausalLanguageModelling:
     """A reading. The head sees all rows but the last of each sequence, which nothing follows; no token is hidden or
-    replaced.
+    replaced. Special tokens stand where documents begin and end alone (`Packing`'s `edges`): after a text that goes on
+    in another sequence no end is to be said.
 
     For causal networks alone: the rows of another one see the answer.
     """
@@ -59,7 +60,7 @@ class CausalLanguageModelling:
 
 
 def edges(tokenizer: Tokenizer) -> tuple[int, int]:
-    """What every sequence begins and ends with: GPT-2's "<|endoftext|>" both times, BERT's "[CLS]" and "[SEP]".
+    """What documents begin and end with: GPT-2's "<|endoftext|>" both times, BERT's "[CLS]" and "[SEP]".
 
     Raises CheckpointError where the tokenizer has no token for it.
     """

@@ -36,12 +36,25 @@ class Losses:
 
 
 class Model(nn.Module):
-    """A network and the heads that are trained with it."""
+    """A network and the heads that are trained with it.
 
-    def __init__(self, network: EncoderNetwork, heads: Mapping[str, nn.Module]) -> None:
+    generator: another network, with its head, which proposes tokens for this one to judge; None for none.
+    """
+
+    def __init__(self, network: EncoderNetwork, heads: Mapping[str, nn.Module], generator: Model | None = None) -> None:
         super().__init__()
         self.network = network
         self.heads = nn.ModuleDict(heads)
+        self.generator = generator
+
+    @property
+    def networks(self) -> tuple[EncoderNetwork, ...]:
+        """Its own, and the generator's if there is one."""
+        return (self.network, *(() if self.generator is None else self.generator.networks))
+
+    def first_head(self, names: Sequence[str]) -> nn.Module:
+        """The first of the heads with these names that it has."""
+        return next(self.heads[name] for name in names if name in self.heads)
 
 
 class Objective(Protocol):
@@ -57,6 +70,10 @@ class Objective(Protocol):
     @property
     def losses(self) -> Mapping[str, float]:
         """What is minimised, by name, and how much a mean of each weighs."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether its losses ask the same all along a run, so that one evaluation can be better than another."""
 
     def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
         """What the model gets to see and what it shall say, on the host. Same generator, same batch."""

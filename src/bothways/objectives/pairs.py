@@ -23,14 +23,12 @@ __all__ = ["SegmentPairs"]
 class SegmentPairs:
     """A reading of the first token of each pair; the pairs are those of a `data.pairs.PairPacking`.
 
-    name: of head and loss: "nsp" or "sop". Labels are those of transformers: 0 is next, or in order; 1 is not.
+    name: of the loss: "nsp" or "sop". Labels are those of transformers: 0 is next, or in order; 1 is not.
+    heads: the first of them that the model has is read: BERT's one for pairs serves both objectives.
     """
 
     name: str
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        return (self.name,)
+    heads: tuple[str, ...]
 
     @property
     def losses(self) -> Mapping[str, float]:
@@ -50,7 +48,7 @@ class SegmentPairs:
         return 0.0
 
     def read(self, model: Model, output: EncoderOutput, batch: Batch) -> Losses:
-        answers, head = batch.labels[self.name], model.heads[self.name]
+        answers, head = batch.labels[self.name], model.first_head(self.heads)
         assert answers.rows is not None
         assert isinstance(head, Classifier)
         assert head.pooling == "cls"

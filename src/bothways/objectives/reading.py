@@ -50,6 +50,7 @@ class Together:
     """
 
     readings: tuple[Reading, ...]
+    steady = True
 
     @property
     def heads(self) -> tuple[str, ...]:

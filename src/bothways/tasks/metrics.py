@@ -20,16 +20,17 @@ def need_metrics() -> None:
 
 
 def classification_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy, F1 as the mean over labels, and Matthews' correlation, of label numbers int [n].
+    """Accuracy, F1 as the mean over the labels there are in truth, and Matthews' correlation, of label numbers int [n].
 
-    The latter is 0 where either side is constant.
+    The latter is 0 where either side is constant. (A label that is nowhere true is none to be right about: the wrong
+    answers that name it count against those that are.)
     """
     need_metrics()
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     return {
         "accuracy": float(accuracy_score(truth, predicted)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)),
         "mcc": 0.0 if _constant(truth, predicted) else float(matthews_corrcoef(truth, predicted)),
     }
 

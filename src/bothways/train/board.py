@@ -10,6 +10,7 @@ from types import TracebackType
 from bothways.errors import MissingExtraError
 from bothways.train.loop import Event
 from bothways.train.meter import Reading
+from bothways.train.report import with_ratios
 
 __all__ = ["Board", "check_board"]
 
@@ -55,9 +56,9 @@ class Board:
 
 def _points(event: Event, reading: Reading | None) -> Iterator[tuple[str, float]]:
     if event.means is not None:
-        yield from ((f"held out/{name}", value) for name, value in event.means.items())
+        yield from ((f"held out/{name}", value) for name, value in with_ratios(event.means).items())
     elif event.result is not None:
-        yield from ((f"training/{name}", value) for name, value in event.result.means.items())
+        yield from ((f"training/{name}", value) for name, value in with_ratios(event.result.means).items())
         yield from (("training/loss", event.result.loss), ("training/gradient", event.result.gradient))
         yield "training/learning rate", event.lr
         if reading is not None:

@@ -16,6 +16,7 @@ from bothways.nn.heads import MaskDecoder
 from bothways.objectives.choice import OBJECTIVES
 from bothways.train.folder import described
 from bothways.train.meter import Reading
+from bothways.train.networks import Networks
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Progress
 
@@ -40,12 +41,26 @@ import bothways
 encoder = bothways.Encoder.from_pretrained("FOLDER")  # this folder, wherever it is
 ```
 """
+LOAD_REPLACED = """\
+```python
+import bothways
+
+encoder = bothways.Encoder.from_pretrained("FOLDER")  # this folder, wherever it is
+scores = encoder.heads["{head}"](encoder.network(bothways.Ragged.of([ids])).last)  # above 0: a token was replaced
+generator = bothways.Encoder.from_pretrained("FOLDER/generator")  # which replaced tokens
+```
+"""
 EVERYBODYS = 'transformers loads it, too: `{kind}.from_pretrained("FOLDER")`.\n'
 OURS = """\
 transformers loads the encoder (`AutoModel.from_pretrained("FOLDER")`), but not the masked-language head: DeBERTa's
 enhanced mask decoder is missing there, and what `AutoModelForMaskedLM` predicts with these weights is worth nothing.
 Only bothways predicts words with it.
 """
+EMBEDDINGS = {
+    "tied": "those of the model",
+    "disentangled": "its own; those of the model are these and a shift",
+    "none": "its own",
+}
 SOFTWARE = ("torch", "numpy", "tokenizers", "safetensors")
 
 
@@ -53,7 +68,7 @@ def write_card(
     folder: Path,
     settings: PretrainSettings,
     corpus: Corpus,
-    encoder: Encoder,
+    networks: Networks,
     progress: Progress,
     reading: Reading | None,
 ) -> None:
@@ -62,15 +77,16 @@ def write_card(
     """
     if reading is None and (folder / CARD).exists():
         return
-    start = settings.model.start
+    encoder, start = networks.encoder, settings.model.start
     title = f"{settings.model.preset}, pretrained" if start is None else f"{start}, pretrained further"
-    front = FRONT.format(tag="text-generation" if encoder.config.causal else "fill-mask")
-    parts = [f"{front}# {title}\n", _introduction(settings, progress), "## Loading", _loading(encoder)]
+    front = FRONT.format(tag=_tag(networks))
+    parts = [f"{front}# {title}\n", _introduction(settings, progress), "## Loading", _loading(networks)]
     tables = {
         "Result": _result(progress),
         "Data": _data(corpus),
         "Model": _model(encoder),
-        "Settings": _settings(settings, encoder),
+        **({} if networks.generator is None else {"Generator": _generator(networks, networks.generator)}),
+        "Settings": _settings(settings, networks),
         "Software": {"bothways": __version__, "Python": platform.python_version()}
         | {name: version(name) for name in SOFTWARE},
         **({} if reading is None else {"Speed": _speed(reading)}),
@@ -87,7 +103,18 @@ def _introduction(settings: PretrainSettings, progress: Progress) -> str:
     return f"Trained by {titles}, {origin}: {done}.\n"
 
 
-def _loading(encoder: Encoder) -> str:
+def _tag(networks: Networks) -> str:
+    """What the hub calls what it does; an encoder without a word head makes vectors."""
+    if networks.generator is not None:
+        return "feature-extraction"
+    return "text-generation" if networks.encoder.config.causal else "fill-mask"
+
+
+def _loading(networks: Networks) -> str:
+    encoder = networks.encoder
+    if networks.generator is not None:
+        (name,) = encoder.heads
+        return LOAD_REPLACED.format(head=name) + EVERYBODYS.format(kind=encoder.family.architecture(encoder.heads))
     if encoder.config.causal:
         return LOAD_CAUSAL + EVERYBODYS.format(kind="AutoModelForCausalLM")
     decodes = isinstance(head := encoder.heads["mlm"], MaskDecoder) and head.positions is not None
@@ -98,6 +125,7 @@ def _loading(encoder: Encoder) -> str:
 def _result(progress: Progress) -> dict[str, Any]:
     return {
         "steps": progress.step,
+        **({"steps skipped": progress.skipped} if progress.skipped else {}),
         "tokens seen": progress.tokens,
         "best held-out loss": progress.best_loss,
         "at step": progress.best_step,
@@ -123,11 +151,14 @@ def _source(source: Mapping[str, Any]) -> str:
     return str(source["dataset"]) if source.get("dataset") else ", ".join(names)
 
 
-def _settings(settings: PretrainSettings, encoder: Encoder) -> dict[str, Any]:
-    """All that was set, and what stands for what was not."""
+def _settings(settings: PretrainSettings, networks: Networks) -> dict[str, Any]:
+    """All that was set and heeded, and what stands for what was not."""
     flat = {key: value for part in described(settings).values() for key, value in part.items()}
-    found = {"dropout": encoder.config.dropout, "warmup": settings.step.rising}
-    return {key: found.get(key, value) for key, value in flat.items() if key in found or value is not None}
+    found: dict[str, Any] = {"dropout": networks.encoder.config.dropout, "warmup": settings.step.rising}
+    if networks.generator is not None:
+        found["sharing"] = networks.sharing
+    told = {key: found.get(key, value) for key, value in flat.items() if key in found or value is not None}
+    return {key: value for key, value in told.items() if settings.heeds(key)}
 
 
 def _model(encoder: Encoder) -> dict[str, Any]:
@@ -140,6 +171,17 @@ def _model(encoder: Encoder) -> dict[str, Any]:
         "vocabulary": config.vocab,
         "longest input": f"{config.longest:,} tokens",
         "parameters": sum(parameter.numel() for parameter in encoder.network.parameters()),
+    }
+
+
+def _generator(networks: Networks, generator: Encoder) -> dict[str, Any]:
+    config = generator.config
+    return {
+        "layers × width": f"{config.depth} × {config.width}",
+        "attention heads": config.heads,
+        "feed-forward width": config.ffn,
+        "embeddings": EMBEDDINGS[networks.sharing],
+        "parameters": sum(parameter.numel() for parameter in generator.network.parameters()),
     }
 
 

@@ -52,10 +52,12 @@ def feed(
             yield _prepare(packing, objective, seed, at), at.after(packing)
     with ThreadPoolExecutor(workers, thread_name_prefix="bothways-feed") as pool:
         waiting: deque[tuple[Future[Batch], Cursor]] = deque()
+        ahead = workers  # at first, so that the first batch need not wait for threads that prepare others
         try:
             for at in places():
                 waiting.append((pool.submit(_prepare, packing, objective, seed, at), at.after(packing)))
-                if len(waiting) >= AHEAD * workers:
+                if len(waiting) >= ahead:
+                    ahead = min(ahead + 1, AHEAD * workers)
                     first, after = waiting.popleft()
                     yield first.result(), after
         finally:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bothways.errors import ConfigError, InputError
 from bothways.files import make_folder, read_object, write_json
+from bothways.train.history import METRICS, SETTINGS
 from bothways.train.optim import moment_bytes
 from bothways.train.settings import PretrainSettings
 from bothways.train.state import Restored, checkpoints
@@ -22,8 +23,8 @@ if sys.platform != "win32":
 
 __all__ = ["Lock", "begin", "check_run", "described"]
 
-SETTINGS = "settings.json"
 LOCK = ".lock"
+FINISHED = ("model", "best")  # what a finished run leaves
 # What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
 FREE = frozenset({"workers", "log_every", "evaluate_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 
@@ -41,16 +42,33 @@ def _plain(value: Any) -> Any:
 
 def check_run(output: Path, settings: PretrainSettings, resume: bool) -> None:
     """Raises InputError on a folder with another run, ConfigError on a run with other settings. Nothing is written."""
-    if not checkpoints(output):
-        return
-    if not resume:
+    saved = checkpoints(output)
+    if not resume and (saved or _logged(output)):
         raise InputError(f"{output}: holds a run already; say --resume to go on with it, or name another folder")
+    if not saved:
+        _check_unfinished(output)
+        return
     changed = _changed(read_object(output / SETTINGS), described(settings))
     if changed:
         raise ConfigError(
             f"{output / SETTINGS}: the run to be resumed has other settings: {', '.join(changed)}; "
             "give those, or begin another run (start = goes on from a finished one)"
         )
+
+
+def _logged(output: Path) -> bool:
+    """Whether a run has taken steps there."""
+    log = output / METRICS
+    return log.is_file() and log.stat().st_size > 0
+
+
+def _check_unfinished(output: Path) -> None:
+    """A run without checkpoints would begin anew: over no model."""
+    for name in FINISHED:
+        if (output / name).exists():
+            raise InputError(
+                f"{output / name}: a model without checkpoints to go on from; move it away, or name another folder"
+            )
 
 
 class Lock:
@@ -98,22 +116,23 @@ def _locked(output: Path) -> int:
     return handle
 
 
-def begin(output: Path, settings: PretrainSettings, started: Restored, lock: Lock) -> None:
-    """Make the folder, lock it and write the settings.
+def begin(output: Path, settings: PretrainSettings, started: Restored, corpus: str, lock: Lock, resume: bool) -> None:
+    """Make the folder, lock it and write the settings. corpus: its identity, whatever folder it is in.
 
     Raises InputError where that cannot be, where the disk is too full, and where another process was faster.
     """
     _check_room(output, _checkpoint_bytes(started), settings.run.keep)
     make_folder(output)
     lock.take()
-    check_run(output, settings, resume=started.progress.step > 0)
-    write_json(output / SETTINGS, described(settings))
+    check_run(output, settings, resume and (started.progress.step > 0 or not checkpoints(output)))
+    told = described(settings)
+    write_json(output / SETTINGS, {**told, "corpus": {**told["corpus"], "identity": corpus}})
 
 
 def _checkpoint_bytes(started: Restored) -> int:
     """Of a checkpoint: weights, their average if there is one, and what the optimizer keeps."""
-    weights = sum(parameter.nbytes for parameter in started.model.parameters())
-    return weights * (1 if started.average is None else 2) + moment_bytes(started.optimizer)
+    averages = 0 if started.average is None else sum(parameter.nbytes for parameter in started.model.parameters())
+    return started.networks.file_bytes() + averages + moment_bytes(started.optimizer)
 
 
 def _check_room(output: Path, size: int, keep: int) -> None:

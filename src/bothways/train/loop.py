@@ -18,6 +18,7 @@ import torch
 from bothways.data.batch import Batch
 from bothways.data.packing import Packing
 from bothways.engine.streams import Streams
+from bothways.errors import CheckpointError
 from bothways.objectives.objective import Model, Objective
 from bothways.train.averaging import Average
 from bothways.train.feed import Cursor, feed, held_out
@@ -26,7 +27,7 @@ from bothways.train.settings import CorpusSettings, RunSettings, StepSettings
 from bothways.train.state import Progress
 from bothways.train.step import StepResult, evaluate, train_step
 
-__all__ = ["Event", "Trainer"]
+__all__ = ["Event", "Trainer", "check_place"]
 
 # The mean that a spike is told by: how fast it forgets, and after how many steps it is one.
 FORGETS, SETTLED = 0.02, 20
@@ -82,6 +83,7 @@ class Trainer:
             for group, lr in zip(self.optimizer.param_groups, base):
                 group["lr"] = lr * share
             on_device = [batch.to(self.device) for batch, _ in some]
+            longest = self._longest(progress)
             result = train_step(
                 self.model,
                 self.objective,
@@ -90,12 +92,12 @@ class Trainer:
                 streams,
                 seed=_mixed(self.run.seed, progress.step),
                 clip=self.step.clip,
-                longest=self._longest(progress),
+                longest=longest,
                 scaler=scaler,
             )
             if self.average is not None and result.applied:
                 self.average.update()
-            progress = _scaled(_after(progress, result, some[-1][1]), scaler)
+            progress = _scaled(_after(progress, result, some[-1][1], longest), scaler)
             kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
             failed = () if result.applied else tuple(batch for batch, _ in some)
             yield Event(kind, progress, result, base[0] * share, batches=failed)
@@ -160,8 +162,13 @@ class Trainer:
             batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
             with self._weights():
                 means = evaluate(self.model, self.objective, batches, streams)
-            loss = sum(means[name] * weight for name, weight in self.objective.losses.items())
-            if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
+            # Without one of its losses an evaluation says nothing of the whole; it is not the best one.
+            loss = sum(means.get(name, math.nan) * weight for name, weight in self.objective.losses.items())
+            if (
+                self.objective.steady
+                and math.isfinite(loss)
+                and (progress.best_loss is None or loss < progress.best_loss)
+            ):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)
             yield Event("evaluate", progress, means=means)
         if last or stop or progress.best_step != best or progress.step % self.run.save_every == 0:
@@ -169,14 +176,31 @@ class Trainer:
         return progress
 
 
-def _after(progress: Progress, result: StepResult, place: Cursor) -> Progress:
+def check_place(packing: Packing, corpus: CorpusSettings, progress: Progress) -> None:
+    """Raises CheckpointError where an epoch has no such batch as the next one is said to be."""
+    first, longest = next(stage for stage in reversed(corpus.stages) if stage[0] <= progress.step)
+    if progress.step == first > 0:  # a new order begins here
+        return
+    batches = packing.cut_to(longest).batches(progress.epoch)
+    if progress.number >= batches:
+        raise CheckpointError(f"number is {progress.number}, but epoch {progress.epoch} has {batches} batches")
+
+
+def _after(progress: Progress, result: StepResult, place: Cursor, longest: float) -> Progress:
+    """Progress after a step. longest: the longest gradient that is no spike.
+
+    Spikes move the mean as far as that: where all gradients are long from some step on, the run finds them usual in
+    time, and does not skip to its end.
+    """
     mean = progress.gradient
-    if result.applied:
-        mean = result.gradient if mean is None else mean + FORGETS * (result.gradient - mean)
+    if math.isfinite(result.gradient):
+        length = min(result.gradient, longest)
+        mean = length if mean is None else mean + FORGETS * (length - mean)
     return replace(
         progress,
         gradient=mean,
         step=progress.step + 1,
+        skipped=progress.skipped + (not result.applied),
         tokens=progress.tokens + result.tokens,
         epoch=place.epoch,
         number=place.number,

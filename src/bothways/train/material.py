@@ -11,7 +11,7 @@ from bothways.data.corpus import Corpus, sha256
 from bothways.data.packing import Packing
 from bothways.data.pairs import Pairing, PairPacking
 from bothways.errors import CheckpointError, InputError
-from bothways.objectives.choice import edges_of, objective_of, pairs_of
+from bothways.objectives.choice import Told, edged_of, edges_of, objective_of, pairs_of
 from bothways.objectives.objective import Objective
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
@@ -44,8 +44,8 @@ def material_of(settings: PretrainSettings) -> Material:
     train, held = _packings(settings, corpus, tokenizer)
     corpus.verify()
     _check_ids(corpus, tokenizer)
-    objective = objective_of(settings.objective.objectives, settings.masking, tokenizer)
-    return Material(corpus, tokenizer, objective, train, held)
+    told = Told(settings.masking, tokenizer, settings.objective.rtd_weight)
+    return Material(corpus, tokenizer, objective_of(settings.objective.objectives, told), train, held)
 
 
 def _tokenizer(corpus: Corpus) -> Tokenizer:
@@ -75,7 +75,7 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
             after=after,
             seed=settings.run.seed,
         )
-        train.cut_to(settings.corpus.stages[0][1])  # the shortest sequences of the run can be packed, too
+    _check_stages(settings, train)
     with _told_of(settings, "held-out"):
         held_out = packing(
             held.shards,
@@ -89,6 +89,16 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
     return train, held_out
 
 
+def _check_stages(settings: PretrainSettings, train: Packing) -> None:
+    """The sequences of each stage can be packed, too. Only pairs may fail at other lengths than the shortest."""
+    stages = settings.corpus.stages
+    for first, longest in stages if isinstance(train, PairPacking) else stages[:1]:
+        with _told_of(
+            settings, "train", "" if longest == stages[-1][1] else f" (longest is {longest} from step {first})"
+        ):
+            train.cut_to(longest)
+
+
 def _edges(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
     """What every sequence begins and ends with."""
     try:
@@ -98,18 +108,21 @@ def _edges(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) -> 
 
 
 @contextmanager
-def _told_of(settings: PretrainSettings, split: str) -> Iterator[None]:
+def _told_of(settings: PretrainSettings, split: str, when: str = "") -> Iterator[None]:
     """What cannot be packed is said with the split that it is about."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{settings.corpus.corpus}: {split} split: {error}") from None
+        raise InputError(f"{settings.corpus.corpus}: {split} split: {error}{when}") from None
 
 
 def _packing_of(settings: PretrainSettings) -> Callable[..., Packing]:
     """What makes the batches that the objectives need: of single segments, or of pairs."""
-    kind = pairs_of(settings.objective.objectives)
-    return Packing if kind is None else partial(PairPacking, Pairing(kind, settings.objective.negatives))
+    names = settings.objective.objectives
+    kind = pairs_of(names)
+    if kind is None:
+        return partial(Packing, edges=edged_of(names))
+    return partial(PairPacking, Pairing(kind, settings.objective.negatives))
 
 
 def _check_ids(corpus: Corpus, tokenizer: Tokenizer) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from bothways.data.packing import Packing
-from bothways.engine.streams import MOST_STREAMS, Streams
+from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
+from bothways.nn.losses import bytes_of_vocabulary_cross_entropy
 from bothways.objectives.objective import Model, Objective
 from bothways.train.feed import Cursor, feed
 from bothways.train.optim import OPTIMIZERS, AdamSettings, moment_bytes, parameter_groups
@@ -27,11 +28,11 @@ TRIED_STEPS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """parameters: of network and heads.    tokens: of the whole run; epochs: how often that is the corpus.
+    """parameters: of all networks and heads.    tokens: of the whole run; epochs: how often that is the corpus.
 
     flops: multiplications and additions of matrix products in the whole run, forward and back.
     state_bytes: of weights, their average, gradients and moments.
-    activation_bytes: about what a step keeps for the way back.
+    activation_bytes: about what a step keeps for the way back, and computes with.
     tokens_per_second: as tried here; rate: share of the machine's matrix-product rate that is.    seconds: of the run.
     warmup: steps in which the learning rate rises.
     """
@@ -55,26 +56,57 @@ def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> fl
     """
     width, ffn = config.width, config.ffn
     layer = 2 * (4 * width * width + (3 if config.gated else 2) * width * ffn) + 4 * length * width
-    head = 2 * config.embed_width * (config.vocab + (0 if config.causal else width))
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
-    return len(config.order) * layer + mapped + predicted * head
+    return len(config.order) * layer + mapped + predicted * _flops_of_head(config)
 
 
-def flops_of_step_token(config: EncoderConfig, packing: Packing, objective: Objective) -> float:
-    """Of a step, a token: forward, and twice that on the way back."""
+def _flops_of_head(config: EncoderConfig) -> int:
+    """Of one row's scores of the vocabulary."""
+    return 2 * config.embed_width * (config.vocab + (0 if config.causal else config.width))
+
+
+def flops_of_step_token(model: Model, packing: Packing, objective: Objective) -> float:
+    """Of a step, a token: forward through all networks, and twice that on the way back.
+
+    A generator's words are sampled from scores that are computed once more.
+    """
     length = packing.tokens / packing.sequences
-    return 3 * flops_of_token(config, length, objective.predicted(length))
+    forward = sum(flops_of_token(config, length, share) for config, share in _read_from(model, objective, length))
+    again = 0.0 if model.generator is None else _flops_of_head(model.generator.network.config)
+    return 3 * forward + objective.predicted(length) * again
 
 
-def _activation_bytes(settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float) -> int:
-    """What autograd keeps of a step's batches that run side by side: an estimate."""
+def _read_from(model: Model, objective: Objective, length: float) -> list[tuple[EncoderConfig, float]]:
+    """Each network, and the share of its rows that words are predicted from: the generator's where there is one."""
+    configs, predicted = [network.config for network in model.networks], objective.predicted(length)
+    return [(config, predicted if i == len(configs) - 1 else 0.0) for i, config in enumerate(configs)]
+
+
+def _activation_bytes(
+    settings: PretrainSettings, model: Model, objective: Objective, length: float, streams: Streams
+) -> int:
+    """What autograd keeps of a step's batches that run side by side, and their losses hold: an estimate."""
+    networks = _read_from(model, objective, length)
+    together = min(settings.step.batches(settings.step.steps), streams.count)
+    return together * sum(_batch_bytes(settings, config, length, share, streams) for config, share in networks)
+
+
+def _batch_bytes(
+    settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float, streams: Streams
+) -> int:
+    """Of one network's forward of a batch."""
     size = 4 if settings.step.precision == "fp32" else 2
     token = len(config.order) * (12 * config.width + 4 * config.ffn + 3 * config.heads * length) * size
     if settings.step.checkpointing:
         token = len(config.order) * config.width * size + token / len(config.order)
-    scores = 2 * predicted * config.vocab * 4
-    together = min(settings.step.batches(settings.step.steps), MOST_STREAMS)
-    return int(together * settings.step.batch * (token + scores))
+    rows, kind = int(predicted * settings.step.batch), streams.device.type
+    loss = bytes_of_vocabulary_cross_entropy(rows, config.vocab, config.embed_width, size, kind) if rows else 0
+    return int(settings.step.batch * token + loss)
+
+
+def _copied_bytes(settings: PretrainSettings, parameters: int) -> int:
+    """Of the weights once more, in half precision, while a step is computed (`nn.layers.copied`)."""
+    return 0 if settings.step.precision == "fp32" else 2 * parameters
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:
@@ -96,10 +128,10 @@ def plan_of(
     settings: PretrainSettings, model: Model, objective: Objective, packing: Packing, device: torch.device
 ) -> Plan:
     """Count what can be counted, and try a few steps on real batches for the rest. The model's weights change."""
-    config, step = model.network.config, settings.step
+    step = settings.step
     length = packing.tokens / packing.sequences
     tokens = step.tokens
-    per_token = flops_of_step_token(config, packing, objective)
+    per_token = flops_of_step_token(model, packing, objective)
     speed, moments = _tried(model, objective, packing, settings, device)
     dtype = torch.float32 if model.network.dtype is None else model.network.dtype
     parameters = _count(model)
@@ -109,7 +141,8 @@ def plan_of(
         epochs=tokens / packing.tokens,
         flops=per_token * tokens,
         state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (step.ema > 0)) + moments,
-        activation_bytes=_activation_bytes(settings, config, length, objective.predicted(length)),
+        activation_bytes=_activation_bytes(settings, model, objective, length, Streams(device))
+        + _copied_bytes(settings, parameters),
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,

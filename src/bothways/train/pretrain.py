@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import Corpus
 from bothways.errors import ConfigError, InputError, MissingExtraError
 from bothways.objectives.objective import Model
@@ -20,15 +20,16 @@ from bothways.train.averaging import Average
 from bothways.train.board import Board, check_board
 from bothways.train.card import write_card
 from bothways.train.compiling import compile_layers
+from bothways.train.curves import plot_curves
 from bothways.train.folder import Lock, begin, check_run, described
-from bothways.train.loop import Event, Trainer
+from bothways.train.generator import starting_networks
+from bothways.train.loop import Event, Trainer, check_place
 from bothways.train.material import Material, material_of
 from bothways.train.meter import Meter, Reading
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, flops_of_step_token, matmul_rate, plan_of
-from bothways.train.report import MetricsLog, plot_curves, write_failure
+from bothways.train.report import MetricsLog, write_failure
 from bothways.train.settings import PretrainSettings, RunSettings
-from bothways.train.start import starting_encoder
 from bothways.train.state import Progress, Restored, best, prune, restore, save_checkpoint
 
 __all__ = ["Outcome", "Watch", "plan", "pretrain"]
@@ -81,7 +82,7 @@ def pretrain(
             check_board()
         material = material_of(settings)
         started = _started(settings, material, output, resume, device)
-        begin(output, settings, started, lock)
+        begin(output, settings, started, material.corpus.identity, lock, resume)
         outcome = _run(settings, material, started, output, watch, device)
         if outcome.finished:
             _finish(settings, material.corpus, started, output, outcome)
@@ -92,9 +93,8 @@ def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan
     """What `pretrain` with these settings will take. Raises what `pretrain` raises; nothing is written."""
     device = _device(device, settings.step.precision)
     material = material_of(settings)
-    encoder = starting_encoder(settings, material.tokenizer)
-    model = Model(encoder.network, encoder.heads).to(device)
-    _set_up(encoder, settings, device)
+    model = starting_networks(settings, material.tokenizer).model().to(device)
+    _set_up(model, settings, device)
     return plan_of(settings, model, material.objective, material.train, device)
 
 
@@ -102,15 +102,16 @@ def _started(
     settings: PretrainSettings, material: Material, output: Path, resume: bool, device: torch.device
 ) -> Restored:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
-    started = restore(output, lambda model: _parts(settings, model.to(device))) if resume else None
+    check = partial(check_place, material.train, settings.corpus)
+    started = restore(output, lambda model: _parts(settings, model.to(device)), check) if resume else None
     if started is None:
-        encoder = starting_encoder(settings, material.tokenizer)
-        model = Model(encoder.network, encoder.heads)
-        started = Restored(encoder, model, *_parts(settings, model.to(device)), Progress(), output)
+        networks = starting_networks(settings, material.tokenizer)
+        model = networks.model()
+        started = Restored(networks, model, *_parts(settings, model.to(device)), Progress(), output)
     elif started.corpus not in (None, material.corpus.identity):
         folder = settings.corpus.corpus
         raise InputError(f"{folder}: not the corpus that {started.folder} was trained on; name that one with --corpus")
-    _set_up(started.encoder, settings, device)
+    _set_up(started.model, settings, device)
     return started
 
 
@@ -121,12 +122,13 @@ def _parts(settings: PretrainSettings, model: Model) -> tuple[torch.optim.Optimi
     return OPTIMIZERS[settings.step.optimizer](groups, settings.adam), average
 
 
-def _set_up(encoder: Encoder, settings: PretrainSettings, device: torch.device) -> None:
-    """How the network computes: its precision, what it keeps for the way back, compiled or not."""
-    encoder.network.dtype = PRECISIONS[settings.step.precision]
-    encoder.network.checkpointing = settings.step.checkpointing
-    if settings.step.compile:
-        compile_layers(encoder.network, device)
+def _set_up(model: Model, settings: PretrainSettings, device: torch.device) -> None:
+    """How the networks compute: their precision, what they keep for the way back, compiled or not."""
+    for network in model.networks:
+        network.dtype = PRECISIONS[settings.step.precision]
+        network.checkpointing = settings.step.checkpointing
+        if settings.step.compile:
+            compile_layers(network, device)
 
 
 def _run(
@@ -149,7 +151,7 @@ def _run(
     def save(at: Progress) -> None:
         save_checkpoint(
             output,
-            started.encoder,
+            started.networks,
             started.optimizer,
             at,
             described(settings),
@@ -159,7 +161,7 @@ def _run(
         prune(output, settings.run.keep, at)
 
     with _logs(output, settings.run, started.progress.step) as log:
-        meter = _meter(settings, material, started.encoder, device)
+        meter = _meter(settings, material, started.model, device)
         return _drive(trainer, started.progress, meter, (log, watch), save, output)
 
 
@@ -178,22 +180,22 @@ def _logs(output: Path, run: RunSettings, step: int) -> Iterator[Watch]:
         yield add
 
 
-def _meter(settings: PretrainSettings, material: Material, encoder: Encoder, device: torch.device) -> Meter:
-    dtype = encoder.network.dtype or torch.float32
+def _meter(settings: PretrainSettings, material: Material, model: Model, device: torch.device) -> Meter:
+    dtype = model.network.dtype or torch.float32
     rate = matmul_rate(dtype, device, RATE_SECONDS, RATE_SIZES.get(device.type, RATE_SIZE))
-    flops = flops_of_step_token(encoder.config, material.train, material.objective)
-    return Meter(settings.step.steps, flops, rate)
+    flops = flops_of_step_token(model, material.train, material.objective)
+    return Meter(settings.step.steps, flops, rate, losses=tuple(material.objective.losses))
 
 
 def _finish(settings: PretrainSettings, corpus: Corpus, started: Restored, output: Path, outcome: Outcome) -> None:
     prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
     with nullcontext() if started.average is None else started.average.swapped():
-        started.encoder.save_pretrained(output / "model")
-    write_card(output / "model", settings, corpus, started.encoder, outcome.progress, outcome.reading)
+        started.networks.save(output / "model")
+    write_card(output / "model", settings, corpus, started.networks, outcome.progress, outcome.reading)
     if (found := best(output, outcome.progress)) is not None:
-        encoder, at = found
-        encoder.save_pretrained(output / "best")
-        write_card(output / "best", settings, corpus, encoder, at, outcome.reading)
+        networks, at = found
+        networks.save(output / "best")
+        write_card(output / "best", settings, corpus, networks, at, outcome.reading)
     with suppress(MissingExtraError):  # no picture without matplotlib
         plot_curves(output)
 

@@ -1,35 +1,43 @@
-"""What a run leaves behind for people: logs, a picture of its curves."""
+"""What a run writes for people as it goes: its log, and the batches that it stopped at."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bothways.data.batch import Answers
-from bothways.errors import InputError, MissingExtraError
+from bothways.errors import InputError
 from bothways.files import replacing, write_json
+from bothways.train.history import METRICS, read_metrics
 from bothways.train.loop import Event
 
-__all__ = ["METRICS", "MetricsLog", "plot_curves", "read_metrics", "row", "write_failure"]
+__all__ = ["MetricsLog", "row", "with_ratios", "write_failure"]
 
-METRICS = "metrics.jsonl"
-CURVES = "curves.png"
 FAILURE = "nonfinite.json"
 # exp of the mean loss on tokens that are predicted: of masked ones it is called pseudo-perplexity.
 PERPLEXITIES = {"mlm": "pseudo_perplexity", "causal": "perplexity"}
+# A share of what another one says: how many of the replaced tokens were found, and of those said to be replaced are.
+RATIOS = {"rtd_recall": ("found", "replaced"), "rtd_precision": ("found", "flagged")}
 
 
 def row(event: Event) -> dict[str, Any]:
     """A step or an evaluation as a row of numbers; nothing in it depends on the clock."""
+    place = {"step": event.progress.step, "tokens": event.progress.tokens}
     if event.means is not None:
-        return {"step": event.progress.step, "held_out": event.means | _perplexity(event.means)}
+        return {**place, "held_out": with_ratios(event.means) | _perplexity(event.means)}
     assert event.result is not None
     result = event.result
-    shown = {"step": event.progress.step, "tokens": event.progress.tokens, "loss": result.loss, "lr": event.lr}
-    return {**shown, "gradient": result.gradient, **result.means, **({} if result.applied else {"skipped": True})}
+    shown = {**place, "loss": result.loss, "lr": event.lr, "gradient": result.gradient}
+    return {**shown, **with_ratios(result.means), **({} if result.applied else {"skipped": True})}
+
+
+def with_ratios(means: Mapping[str, float]) -> dict[str, float]:
+    """The means, of the same tokens each, and what they say of each other; nothing where there was nothing to find."""
+    pairs = {told: (means[part], means[of]) for told, (part, of) in RATIOS.items() if part in means}
+    return {**means, **{told: part / of for told, (part, of) in pairs.items() if of}}
 
 
 def _perplexity(means: Mapping[str, float]) -> dict[str, float]:
@@ -40,13 +48,15 @@ def _perplexity(means: Mapping[str, float]) -> dict[str, float]:
 class MetricsLog:
     """`metrics.jsonl`: a row each `every` steps and for each evaluation, on disk as it happens.
 
-    step: of the checkpoint that the run goes on from; rows after it are cut off, since they will be written again.
+    step: of the checkpoint that the run goes on from; rows after it are cut off, since they will be written again, and
+    so are those without a number of steps.
     """
 
     def __init__(self, folder: Path, every: int, step: int) -> None:
         self._every = every
         path = folder / METRICS
-        kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
+        there = read_metrics(path) if path.exists() else ()
+        kept = [line for line in there if type(line["step"]) is int and line["step"] <= step]
         with replacing(path) as aside:
             aside.write_text("".join(_line(one) for one in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
@@ -66,7 +76,7 @@ class MetricsLog:
 
 
 def _line(values: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(values)) + "\n"
+    return json.dumps(_finite(values), allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:
@@ -74,20 +84,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a log; a last line that a kill cut short is left out. Raises InputError on any other damage."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line) if line else None
-        except json.JSONDecodeError:
-            if number >= len(lines):
-                return
-            raise InputError(f"{path}: line {number} is not JSON") from None
-        if isinstance(value, dict) and "step" in value:
-            yield value
 
 
 def write_failure(folder: Path, event: Event) -> None:
@@ -107,35 +103,3 @@ def write_failure(folder: Path, event: Event) -> None:
 
 def _answers(answers: Answers) -> dict[str, Any]:
     return {"rows": None if answers.rows is None else answers.rows.tolist(), "values": answers.values.tolist()}
-
-
-def _held_out_loss(means: Mapping[str, float | None]) -> float | None:
-    """On tokens that are predicted."""
-    return next((means[name] for name in PERPLEXITIES if name in means), None)
-
-
-def plot_curves(folder: Path) -> Path:
-    """Draw losses and held-out losses over steps. Raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError('pictures need matplotlib: pip install "bothways[plot]"') from None
-    rows = list(read_metrics(folder / METRICS))
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    steps = [(one["step"], one["loss"]) for one in rows if one.get("loss") is not None]
-    held = [(one["step"], loss) for one in rows if (loss := _held_out_loss(one.get("held_out", {}))) is not None]
-    if steps:
-        axes.plot(*zip(*steps), color="#9db8d9", linewidth=0.8, label="training")
-    if held:
-        axes.plot(*zip(*held), color="#1f4e8c", linewidth=1.8, marker="o", markersize=3, label="held out")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    if steps or held:
-        axes.legend(frameon=False)
-    with replacing(folder / CURVES) as aside:
-        figure.savefig(aside, format="png", dpi=150)
-    return folder / CURVES

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from bothways.data.pairs import NEGATIVES, Negatives
 from bothways.errors import ConfigError, meant
-from bothways.objectives.choice import check_objectives
+from bothways.nn.sharing import SHARINGS, Sharing
+from bothways.objectives.choice import OBJECTIVES, check_objectives
 from bothways.objectives.masking import Masking
+from bothways.objectives.rtd import RTD_WEIGHT
 from bothways.train.optim import OPTIMIZERS, AdamSettings
 from bothways.train.schedule import SCHEDULES
 
@@ -26,7 +29,15 @@ __all__ = [
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESET = "bert-mini"
 MOST_WARMUP = 10_000
+MOST_GENERATOR = 1024  # times as wide, or as deep; usual is less than once
+MOST_WORKERS = 64
 SHORTEST = 3  # tokens of a sequence
+# Keys that say something only beside one of these objectives.
+ONLY_WITH = {
+    "negatives": ("nsp",),
+    **dict.fromkeys(("rtd_weight", "sharing", "generator_width", "generator_depth"), ("rtd",)),
+    **dict.fromkeys(("rate", "mask", "random", "unit"), ("mlm", "rtd")),
+}
 
 
 def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
@@ -37,6 +48,16 @@ def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
 def _check_within(key: str, warmup: int, steps: int) -> None:
     if not 0 <= warmup <= steps:
         raise ConfigError(f"{key} must be between 0 and the {steps} steps, got {warmup}")
+
+
+def _check_above_0(key: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ConfigError(f"{key} must be more than 0, got {value}")
+
+
+def _check_finite(key: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(f"{key} must be a finite number, got {value}; 0 stands for none")
 
 
 def _check_not_negative(values: Mapping[str, int]) -> None:
@@ -61,11 +82,16 @@ class ModelSettings:
     tokenizer's.    start: instead of a preset, an encoder to go on from: its folder, or its id on the hub.
 
     dropout: from 0 to less than 1; that of the preset or of the encoder if it is not given.
+    generator_width, generator_depth: with rtd, the size of the generator, as shares of the discriminator's. Those of
+    the preset if they are not given (electra-small: 1/4 as wide; deberta-v3-base: half as deep); for others 1/4 as
+    wide, or half as deep where a family's word vectors must be as wide as its hidden states.
     """
 
     preset: str | None = None
     start: str | None = None
     dropout: float | None = None
+    generator_width: float | None = None
+    generator_depth: float | None = None
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.start is not None:
@@ -76,6 +102,11 @@ class ModelSettings:
             object.__setattr__(self, "preset", PRESET)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be 0 or more and less than 1, got {self.dropout}")
+        for name in ("generator_width", "generator_depth"):
+            share = getattr(self, name)
+            _check_above_0(name, share)
+            if share is not None and share > MOST_GENERATOR:
+                raise ConfigError(f"{name} must be at most {MOST_GENERATOR} times the encoder's, got {share:g}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +117,7 @@ class CorpusSettings:
     once), and doubles that at equal intervals until, after longest_warmup steps, it is longest: sequence length warmup
     (Li et al. 2022, https://arxiv.org/abs/2108.06084). Steps have as many tokens as ever, so more and shorter
     sequences.
-    workers: threads that prepare batches; 0 prepares each where it is needed.
+    workers: threads that prepare batches, up to 64; 0 prepares each where it is needed.
     """
 
     corpus: Path = Path("shards")
@@ -97,6 +128,8 @@ class CorpusSettings:
 
     def __post_init__(self) -> None:
         _check_not_negative({"longest_start": self.longest_start, "workers": self.workers})
+        if self.workers > MOST_WORKERS:
+            raise ConfigError(f"workers must be at most {MOST_WORKERS}, got {self.workers}")
         for name, length in (("longest", self.longest), ("longest_start", self.longest_start or SHORTEST)):
             if length < SHORTEST:
                 raise ConfigError(f"{name} must be at least {SHORTEST}: two special tokens and one more, got {length}")
@@ -114,20 +147,30 @@ class CorpusSettings:
 @dataclass(frozen=True)
 class ObjectiveSettings:
     """objectives: what is learnt: mlm (masked words), with nsp (next sentences) or sop (their order) beside it if one
-    likes, "mlm,nsp"; or causal (next tokens), alone.
+    likes, "mlm,nsp"; or, alone, causal (next tokens) or rtd (which tokens a smaller network, the generator, replaced).
 
     negatives: with nsp, where a segment that is not the next one is from: "other" documents, or the "same" one.
+    rtd_weight: with rtd, of the discriminator's loss; that of the generator, which learns masked words, is 1.
+    sharing: with rtd, of the embeddings of both networks: tied (the same, as in ELECTRA), disentangled (the
+    discriminator's are the generator's and a shift of its own, as in DeBERTa-v3), or none; if not given, disentangled
+    for deberta-v2 models, else tied.
     """
 
     objectives: tuple[str, ...] = ("mlm",)
     negatives: Negatives = "other"
+    rtd_weight: float = RTD_WEIGHT
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         names = [name.strip() for given in self.objectives for name in given.split(",")]
         object.__setattr__(self, "objectives", tuple(name for name in names if name))
         check_objectives(self.objectives)
+        object.__setattr__(self, "objectives", tuple(name for name in OBJECTIVES if name in self.objectives))
         if self.negatives not in NEGATIVES:
             raise ConfigError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
+        _check_above_0("rtd_weight", self.rtd_weight)
+        if self.sharing is not None:
+            _check_one_of("sharing", self.sharing, SHARINGS)
 
 
 @dataclass(frozen=True)
@@ -135,8 +178,8 @@ class StepSettings:
     """steps: how many.    step_tokens: tokens of one.
     batch_tokens: tokens computed at a time, at most (memory against speed); a step has as many equal batches as it
     takes.
-    step_tokens_start, step_tokens_warmup: the first step has step_tokens_start tokens (0: step_tokens at once), and
-    whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
+    step_tokens_start, step_tokens_warmup: the first step has the batches that step_tokens_start tokens take (0: all at
+    once), and whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
 
     optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
     schedule: a name in SCHEDULES: linear, cosine, wsd (warmup, stable, decay) or constant.
@@ -176,6 +219,8 @@ class StepSettings:
         _check_one_of("precision", self.precision, PRECISIONS)
         if self.nonfinite not in ("stop", "skip"):
             raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
+        _check_finite("spike", self.spike)
+        _check_finite("clip", self.clip)
         if self.spike != 0 and not self.spike > 1:
             raise ConfigError(f"spike must be more than 1, or 0 for none, got {self.spike}")
         if not self.clip >= 0:
@@ -186,13 +231,18 @@ class StepSettings:
             raise ConfigError(f"ema must be 0 or more and less than 1, got {self.ema}")
         _check_rise("step_tokens", self.step_tokens, self.step_tokens_start, self.step_tokens_warmup)
         _check_within("step_tokens_warmup", self.step_tokens_warmup, self.steps)
+        if self.step_tokens_start and self.batches(0) == self.batches(self.steps):
+            raise ConfigError(
+                f"step_tokens_start {self.step_tokens_start} changes nothing: it takes as many batches of {self.batch} "
+                "as a whole step; say less, or a lower batch_tokens"
+            )
 
     def batches(self, step: int) -> int:
         """Batches of a step, counted from 0."""
         most = -(-self.step_tokens // self.batch_tokens)
         if not self.step_tokens_start or step >= self.step_tokens_warmup:
             return most
-        fewest = -(-self.step_tokens_start // self.batch_tokens)
+        fewest = -(-self.step_tokens_start // self.batch)
         return fewest + (most - fewest) * step // self.step_tokens_warmup
 
     @property
@@ -254,3 +304,28 @@ class PretrainSettings:
         if self.step.step_tokens < self.corpus.longest:
             sequence = f"one sequence of {self.corpus.longest}; say more, or a lower longest"
             raise ConfigError(f"step_tokens {self.step.step_tokens} is less than {sequence}")
+        self._check_batch()
+        for part in (self.model, self.masking, self.objective):
+            self._check_heeded(part)
+
+    def _check_batch(self) -> None:
+        """A step's equal batches hold a sequence each: else a step would have more tokens than it shall."""
+        tokens, longest, batches = self.step.step_tokens, self.corpus.longest, self.step.batches(self.step.steps)
+        if self.step.batch < longest <= self.step.batch_tokens:
+            fewer = -(-tokens // (batches - 1))
+            raise ConfigError(
+                f"step_tokens {tokens} in batches of at most {self.step.batch_tokens} are {batches} of "
+                f"{self.step.batch}, less than one sequence of {longest}; "
+                f"say step_tokens = {batches * longest}, or batch_tokens = {fewer}"
+            )
+
+    def heeds(self, key: str) -> bool:
+        """Whether a key says something of these objectives."""
+        return bool(set(ONLY_WITH.get(key, self.objective.objectives)) & set(self.objective.objectives))
+
+    def _check_heeded(self, part: ModelSettings | Masking | ObjectiveSettings) -> None:
+        """No key is given that none of the objectives heeds."""
+        for key in fields(part):
+            if getattr(part, key.name) != key.default and not self.heeds(key.name):
+                needed = f"{' or '.join(ONLY_WITH[key.name])}, and objectives is {','.join(self.objective.objectives)}"
+                raise ConfigError(f"{key.name} says something only with {needed}; leave it out")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +12,36 @@ import torch
 from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
-from bothways.errors import CheckpointError, ConfigError, UnusedWeightsWarning
+from bothways.errors import (
+    CheckpointError,
+    ConfigError,
+    FreshWeightsWarning,
+    UnusedWeightsWarning,
+)
 from bothways.families import FAMILIES, Family
 from bothways.families.presets import PRESETS
+from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork, Pooler
 from bothways.nn.layers import initialise
 from bothways.objectives.causal import edges
-from bothways.objectives.choice import check_heads, heads_of, pairs_of
+from bothways.objectives.choice import check_heads, generator_head, heads_of, pairs_of
+from bothways.objectives.rtd import judges
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
 
-__all__ = ["starting_encoder"]
+__all__ = [
+    "REPLACED",
+    "check_vocabulary",
+    "fresh_head",
+    "fresh_network",
+    "set_dropout",
+    "starting_encoder",
+    "warn_of_fresh",
+]
+
+# A head for tags that is one for replaced tokens has this label alone; transformers reads it from the config.
+REPLACED = {"id2label": {"0": "replaced"}, "label2id": {"replaced": 0}}
 
 
 def starting_encoder(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
@@ -52,13 +71,23 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     check_heads(settings.objective.objectives, family)
     config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), family, tokenizer)
     config = _dropping(config, settings.model.dropout)
-    extras = _special_ids(config, tokenizer)
-    generator = torch.Generator().manual_seed(settings.run.seed)
     names = heads_of(settings.objective.objectives, family)
+    extras = {**_special_ids(config, tokenizer), **_labels(settings, names)}
+    generator = torch.Generator().manual_seed(settings.run.seed)
     network = EncoderNetwork(config, pooler=any(family.heads[name].pools for name in names))
-    initialise(network, config.init_std, generator)
-    heads = {name: _fresh_head(name, network, family, extras, generator) for name in names}
+    fresh_network(network, family, generator)
+    heads = {name: fresh_head(name, network, family, extras, generator) for name in names}
     return Encoder(network, family, tokenizer, heads, extras)
+
+
+@torch.no_grad()
+def fresh_network(network: EncoderNetwork, family: Family, generator: torch.Generator) -> None:
+    """Give a network weights as its family begins with them."""
+    initialise(network, network.config.init_std, generator)
+    for layer in network.layers if family.begins_shallow else ():
+        assert isinstance(layer, EncoderLayer)
+        for linear in (layer.attention.out, layer.ffn.down):
+            linear.weight.div_(math.sqrt(2 * len(network.config.order)))
 
 
 def _special_ids(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -68,7 +97,12 @@ def _special_ids(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     return {key: number for key, number in ids.items() if number is not None}
 
 
-def _fresh_head(
+def _labels(settings: PretrainSettings, heads: Collection[str]) -> dict[str, Any]:
+    """What a config says of the labels of a head for tags that is to find replaced tokens."""
+    return REPLACED if "tag" in heads and generator_head(settings.objective.objectives) is not None else {}
+
+
+def fresh_head(
     name: str, network: EncoderNetwork, family: Family, extras: Mapping[str, Any], generator: torch.Generator
 ) -> nn.Module:
     """A head with fresh weights, but for those it shares with the network."""
@@ -95,7 +129,11 @@ def _counted_from_padding(config: EncoderConfig, family: Family, tokenizer: Toke
 
 
 def _dropping(config: EncoderConfig, dropout: float | None) -> EncoderConfig:
-    return config if dropout is None else replace(config, dropout=dropout, attention_dropout=dropout)
+    """The config with that dropout everywhere; None: as it is."""
+    if dropout is None:
+        return config
+    embeddings = None if config.embedding_dropout is None else dropout  # None: they have that of all else
+    return replace(config, dropout=dropout, attention_dropout=dropout, embedding_dropout=embeddings)
 
 
 def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
@@ -103,29 +141,59 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     start = settings.model.start
     assert start is not None
     encoder = Encoder.from_pretrained(start)
-    _check_vocabulary(start, encoder, tokenizer)
+    check_vocabulary(start, encoder, tokenizer)
     check_heads(settings.objective.objectives, encoder.family)
-    _drop(encoder.network, _dropping(encoder.config, settings.model.dropout))
-    generator = torch.Generator().manual_seed(settings.run.seed)
     names = heads_of(settings.objective.objectives, encoder.family)
-    if encoder.network.pooler is None and any(encoder.family.heads[name].pools for name in names):
+    encoder = _relabelled(encoder, _labels(settings, names))
+    set_dropout(encoder.network, settings.model.dropout)
+    generator = torch.Generator().manual_seed(settings.run.seed)
+    pools = encoder.network.pooler is None and any(encoder.family.heads[name].pools for name in names)
+    if pools:
         encoder.network.pooler = Pooler(encoder.config)
         initialise(encoder.network.pooler, encoder.config.init_std, generator)
     heads = {name: encoder.heads.get(name) or _fresh_of(name, encoder, generator) for name in names}
-    left = [f"head {name}" for name in encoder.heads if name not in names]
-    left += encoder.lost
-    if left:
-        named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=4)
+    left = [f"head {name}" for name in encoder.heads if name not in names] + list(encoder.lost)
+    _warn_of_left(start, left)
+    fresh = [f"head {name}" for name in names if name not in encoder.heads and _has_own(heads[name], encoder.network)]
+    warn_of_fresh(start, [*fresh, *(["pooler"] if pools else [])])
     return replace(encoder, tokenizer=tokenizer, heads=heads, unused=())
 
 
+def _relabelled(encoder: Encoder, labels: Mapping[str, Any]) -> Encoder:
+    """The encoder with these labels, if there are any; a head for other tags is lost."""
+    head = encoder.heads.get("tag")
+    if not labels or (head is not None and judges(head)):
+        return encoder
+    extras = {key: value for key, value in encoder.extras.items() if key != "num_labels"}
+    others = {name: one for name, one in encoder.heads.items() if name != "tag"}
+    lost = () if head is None else ("head tag",)
+    return replace(encoder, heads=others, extras={**extras, **labels}, unused=(*encoder.unused, *lost))
+
+
+def _has_own(head: nn.Module, network: EncoderNetwork) -> bool:
+    """Whether a head has weights that are not the network's."""
+    shared = {id(parameter) for parameter in network.parameters()}
+    return any(id(parameter) not in shared for parameter in head.parameters())
+
+
+def _warn_of_left(start: str, left: list[str]) -> None:
+    if left:
+        named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=5)
+
+
+def warn_of_fresh(start: str, fresh: list[str]) -> None:
+    """Say which parts of an encoder to go on from are not there, if any."""
+    if fresh:
+        warnings.warn(f"{start}: has no {' and no '.join(fresh)}: fresh weights", FreshWeightsWarning, stacklevel=5)
+
+
 def _fresh_of(name: str, encoder: Encoder, generator: torch.Generator) -> nn.Module:
-    return _fresh_head(name, encoder.network, encoder.family, encoder.extras, generator)
+    return fresh_head(name, encoder.network, encoder.family, encoder.extras, generator)
 
 
-def _check_vocabulary(start: str, encoder: Encoder, tokenizer: Tokenizer) -> None:
-    """The corpus's ids mean the words that the encoder knows by them."""
+def check_vocabulary(start: str, encoder: Encoder, tokenizer: Tokenizer) -> None:
+    """The corpus's ids mean the words that the encoder knows by them; raises CheckpointError if they do not."""
     if tokenizer.vocab_size > encoder.config.vocab:
         rows = f"{encoder.config.vocab:,} rows, the corpus's tokenizer {tokenizer.vocab_size:,} entries"
         raise CheckpointError(f"{start}: has {rows}; build the corpus with this encoder's tokenizer")
@@ -138,8 +206,9 @@ def _check_vocabulary(start: str, encoder: Encoder, tokenizer: Tokenizer) -> Non
         raise CheckpointError(f"{start}: its vocabulary is another one: {ids}; build the corpus with its tokenizer")
 
 
-def _drop(network: EncoderNetwork, config: EncoderConfig) -> None:
-    """Give a network the dropout of another config: each part that of its twin."""
+def set_dropout(network: EncoderNetwork, dropout: float | None) -> None:
+    """Give a network that dropout, everywhere; None: leave it as it is. Each part has that of its twin."""
+    config = _dropping(network.config, dropout)
     with torch.device("meta"):
         twin = EncoderNetwork(config, pooler=network.pooler is not None)
     for part, like in zip(network.modules(), twin.modules()):

@@ -1,6 +1,7 @@
 """Checkpoints of a run: folders that are whole or not there, and from which a run goes on as if it had never stopped.
 
     run/checkpoints/step-00001000/    config.json, model.safetensors, tokenizer: a folder like any other model's
+                                      generator/, shifts.safetensors: in runs that have a generator (`train.networks`)
                                       optimizer.safetensors, state.json: what training needs besides
                                       average.safetensors: the average of the weights, in runs that keep one
 
@@ -9,6 +10,7 @@ Nothing in them is pickled. `state.json` has the checksum of every other file, s
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings
@@ -22,13 +24,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import sha256
 from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning, InputError
 from bothways.files import make_folder, read_object, write_json
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average
 from bothways.train.feed import Cursor
+from bothways.train.networks import Networks
 from bothways.train.optim import optimizer_state, restore_optimizer
 
 __all__ = ["Progress", "Restored", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
@@ -44,7 +46,7 @@ class Progress:
     """How far a run is: steps done, tokens seen, the next batch's place, and the best held-out loss with its step.
 
     scale: in fp16, what losses are multiplied with, and unchanged: for how many steps now.
-    gradient: a running mean of how long gradients were before clipping.
+    gradient: a running mean of how long gradients were before clipping.    skipped: steps that were not taken.
     """
 
     step: int = 0
@@ -56,6 +58,7 @@ class Progress:
     scale: float | None = None
     unchanged: int = 0
     gradient: float | None = None
+    skipped: int = 0
 
     @property
     def cursor(self) -> Cursor:
@@ -66,7 +69,7 @@ class Progress:
 class Restored:
     """What a checkpoint holds, ready to go on. corpus: the identity of what it was trained on, if that is known."""
 
-    encoder: Encoder
+    networks: Networks
     model: Model
     optimizer: torch.optim.Optimizer
     average: Average | None
@@ -75,13 +78,19 @@ class Restored:
     corpus: str | None = None
 
 
+# The largest numbers that a place in a run has: a batch's seed is made of an epoch and a number.
+MOST = {
+    **dict.fromkeys(("step", "tokens", "unchanged", "skipped"), 1 << 60),
+    **{"epoch": (1 << 20) - 1, "number": (1 << 40) - 1},
+}
 T = TypeVar("T")
 Parts = Callable[[Model], tuple[torch.optim.Optimizer, Average | None]]
+Check = Callable[[Progress], None]
 
 
 def save_checkpoint(
     run: Path,
-    encoder: Encoder,
+    networks: Networks,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     settings: Mapping[str, Any],
@@ -98,14 +107,13 @@ def save_checkpoint(
         shutil.rmtree(begun, ignore_errors=True)
     make_folder(aside)
     try:
-        encoder.save_pretrained(aside)
-        save_file(optimizer_state(Model(encoder.network, encoder.heads), optimizer), aside / OPTIMIZER)
+        networks.save(aside, resumable=True)
+        save_file(optimizer_state(networks.model(), optimizer), aside / OPTIMIZER)
         if average is not None:
             save_file(average.state(), aside / AVERAGE)
-        sums = {path.name: sha256(path) for path in sorted(aside.iterdir())}
-        state = {"progress": asdict(progress), "corpus": corpus, "settings": dict(settings), "sha256": sums}
-        write_json(aside / STATE, state)
-        for path in aside.iterdir():
+        state = {"progress": asdict(progress), "corpus": corpus, "settings": dict(settings), "sha256": _sums(aside)}
+        write_json(aside / STATE, state | _shared(networks))
+        for path in sorted(aside.rglob("*"), reverse=True):  # what is in a folder before the folder
             _to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
@@ -122,16 +130,16 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
 
 
-def restore(run: Path, parts: Parts) -> Restored | None:
+def restore(run: Path, parts: Parts, check: Check = lambda progress: None) -> Restored | None:
     """The newest checkpoint that is whole; None if there is none at all.
 
     parts: makes a model's optimizer and, if the run keeps one, the average of its weights.
-    Damaged ones are passed over with a warning.
+    check: raises CheckpointError on a place that the run's data has not. Damaged ones are passed over with a warning.
     Raises CheckpointError if there are checkpoints, but none of them is whole.
     """
     found = checkpoints(run)
     for folder in reversed(found):
-        restored = _whole(folder, partial(_read, parts=parts))
+        restored = _whole(folder, partial(_read, parts=parts, check=check))
         if restored is not None:
             return restored
     if found:
@@ -139,8 +147,8 @@ def restore(run: Path, parts: Parts) -> Restored | None:
     return None
 
 
-def best(run: Path, progress: Progress) -> tuple[Encoder, Progress] | None:
-    """The encoder with the lowest held-out loss, as it was evaluated, and how far the run was then.
+def best(run: Path, progress: Progress) -> tuple[Networks, Progress] | None:
+    """What had the lowest held-out loss, as it was evaluated, and how far the run was then.
 
     In runs that keep an average of the weights it is the average. None if nothing was evaluated, and, with a warning,
     where that checkpoint is not whole.
@@ -148,14 +156,14 @@ def best(run: Path, progress: Progress) -> tuple[Encoder, Progress] | None:
     return None if progress.best_step is None else _whole(run / FOLDER / _name(progress.best_step), _evaluated)
 
 
-def _evaluated(folder: Path) -> tuple[Encoder, Progress]:
+def _evaluated(folder: Path) -> tuple[Networks, Progress]:
     state = _checked(folder)
-    encoder = Encoder.from_pretrained(folder)
+    networks = Networks.read(folder, state.get("sharing"))
     if (folder / AVERAGE).is_file():
         means = load_file(folder / AVERAGE)
-        for name, parameter in Model(encoder.network, encoder.heads).named_parameters():
+        for name, parameter in networks.model().named_parameters():
             parameter.data = means[name]
-    return encoder, Progress(**state["progress"])
+    return networks, _progress(folder, state)
 
 
 def _whole(folder: Path, read: Callable[[Path], T]) -> T | None:
@@ -170,24 +178,59 @@ def _whole(folder: Path, read: Callable[[Path], T]) -> T | None:
 def _checked(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint whose files are all what was written."""
     state = read_object(folder / STATE)
+    there = _sums(folder)
     for name, expected in state["sha256"].items():
-        if not (folder / name).is_file():
+        if name not in there:
             raise CheckpointError(f"{folder / name}: missing")
-        if sha256(folder / name) != expected:
+        if there[name] != expected:
             raise CheckpointError(f"{folder / name}: not what was written (sha256 differs)")
+    for name in there.keys() - state["sha256"].keys():
+        if not Path(name).name.startswith("."):
+            raise CheckpointError(f"{folder / name}: {STATE} does not know it")
     return state
 
 
-def _read(folder: Path, parts: Parts) -> Restored:
+def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
+    """Raises CheckpointError on numbers that no run comes to."""
+    progress = Progress(**state["progress"])
+    for name, most in MOST.items():
+        value = getattr(progress, name)
+        if type(value) is not int or not 0 <= value <= most:
+            raise CheckpointError(f"{folder / STATE}: {name} is {value!r:.40}")
+    for name in ("best_loss", "scale", "gradient"):
+        value = getattr(progress, name)
+        if value is not None and not (type(value) in (int, float) and -math.inf < value < math.inf):
+            raise CheckpointError(f"{folder / STATE}: {name} is {value!r:.40}")
+    best = progress.best_step
+    if best is not None and (type(best) is not int or not 0 < best <= progress.step):
+        raise CheckpointError(f"{folder / STATE}: best_step is {best!r:.40}")
+    if folder.name != _name(progress.step):
+        raise CheckpointError(f"{folder / STATE}: step is {progress.step}")
+    return progress
+
+
+def _read(folder: Path, parts: Parts, check: Check) -> Restored:
     state = _checked(folder)
-    encoder = Encoder.from_pretrained(folder)
-    model = Model(encoder.network, encoder.heads)
+    progress = _progress(folder, state)
+    check(progress)
+    networks = Networks.read(folder, state.get("sharing"))
+    model = networks.model()
     optimizer, average = parts(model)
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
     if average is not None:
         average.restore(load_file(folder / AVERAGE))
-    progress = Progress(**state["progress"])
-    return Restored(encoder, model, optimizer, average, progress, folder, state.get("corpus"))
+    return Restored(networks, model, optimizer, average, progress, folder, state.get("corpus"))
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The checksum of every file of a checkpoint but its state, by its place in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def _shared(networks: Networks) -> dict[str, str]:
+    """What the state says of a generator."""
+    return {} if networks.generator is None else {"sharing": networks.sharing}
 
 
 def prune(run: Path, keep: int, progress: Progress) -> None:

@@ -34,13 +34,14 @@ class Means:
         self._counts[name] += count
 
     def values(self) -> dict[str, float]:
-        """The mean of each name; NaN where there was no row."""
-        return {name: self._totals[name] / n if n else math.nan for name, n in self._counts.items()}
+        """The mean of each name that had a row."""
+        return {name: self._totals[name] / n for name, n in self._counts.items() if n}
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: the weighted sum of the objective's mean losses.    means: of losses and metrics, by name.
+    """loss: the weighted sum of the objective's mean losses.    means: of losses and metrics, by name; what had no row
+    is left out.
 
     tokens: of all batches.    gradient: its length before clipping.    applied: whether the weights were changed.
     """
@@ -162,9 +163,24 @@ def _told(result: Losses) -> Told:
     return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
 
-def _clip(model: nn.Module, longest: float) -> float:
-    """Shorten the gradient to `longest` (0: not at all); its length before."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), longest or math.inf))
+def _clip(model: Model, longest: float) -> float:
+    """Shorten the gradient to `longest` (0: not at all); its length before.
+
+    Two networks without a parameter in common are shortened each by itself: one that is told much would else hold back
+    the other, from step to step by another factor.
+    """
+    parts = [torch.nn.utils.clip_grad_norm_(part, longest or math.inf) for part in _apart(model)]
+    return math.hypot(*map(float, parts))
+
+
+def _apart(model: Model) -> list[list[nn.Parameter]]:
+    """Its parameters, and by themselves those of a generator that shares none."""
+    every = list(model.parameters())
+    theirs = [] if model.generator is None else list(model.generator.parameters())
+    known = {id(parameter) for parameter in theirs}
+    own = [parameter for parameter in every if id(parameter) not in known]
+    shared = {id(one) for part in (model.network, model.heads) for one in part.parameters()} & known
+    return [own, theirs] if theirs and not shared else [every]
 
 
 def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
@@ -175,7 +191,8 @@ def _means(sums: Iterable[tuple[str, Part]]) -> dict[str, float]:
 
 
 def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], streams: Streams) -> dict[str, float]:
-    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side.
+    """Mean losses and metrics over all rows of the batches, without dropout; they are computed side by side. What had
+    no row (a pair, among sequences of one segment) is left out.
 
     What an objective leaves to chance is the same each time: its seed is the batch's number.
     """

@@ -1,0 +1,82 @@
+"""What a run trains: an encoder and, where tokens are replaced for it, the generator that replaces them.
+
+config.json, model.safetensors, tokenizer     the encoder
+generator/                                    the generator: an encoder's folder, too
+shifts.safetensors                            in checkpoints: what the encoder's word vectors have of their own,
+                                              where the rest is the generator's; without it a sum of both would be
+                                              parted, to other last bits
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.generator import GENERATOR
+from bothways.errors import CheckpointError
+from bothways.nn.sharing import SHARINGS, Sharing, folded, share, shifts
+from bothways.objectives.objective import Model
+
+__all__ = ["Networks"]
+
+SHIFTS = "shifts.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """encoder: what the run is for.    generator: None for none.    sharing: of their tables of embeddings."""
+
+    encoder: Encoder
+    generator: Encoder | None = None
+    sharing: Sharing = "none"
+
+    def model(self) -> Model:
+        """Their networks and heads, as an objective wants them. Always the same parameters by the same names."""
+        return Model(self.encoder.network, self.encoder.heads, self._generating())
+
+    def _generating(self) -> Model | None:
+        return None if self.generator is None else Model(self.generator.network, self.generator.heads)
+
+    def file_bytes(self) -> int:
+        """Of all weights that `save` writes."""
+        every = (self.encoder, *(() if self.generator is None else (self.generator,)))
+        parameters = sum(_count(Model(one.network, one.heads)) for one in every)
+        return 4 * (parameters + sum(shift.numel() for shift in shifts(self.encoder.network).values()))
+
+    def save(self, folder: Path, *, resumable: bool = False) -> None:
+        """Write both folders; each can be loaded by itself. Raises InputError if they cannot be written.
+
+        resumable: with what `read` needs.
+        """
+        with folded(self.encoder.network):
+            self.encoder.save_pretrained(folder)
+        if self.generator is not None:
+            self.generator.save_pretrained(folder / GENERATOR)
+        if resumable and self.sharing == "disentangled":
+            save_file(
+                {name: shift.contiguous() for name, shift in shifts(self.encoder.network).items()}, folder / SHIFTS
+            )
+
+    @classmethod
+    def read(cls, folder: Path, sharing: Sharing | None) -> Networks:
+        """What `save` wrote, sharing again what it shared. sharing: None where there is no generator.
+
+        Raises ConfigError or CheckpointError, naming the file, on whatever does not fit.
+        """
+        encoder = Encoder.from_pretrained(folder)
+        if sharing is None:
+            return cls(encoder)
+        if sharing not in SHARINGS:
+            raise CheckpointError(f"{folder}: sharing {sharing!r:.80} is not known")
+        generator = Encoder.from_pretrained(folder / GENERATOR)
+        own = load_file(folder / SHIFTS) if sharing == "disentangled" else None
+        share(encoder.network, generator.network, sharing, own)
+        return cls(encoder, generator, sharing)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
