@@ -143,7 +143,7 @@ def test_steps_have_the_same_bits_on_one_and_on_two_threads(
         adam = AdamSettings(lr=1e-3)
         optimizer = OPTIMIZERS["adamw"](parameter_groups(model, adam.weight_decay), adam)
         streams = Streams(CPU)
-        for number in range(3):
+        for number in range(2):
             batches = [masked(vocab, lengths, seed + 10 * number) for seed, (lengths, _) in enumerate(MICRO)]
             batches = [batch for batch in batches if batch.tokens.layout.longest <= model.network.config.longest]
             result = train_step(model, objective(vocab), batches, optimizer, streams, seed=number, clip=1.0)
@@ -302,7 +302,8 @@ def test_one_batch_is_learned_by_heart(save_family: Save, family: str, name: str
     adam = AdamSettings(lr=5e-3, weight_decay=0.0)
     optimizer = OPTIMIZERS[name](parameter_groups(model, 0.0), adam)
     for number in range(150):
-        train_step(model, objective(vocab), batches, optimizer, Streams(CPU), seed=number, clip=1.0)
+        if train_step(model, objective(vocab), batches, optimizer, Streams(CPU), seed=number, clip=1.0).loss < 0.01:
+            break
     means = evaluate(model, objective(vocab), batches, Streams(CPU))
     assert means["accuracy"] == 1.0
     assert means["mlm"] < 0.02

@@ -28,10 +28,10 @@ def test_a_text_alone_on_all_cores_is_the_same_as_in_a_crowd_on_a_share_of_them(
     precision: str, minilm: Path, topics: list[str], two_threads: None
 ) -> None:
     encoder = SentenceEncoder(minilm, precision=precision)
-    crowd = encoder.encode(topics)
+    crowd = encoder.encode(topics[::2])
     assert torch.get_num_threads() == 2
-    for i in range(0, len(topics), 23):
-        np.testing.assert_array_equal(encoder.encode(topics[i]), crowd[i])
+    for i in range(0, len(crowd), 23):
+        np.testing.assert_array_equal(encoder.encode(topics[2 * i]), crowd[i])
 
 
 def test_two_users_at_the_same_time_get_what_each_would_get_alone(
