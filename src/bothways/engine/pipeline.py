@@ -18,8 +18,9 @@ from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.config import EncoderConfig
 from bothways.tasks import TASKS
-from bothways.tasks.task import Request, Round, Rounds
+from bothways.tasks.task import Facts, Request, Round, Rounds
 from bothways.text.tokenizer import Encoded, cut_lengths, warn_of_truncation
+from bothways.text.windows import in_windows
 
 __all__ = ["Pipeline", "check_types", "pipeline"]
 
@@ -55,6 +56,7 @@ class Pipeline:
             raise CheckpointError(f"{model} has no {head} head (weights that {task} needs); load one trained for it")
         self._task_name, self._model = task, repr(encoder) if name is None else repr(name)
         self._config = encoder.config
+        self._facts = Facts(self.tokenizer, encoder.extras, encoder.config.longest)
         self._placement = place(device, precision)
         prepare = BACKENDS["eager"]
         self._streams = Streams(self._placement.device)
@@ -70,19 +72,30 @@ class Pipeline:
         """Answer. Arguments are those of the task's `request`; see `bothways.tasks`."""
         _check_arguments(self._task_name, self.task.request, inputs, options)
         request = self.task.request(*inputs, **options)
+        answers = self.answers(request)
+        return answers[0] if request.single else answers
+
+    def answers(self, request: Request) -> list[Any]:
+        """What the task says of each input of a request.
+
+        Warns of texts that are cut. Raises InputError on one that the task cannot answer.
+        """
         encoded = self._encoded(request)
-        self.task.check(request, encoded, self.tokenizer)
+        self.task.check(request, encoded, self._facts)
         for length in sorted({len(e) for e in encoded if e.dropped}):
             warn_of_truncation(cut_lengths(e for e in encoded if len(e) == length), len(encoded), length)
-        answers = self._answers(self.task.rounds(request, encoded, self.tokenizer))
-        return answers[0] if request.single else answers
+        return self._answers(self.task.rounds(request, encoded, self._facts))
 
     def _encoded(self, request: Request) -> list[Encoded]:
         """The texts as tokens, each cut where it leaves no room for what the task adds to it."""
         longest = self._config.longest
+        if request.windows is not None:
+            encoded = in_windows(self.tokenizer, request.texts, request.pairs, request.windows, longest)
+            check_types(encoded, self._config)
+            return encoded
         encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=longest)
         check_types(encoded, self._config)
-        limits = [longest - room for room in self.task.rooms(request, encoded, self.tokenizer, longest)]
+        limits = [longest - room for room in self.task.rooms(request, encoded, self._facts)]
         for limit in {limit for one, limit in zip(encoded, limits) if len(one) > limit}:
             long = [i for i, one in enumerate(encoded) if limits[i] == limit < len(one)]
             texts, pairs = ([side[i] for i in long] if side else None for side in (request.texts, request.pairs))

@@ -13,7 +13,7 @@ from bothways.families import FAMILIES, Family
 from bothways.objectives.causal import CausalLanguageModelling, edges
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
-from bothways.objectives.objective import Objective
+from bothways.objectives.objective import PretrainingObjective
 from bothways.objectives.pairs import SegmentPairs
 from bothways.objectives.reading import Reading, Together
 from bothways.objectives.rtd import RTD_HEADS, RTD_WEIGHT, ReplacedTokens
@@ -75,7 +75,7 @@ class Entry:
     heads: tuple[str, ...]
     build: Callable[[Told], Reading]
     generator: str | None = None
-    whole: Callable[[tuple[Reading, ...], Told], Objective] = lambda readings, told: Together(readings)
+    whole: Callable[[tuple[Reading, ...], Told], PretrainingObjective] = lambda readings, told: Together(readings)
     pairs: Literal["next", "order"] | None = None
     alone: bool = False
     beside: tuple[str, ...] = ()
@@ -208,7 +208,7 @@ def _only_for(family: Family) -> str:
     return f", only for {', '.join(learnt)}" if learnt else ""
 
 
-def objective_of(names: Sequence[str], told: Told) -> Objective:
+def objective_of(names: Sequence[str], told: Told) -> PretrainingObjective:
     """What is learnt, as `names` say. The tokenizer has the special tokens that the objectives need."""
     readings = tuple(OBJECTIVES[name].build(told) for name in names)
     return OBJECTIVES[names[0]].whole(readings, told)

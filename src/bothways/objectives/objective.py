@@ -13,7 +13,7 @@ from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.nn.encoder import EncoderNetwork
 
-__all__ = ["Joint", "Losses", "Model", "Objective", "Part"]
+__all__ = ["Joint", "Losses", "Model", "Objective", "Part", "PretrainingObjective"]
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ class Model(nn.Module):
 
 
 class Objective(Protocol):
-    """One way to learn from text. Objectives hold no state of training.
-
-    What only reads the output of one forward is a `Reading`, and `Together` makes an objective of several.
-    """
+    """One way to learn: what is lost on a batch. Objectives hold no state of training."""
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -75,17 +72,24 @@ class Objective(Protocol):
     def steady(self) -> bool:
         """Whether its losses ask the same all along a run, so that one evaluation can be better than another."""
 
-    def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
-        """What the model gets to see and what it shall say, on the host. Same generator, same batch."""
-
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """How many rows each loss will be a sum over; known on the host before anything is computed."""
 
-    def predicted(self, length: float) -> float:
-        """How many of the tokens of sequences of `length` tokens words are predicted from: a share."""
-
     def loss(self, model: Model, batch: Batch) -> Losses:
         """The losses of a batch, as sums. What is left to chance is drawn by `nn.dropout`, whose seed is the step's."""
+
+
+class PretrainingObjective(Objective, Protocol):
+    """One way to learn from text alone: sequences of a corpus are corrupted, and what they were is asked for.
+
+    What only reads the output of one forward is a `Reading`, and `Together` makes an objective of several.
+    """
+
+    def corrupt(self, packed: Packed, rng: np.random.Generator) -> Batch:
+        """What the model gets to see and what it shall say, on the host. Same generator, same batch."""
+
+    def predicted(self, length: float) -> float:
+        """How many of the tokens of sequences of `length` tokens words are predicted from: a share."""
 
 
 @runtime_checkable

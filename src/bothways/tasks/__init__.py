@@ -4,9 +4,9 @@ from typing import Any
 
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
-from bothways.tasks.task import Request, Round, Task
+from bothways.tasks.task import Facts, Request, Round, Task
 
-__all__ = ["TASKS", "Request", "Round", "Task"]
+__all__ = ["TASKS", "Facts", "Request", "Round", "Task"]
 
 TASKS: dict[str, Task[Any]] = {
     "feature-extraction": FeatureExtraction(),

@@ -13,8 +13,8 @@ from bothways.data.batch import Batch
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderOutput
 from bothways.ragged import Ragged
-from bothways.tasks.task import Request, Round, Rounds
-from bothways.text.tokenizer import Encoded, Tokenizer, as_texts
+from bothways.tasks.task import Facts, Request, Round, Rounds
+from bothways.text.tokenizer import Encoded, as_texts
 
 __all__ = ["FeatureExtraction"]
 
@@ -36,13 +36,13 @@ class FeatureExtraction:
             raise InputError(f'layers must be "last" or "all", got {layers!r}')
         return Request(as_texts(texts), isinstance(texts, str), options=Options(layers))
 
-    def rooms(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer, longest: int) -> Sequence[int]:
+    def rooms(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> Sequence[int]:
         return [0] * len(encoded)
 
-    def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
+    def check(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> None:
         """Every text has features."""
 
-    def rounds(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> Rounds:
+    def rounds(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> Rounds:
         predicted = yield Round(encoded, request.options, keep=request.options.layers == "all")
         return [rows.contiguous().numpy() for rows in predicted]
 

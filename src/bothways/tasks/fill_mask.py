@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bothways.data.batch import Batch
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderOutput
-from bothways.tasks.task import Request, Rounds
+from bothways.tasks.task import Facts, Request, Rounds
 from bothways.tasks.words import (
     Asked,
     Gap,
@@ -90,7 +90,8 @@ class FillMask:
         top_k = top_k if top_k is not None or words else USUAL_TOP_K
         return Request(as_texts(texts), isinstance(texts, str), options=Options(top_k, words, pieces))
 
-    def rooms(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer, longest: int) -> Sequence[int]:
+    def rooms(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> Sequence[int]:
+        tokenizer, longest = facts.tokenizer, facts.longest
         special = tokenizer.backend.num_special_tokens_to_add(False)
         lengths = [request.options.pieces] * len(encoded)
         for gap in _gaps(encoded, tokenizer) if request.options.targets else ():
@@ -100,7 +101,8 @@ class FillMask:
         _check_room("a word", request.options.pieces, special, longest)
         return [length - 1 for length in lengths]
 
-    def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
+    def check(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> None:
+        tokenizer = facts.tokenizer
         mask = tokenizer.id_of("mask")
         if mask is None:
             raise InputError("this model's tokenizer has no mask token")
@@ -111,7 +113,8 @@ class FillMask:
                 hint = f" (this model's mask is written {tokenizer.special['mask']})" if other else ""
                 raise InputError(f"no {tokenizer.special['mask']} in the text{lost}: {_short(text)!r}{hint}")
 
-    def rounds(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> Rounds:
+    def rounds(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> Rounds:
+        tokenizer = facts.tokenizer
         gaps = _gaps(encoded, tokenizer)
         masks = Counter(gap.text for gap in gaps)
         words = yield from _words(request, encoded, gaps, tokenizer)

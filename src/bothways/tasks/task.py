@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
+from bothways.checkpoint.labels import labels_of
 from bothways.data.batch import Batch, Tokens
+from bothways.data.labelled import Labels
 from bothways.nn.encoder import EncoderOutput
 from bothways.text.tokenizer import Encoded, Tokenizer
+from bothways.text.windows import Windows
 
-__all__ = ["Request", "Round", "Rounds", "Task"]
+__all__ = ["Facts", "Request", "Round", "Rounds", "Task"]
 
 AskedT = TypeVar("AskedT", contravariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What a task may know of the model that it asks.
+
+    extras: the keys of its config that do not shape the network.    longest: tokens that it takes.
+    """
+
+    tokenizer: Tokenizer
+    extras: Mapping[str, Any]
+    longest: int
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What its labels mean. Raises ConfigError on what a config cannot say of them."""
+        return labels_of(self.extras)
 
 
 @dataclass(frozen=True)
@@ -23,12 +44,14 @@ class Request:
 
     texts, pairs: the inputs; pairs is None for single texts.
     options: of this call, as the task's own `request` checked them.    single: one input was given, not a list.
+    windows: how texts that are too long are read; None: they are cut, and that is told.
     """
 
     texts: Sequence[str]
     single: bool
     pairs: Sequence[str] | None = None
     options: Any = None
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -60,18 +83,21 @@ class Task(Protocol[AskedT]):
     def request(self) -> Callable[..., Request]:
         """Checks what the user gave; its signature is that of the pipeline's call."""
 
-    def rooms(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer, longest: int) -> Sequence[int]:
+    def rooms(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> Sequence[int]:
         """How many tokens the task may add to each text; those that are then too long are cut to leave that room.
 
-        encoded: the texts, cut to the model's `longest`. What one text needs does not depend on the others.
+        encoded: the texts, cut to what the model takes. What one text needs does not depend on the others. Not asked
+        where texts are read in windows.
         Raises InputError, naming what needs the room, where none would be left for a text.
         """
 
-    def check(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
+    def check(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> None:
         """Raise InputError on a text the task cannot answer, before anything is computed."""
 
-    def rounds(self, request: Request, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> Rounds:
+    def rounds(self, request: Request, encoded: Sequence[Encoded], facts: Facts) -> Rounds:
         """How the answers come about, in the shape users know from transformers. Most tasks need one round:
+
+        encoded: the texts; where they are read in windows, all windows of each (`Encoded.text` says whose).
 
         predicted = yield Round(encoded)
         return [answer(one) for one in predicted]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -36,12 +36,14 @@ class Encoded:
     special tokens.    sequences: 0 or 1, the text a token is from; None for special tokens.
     special: whether the tokenizer added the token.    dropped: tokens lost by truncation.    pair: of two texts.
     text: which of the texts that were encoded together this is, or is a window of.
+    start: how many tokens of the text that is read in windows stand before this one.
     """
 
     encoding: Encoding
     dropped: int = 0
     pair: bool = False
     text: int = 0
+    start: int = 0
 
     def __len__(self) -> int:
         return len(self.encoding)
@@ -135,10 +137,13 @@ class Tokenizer:
                     lost = [0 if stride is not None else self._dropped(e, x) for e, x in zip(encodings, inputs)]
             finally:
                 self.backend.no_truncation()  # the backend is saved as it stands
+        if stride is None:
+            return [Encoded(encoding, lost[i], pairs is not None, i) for i, encoding in enumerate(encodings)]
+        side = int(pairs is not None and strategy == "only_second")
         return [
-            Encoded(window, lost[i], pairs is not None, i)
+            Encoded(window, 0, pairs is not None, i, start)
             for i, encoding in enumerate(encodings)
-            for window in (encoding, *(encoding.overflowing if stride is not None else ()))
+            for window, start in _starts((encoding, *encoding.overflowing), side, stride)
         ]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -194,6 +199,14 @@ class Tokenizer:
             self.backend.no_truncation()
         else:
             self.backend.enable_truncation(max_length, stride=stride, strategy=strategy)
+
+
+def _starts(windows: Sequence[Encoding], side: int, stride: int) -> Iterator[tuple[Encoding, int]]:
+    """Windows of one text, each with how many of the text's tokens stand before it. side: of a pair, which is cut."""
+    start = 0
+    for window in windows:
+        yield window, start
+        start += window.sequence_ids.count(side) - stride
 
 
 def _refusal(message: str, max_length: int | None, strategy: Strategy) -> InputError:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bothways.data.batch import Batch
 from bothways.data.packing import Packing
-from bothways.objectives.objective import Objective
+from bothways.objectives.objective import PretrainingObjective
 
 __all__ = ["Cursor", "feed", "held_out"]
 
@@ -31,13 +31,13 @@ class Cursor:
         return Cursor(self.epoch + 1, 0) if last else Cursor(self.epoch, self.number + 1)
 
 
-def _prepare(packing: Packing, objective: Objective, seed: int, at: Cursor) -> Batch:
+def _prepare(packing: Packing, objective: PretrainingObjective, seed: int, at: Cursor) -> Batch:
     rng = np.random.Generator(np.random.Philox(key=[seed, (1 << 62) + (at.epoch << 40) + at.number]))
     return objective.corrupt(packing(at.epoch, at.number), rng)
 
 
 def feed(
-    packing: Packing, objective: Objective, seed: int, start: Cursor, workers: int = 1
+    packing: Packing, objective: PretrainingObjective, seed: int, start: Cursor, workers: int = 1
 ) -> Generator[tuple[Batch, Cursor]]:
     """Batches from `start` on, without end, each with the place after it."""
 
@@ -65,7 +65,7 @@ def feed(
                 future.cancel()
 
 
-def held_out(packing: Packing, objective: Objective, tokens: int) -> Iterator[Batch]:
+def held_out(packing: Packing, objective: PretrainingObjective, tokens: int) -> Iterator[Batch]:
     """The same batches with the same masks each time, until `tokens` are reached."""
     seen, at = 0, Cursor()
     while at.epoch == 0 and seen < tokens:

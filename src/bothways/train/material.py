@@ -12,7 +12,7 @@ from bothways.data.packing import Packing
 from bothways.data.pairs import Pairing, PairPacking
 from bothways.errors import CheckpointError, InputError
 from bothways.objectives.choice import Told, edged_of, edges_of, objective_of, pairs_of
-from bothways.objectives.objective import Objective
+from bothways.objectives.objective import PretrainingObjective
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
@@ -28,7 +28,7 @@ class Material:
 
     corpus: Corpus
     tokenizer: Tokenizer
-    objective: Objective
+    objective: PretrainingObjective
     train: Packing
     held: Packing
 

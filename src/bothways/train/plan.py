@@ -12,7 +12,7 @@ from bothways.data.packing import Packing
 from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
 from bothways.nn.losses import bytes_of_vocabulary_cross_entropy
-from bothways.objectives.objective import Model, Objective
+from bothways.objectives.objective import Model, PretrainingObjective
 from bothways.train.feed import Cursor, feed
 from bothways.train.optim import OPTIMIZERS, AdamSettings, moment_bytes, parameter_groups
 from bothways.train.settings import PretrainSettings
@@ -65,7 +65,7 @@ def _flops_of_head(config: EncoderConfig) -> int:
     return 2 * config.embed_width * (config.vocab + (0 if config.causal else config.width))
 
 
-def flops_of_step_token(model: Model, packing: Packing, objective: Objective) -> float:
+def flops_of_step_token(model: Model, packing: Packing, objective: PretrainingObjective) -> float:
     """Of a step, a token: forward through all networks, and twice that on the way back.
 
     A generator's words are sampled from scores that are computed once more.
@@ -76,14 +76,14 @@ def flops_of_step_token(model: Model, packing: Packing, objective: Objective) ->
     return 3 * forward + objective.predicted(length) * again
 
 
-def _read_from(model: Model, objective: Objective, length: float) -> list[tuple[EncoderConfig, float]]:
+def _read_from(model: Model, objective: PretrainingObjective, length: float) -> list[tuple[EncoderConfig, float]]:
     """Each network, and the share of its rows that words are predicted from: the generator's where there is one."""
     configs, predicted = [network.config for network in model.networks], objective.predicted(length)
     return [(config, predicted if i == len(configs) - 1 else 0.0) for i, config in enumerate(configs)]
 
 
 def _activation_bytes(
-    settings: PretrainSettings, model: Model, objective: Objective, length: float, streams: Streams
+    settings: PretrainSettings, model: Model, objective: PretrainingObjective, length: float, streams: Streams
 ) -> int:
     """What autograd keeps of a step's batches that run side by side, and their losses hold: an estimate."""
     networks = _read_from(model, objective, length)
@@ -125,7 +125,7 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, 
 
 
 def plan_of(
-    settings: PretrainSettings, model: Model, objective: Objective, packing: Packing, device: torch.device
+    settings: PretrainSettings, model: Model, objective: PretrainingObjective, packing: Packing, device: torch.device
 ) -> Plan:
     """Count what can be counted, and try a few steps on real batches for the rest. The model's weights change."""
     step = settings.step
@@ -155,7 +155,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _tried(
-    model: Model, objective: Objective, packing: Packing, settings: PretrainSettings, device: torch.device
+    model: Model, objective: PretrainingObjective, packing: Packing, settings: PretrainSettings, device: torch.device
 ) -> tuple[float, int]:
     """Tokens a second of a few steps, after one that does not count; and the bytes that the optimizer keeps."""
     groups = parameter_groups(model, settings.adam.weight_decay)
