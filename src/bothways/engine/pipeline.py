@@ -93,6 +93,12 @@ class Pipeline:
             encoded = in_windows(self.tokenizer, request.texts, request.pairs, request.windows, longest)
             check_types(encoded, self._config)
             return encoded
+        if request.max_length is not None:
+            if not 1 <= request.max_length <= longest:
+                raise InputError(
+                    f"max_length must be between 1 and the model's {longest} positions, got {request.max_length}"
+                )
+            longest = request.max_length
         encoded = self.tokenizer.encode(request.texts, request.pairs, max_length=longest)
         check_types(encoded, self._config)
         limits = [longest - room for room in self.task.rooms(request, encoded, self._facts)]

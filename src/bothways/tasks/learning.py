@@ -69,10 +69,8 @@ class Learnable(Task[Any], Protocol[RowT]):
     def losses(self) -> Mapping[str, float]:
         """What is minimised, by name, and how much a mean of each weighs."""
 
-    @property
-    def best(self) -> str:
-        """The metric that says which of several models is best; the higher the better. Where labels decide which one
-        that is, they are told to `metrics`, which gives it under this name, too."""
+    def best(self, labels: Labels) -> str:
+        """The metric that says which of several models is best; the higher the better."""
 
     def labels_of(self, rows: Sequence[RowT], labels: Labels | None = None) -> Labels:
         """What these rows are labelled with; checked against `labels`, if those are known.
@@ -106,7 +104,7 @@ class Learnable(Task[Any], Protocol[RowT]):
         """What metrics need of a row and of the pipeline's answer: a few numbers or names, no texts."""
 
     def metrics(self, outcomes: Sequence[Any], labels: Labels) -> dict[str, float]:
-        """How good the answers are: by the name that `best` says, and by others."""
+        """How good the answers are: by the name that `best` gives, and by others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +113,7 @@ class Supervised:
 
     task: Learnable[Any]
     head: str
-    weighing: Weighing = Weighing()  # noqa: RUF009 (frozen)
+    weighing: Weighing = Weighing()
     steady = True
 
     @property

@@ -45,6 +45,7 @@ class Request:
     texts, pairs: the inputs; pairs is None for single texts.
     options: of this call, as the task's own `request` checked them.    single: one input was given, not a list.
     windows: how texts that are too long are read; None: they are cut, and that is told.
+    max_length: tokens that a text may have then; None: what the model takes.
     """
 
     texts: Sequence[str]
@@ -52,6 +53,7 @@ class Request:
     pairs: Sequence[str] | None = None
     options: Any = None
     windows: Windows | None = None
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
