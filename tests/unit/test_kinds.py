@@ -60,8 +60,14 @@ def test_what_is_right_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('lr = 1\nobjectives = ["mlm"]\nresume = true\nwarmup = 3\ncorpus = "some"\n')
     settings, where = read_settings(path, ["--warmup=none", "--checkpointing", "--steps", "1_000", "--spike", "2"])
-    assert (settings.adam.lr, settings.step.warmup, settings.step.steps, settings.step.spike) == (1.0, None, 1000, 2.0)
-    assert (settings.step.checkpointing, where.resume, settings.corpus.corpus) == (True, True, Path("some"))
+    found = settings.adam.lr, settings.update.warmup, settings.step.steps, settings.update.spike
+    assert found == (1.0, None, 1000, 2.0)
+        1.0,
+        None,
+        1000,
+        2.0,
+    )
+    assert (settings.update.checkpointing, where.resume, settings.corpus.corpus) == (True, True, Path("some"))
 
 
 def test_other_commands_round_nothing_either(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from bothways.train.optim import (
     parameter_groups,
     restore_optimizer,
 )
-from bothways.train.settings import StepSettings
+from bothways.train.settings import UpdateSettings
 
 Save = Callable[..., Path]
 ADAM = AdamSettings(lr=1e-2, beta1=0.8, beta2=0.95, eps=1e-5, weight_decay=0.1)
@@ -304,6 +304,6 @@ def test_a_parameter_without_a_gradient_stays(save_bert: Save, name: str) -> Non
 )
 def test_an_unknown_optimizer_is_one_line_with_the_nearest_name(wrong: str, meant: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
-        StepSettings(optimizer=wrong)
+        UpdateSettings(optimizer=wrong)
     said = f"optimizer must be one of {', '.join(OPTIMIZERS)}, got '{wrong}'"
     assert str(caught.value) == said + (f"; did you mean {meant}?" if meant else "")

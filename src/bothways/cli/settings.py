@@ -24,6 +24,7 @@ from bothways.train.settings import (
     PretrainSettings,
     RunSettings,
     StepSettings,
+    UpdateSettings,
 )
 
 __all__ = ["PARTS", "RunFlags", "known_keys", "read_settings"]
@@ -35,6 +36,7 @@ PARTS = {
     "masking": Masking,
     "adam": AdamSettings,
     "step": StepSettings,
+    "update": UpdateSettings,
     "run": RunSettings,
     "objective": ObjectiveSettings,
 }
@@ -87,11 +89,12 @@ def read_settings(path: Path, flags: Sequence[str], command: str = "pretrain") -
         masking: Annotated[Masking, FLAT] = Masking(),  # noqa: B008
         adam: Annotated[AdamSettings, FLAT] = AdamSettings(),  # noqa: B008
         step: Annotated[StepSettings, FLAT] = StepSettings(),  # noqa: B008
+        update: Annotated[UpdateSettings, FLAT] = UpdateSettings(),  # noqa: B008
         run: Annotated[RunSettings, FLAT] = RunSettings(),  # noqa: B008
         objective: Annotated[ObjectiveSettings, FLAT] = ObjectiveSettings(),  # noqa: B008
         where: Annotated[RunFlags, FLAT] = RunFlags(),
     ) -> tuple[PretrainSettings, RunFlags]:
-        return PretrainSettings(model, corpus, masking, adam, step, run, objective), where
+        return PretrainSettings(model, corpus, masking, adam, step, update, run, objective), where
 
     try:
         found: tuple[PretrainSettings, RunFlags] = app(list(flags), exit_on_error=False, print_error=False)
