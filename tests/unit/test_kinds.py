@@ -62,11 +62,6 @@ def test_what_is_right_is_taken_as_it_is(tmp_path: Path) -> None:
     settings, where = read_settings(path, ["--warmup=none", "--checkpointing", "--steps", "1_000", "--spike", "2"])
     found = settings.adam.lr, settings.update.warmup, settings.step.steps, settings.update.spike
     assert found == (1.0, None, 1000, 2.0)
-        1.0,
-        None,
-        1000,
-        2.0,
-    )
     assert (settings.update.checkpointing, where.resume, settings.corpus.corpus) == (True, True, Path("some"))
 
 

@@ -46,7 +46,7 @@ def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}{meant(value, known)}")
 
 
-def _check_within(key: str, warmup: int, steps: int) -> None:
+def _check_within(key: str, warmup: float, steps: int) -> None:
     if not 0 <= warmup <= steps:
         raise ConfigError(f"{key} must be between 0 and the {steps} steps, got {warmup}")
 
@@ -226,7 +226,7 @@ class StepSettings:
 class UpdateSettings:
     """optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
     schedule: a name in SCHEDULES: linear, cosine, wsd (warmup, stable, decay) or constant.
-    warmup: steps in which the learning rate rises; if not given, 6 % of all steps
+    warmup: steps in which the learning rate rises, or, below 1, a share of all steps; if not given, 6 % of all steps
     (as for RoBERTa-large, https://arxiv.org/abs/1907.11692), and at most 10,000.
     clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
     checkpointing: compute activations again on the way back, for less memory.
@@ -239,7 +239,7 @@ class UpdateSettings:
 
     optimizer: str = "adamw"
     schedule: str = "linear"
-    warmup: int | None = None
+    warmup: float | None = None
     clip: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     checkpointing: bool = False
@@ -262,10 +262,22 @@ class UpdateSettings:
             raise ConfigError(f"clip must be 0 or more, got {self.clip}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must be 0 or more and less than 1, got {self.ema}")
+        if self.warmup is not None:
+            self._check_warmup(self.warmup)
+
+    def _check_warmup(self, warmup: float) -> None:
+        """Whole steps from 1 on."""
+        if not 0 <= warmup < math.inf:
+            raise ConfigError(f"warmup must be 0 or more, got {warmup}")
+        if warmup >= 1 and warmup != int(warmup):
+            raise ConfigError(f"warmup must be a whole number of steps, or a share of them below 1, got {warmup}")
+        object.__setattr__(self, "warmup", warmup if 0 < warmup < 1 else int(warmup))
 
     def rising(self, steps: int) -> int:
         """Of so many steps, those in which the learning rate rises, given or not."""
-        return min(MOST_WARMUP, -(-steps * 6 // 100)) if self.warmup is None else self.warmup
+        if self.warmup is None:
+            return min(MOST_WARMUP, -(-steps * 6 // 100))
+        return math.ceil(steps * self.warmup) if self.warmup < 1 else int(self.warmup)
 
 
 @dataclass(frozen=True)

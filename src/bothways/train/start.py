@@ -38,6 +38,7 @@ __all__ = [
     "set_dropout",
     "starting_encoder",
     "warn_of_fresh",
+    "warn_of_left",
 ]
 
 # A head for tags that is one for replaced tokens has this label alone; transformers reads it from the config.
@@ -153,7 +154,7 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
         initialise(encoder.network.pooler, encoder.config.init_std, generator)
     heads = {name: encoder.heads.get(name) or _fresh_of(name, encoder, generator) for name in names}
     left = [f"head {name}" for name in encoder.heads if name not in names] + list(encoder.lost)
-    _warn_of_left(start, left)
+    warn_of_left(start, left)
     fresh = [f"head {name}" for name in names if name not in encoder.heads and _has_own(heads[name], encoder.network)]
     warn_of_fresh(start, [*fresh, *(["pooler"] if pools else [])])
     return replace(encoder, tokenizer=tokenizer, heads=heads, unused=())
@@ -176,7 +177,8 @@ def _has_own(head: nn.Module, network: EncoderNetwork) -> bool:
     return any(id(parameter) not in shared for parameter in head.parameters())
 
 
-def _warn_of_left(start: str, left: list[str]) -> None:
+def warn_of_left(start: str, left: list[str]) -> None:
+    """Say which parts of an encoder to go on from are not trained further, if any."""
     if left:
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=5)
