@@ -15,7 +15,7 @@ WRONG = {
     "steps = 3.5": "steps must be a whole number, got 3.5",
     "steps = true": "steps must be a whole number, got true",
     'steps = "3"': 'steps must be a whole number, got "3"',
-    "warmup = 1.5": "warmup must be a whole number, got 1.5",
+    "keep = 1.5": "keep must be a whole number, got 1.5",
     "dropout = false": "dropout must be a number, got false",
     'lr = "fast"': 'lr must be a number, got "fast"',
     "checkpointing = 1": "checkpointing must be true or false, got 1",
@@ -38,7 +38,7 @@ def test_a_value_of_another_kind_is_said_with_its_key(line: str, tmp_path: Path)
 WRONG_FLAGS = {
     "--steps=3.5": "--steps must be a whole number, got '3.5'",
     "--steps=3.0": "--steps must be a whole number, got '3.0'",
-    "--warmup=1.5": "--warmup must be a whole number, got '1.5'",
+    "--keep=1.5": "--keep must be a whole number, got '1.5'",
     "--seed=1e3": "--seed must be a whole number, got '1e3'",
     "--steps=": "--steps must be a whole number, got ''",
     "--lr=fast": "--lr must be a number, got 'fast'",
