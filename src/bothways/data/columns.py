@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from bothways.data.records import some
 from bothways.errors import InputError
 
-__all__ = ["Columns", "Row", "find_columns", "is_integer", "is_number", "known"]
+__all__ = ["Columns", "Row", "cell", "find_column", "find_columns", "is_integer", "is_number", "known"]
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -87,6 +87,27 @@ def find_columns(wanted: Columns, names: Sequence[str], sample: Sequence[Row], t
     for name in found.given():
         _check(name, names, table, "another")
     return found
+
+
+def find_column(wanted: str | None, likely: Sequence[str], names: Sequence[str], table: str, flag: str) -> str | None:
+    """The column that is wanted, or else the one with the likeliest name; None if no column has such a name.
+
+    likely: names in small letters and digits only, the surest first.    flag: how another one is said.
+    Raises InputError on a wanted name that is not there, and on a name that two columns have.
+    """
+    found = wanted if wanted is not None else _named(likely, names, ())
+    if found is not None:
+        _check(found, names, table, flag)
+    return found
+
+
+def cell(row: Row, column: str, place: str) -> Any:
+    """What a row has in a column. Raises InputError, naming the place and the nearest field, if it has none."""
+    if column not in row:
+        near = get_close_matches(column, row, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{place} has no field {column!r}; it has {some(row)}{hint}")
+    return row[column]
 
 
 def known(name: str) -> bool:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from heapq import nsmallest
 from typing import Any, Literal, TypeAlias
 
-from bothways.data.columns import Columns, Row, find_columns, is_integer, is_number
+from bothways.data.columns import Columns, Row, cell, find_columns, is_integer, is_number
 from bothways.data.records import some, text_of
 from bothways.data.table import Table, TableSource, open_table
 from bothways.errors import InputError
@@ -87,20 +87,12 @@ def _examples(table: Table, columns: Columns, name: str, separator: str | None) 
     for number, row in table.rows(columns.given()):
         place = f"{name}: {table.unit} {number}"
         pair = None if columns.text_pair is None else _text(row, columns.text_pair, place)
-        answer = _label(_cell(row, label, place), f"{place}, column {label!r}", separator)
+        answer = _label(cell(row, label, place), f"{place}, column {label!r}", separator)
         yield Example(_text(row, columns.text or "", place), pair, answer, place)
 
 
 def _text(row: Row, column: str, place: str) -> str:
-    return text_of(_cell(row, column, place), place, column)
-
-
-def _cell(row: Row, column: str, place: str) -> Any:
-    if column not in row:
-        near = get_close_matches(column, row, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{place} has no field {column!r}; it has {some(row)}{hint}")
-    return row[column]
+    return text_of(cell(row, column, place), place, column)
 
 
 def _label(value: Any, place: str, separator: str | None) -> Label:
