@@ -345,7 +345,7 @@ def _is_list(value: Any) -> bool:
 
 def _marks(sample: Sequence[Row], column: str) -> bool:
     """Whether a column holds entities: lists of objects or of lists, or nothing but empty lists, so named."""
-    values = [one for row in sample if _is_list(value := row.get(column)) for one in value]
+    values = [one for row in sample if _is_list(row.get(column)) for one in row[column]]
     return any(isinstance(one, dict) or _is_list(one) for one in values) or (not values and column in ENTITIES[:2])
 
 
