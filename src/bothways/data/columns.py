@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 from bothways.data.records import some
 from bothways.errors import InputError
 
-__all__ = ["Columns", "Row", "cell", "find_column", "find_columns", "is_integer", "is_number", "known"]
+__all__ = ["Columns", "Row", "cell", "find_column", "find_columns", "is_integer", "is_number", "known", "plain"]
 
 Row: TypeAlias = Mapping[str, Any]
 
-# Names as `_plain` writes them, the surest first.
+# Names as `plain` writes them, the surest first.
 PAIRS = (
     ("sentence1", "sentence2"),
     ("text1", "text2"),
@@ -112,7 +112,7 @@ def cell(row: Row, column: str, place: str) -> Any:
 
 def known(name: str) -> bool:
     """Whether tables use this name for a text or a label."""
-    return _plain(name) in NAMES
+    return plain(name) in NAMES
 
 
 def is_integer(value: Any) -> bool:
@@ -125,7 +125,8 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) or (isinstance(value, str) and NUMBER.fullmatch(value) is not None)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """The name in small letters and digits only."""
     return re.sub(r"[\W_]", "", name.lower())
 
 
@@ -141,7 +142,7 @@ def _check(name: str, names: Sequence[str], table: str, flag: str) -> None:
 
 
 def _named(likely: Sequence[str], names: Sequence[str], taken: Sequence[str]) -> str | None:
-    free = {_plain(name): name for name in reversed(names) if name not in taken}
+    free = {plain(name): name for name in reversed(names) if name not in taken}
     return next((free[name] for name in likely if name in free), None)
 
 

@@ -131,12 +131,15 @@ class _Form:
         told = _id(row, names.id, number, place)
         if names.id is not None and row.get(names.id) is not None:
             place = f"{place}, question {told!r:.60}"
-        texts = [text_of(cell(row, name or "", place), place, name or "") for name in (names.question, names.context)]
+        question, context = (self._text(row, name or "", place) for name in (names.question, names.context))
         answers = self._answers(row, place)
         if answers is None or row.get("is_impossible") is True or not answers:
-            return Question(told, *texts, None if answers is None else (), place)
-        right = tuple(answer for answer in answers if self._stands(answer, texts[1], place))
-        return Question(told, *texts, right, place) if right else None
+            return Question(told, question, context, None if answers is None else (), place)
+        right = tuple(answer for answer in answers if self._stands(answer, context, place))
+        return Question(told, question, context, right, place) if right else None
+
+    def _text(self, row: Row, name: str, place: str) -> str:
+        return text_of(cell(row, name, place), place, name)
 
     def _answers(self, row: Row, place: str) -> Answers | None:
         name = self.columns.answers
