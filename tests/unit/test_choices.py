@@ -113,7 +113,7 @@ NASTY: dict[str, tuple[bytes, str]] = {
     "beyond": (lines({**ROW, "label": 2}), "a.jsonl: line 1, column 'label': 2 is none of 2 choices: 0 to 1, A to B"),
     "before": (lines({**ROW, "label": -1}), "a.jsonl: line 1, column 'label': -1 is none of"),
     "letter": (lines({**ROW, "label": "C"}), "line 1, column 'label': 'C' is none of 2 choices"),
-    "twice": (lines({**ROW, "choices": ["x", "x"], "label": "x "}), "'x' is the text of 2 choices"),
+    "twice": (lines({**ROW, "choices": ["x", "x"], "label": "x "}), "'x ' is the text of 2 choices"),
     "own label": (
         lines({**ROW, "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "label": "3"}),
         "'3' is none of 2 choices: 0 to 1, 1, 2, or a text",

@@ -67,13 +67,18 @@ class Columns:
         return [name for name in (self.text, self.text_pair, self.label) if name is not None]
 
 
-def find_columns(wanted: Columns, names: Sequence[str], sample: Sequence[Row], table: str) -> Columns:
+def find_columns(
+    wanted: Columns, names: Sequence[str], sample: Sequence[Row], table: str, *, labelled: bool = True
+) -> Columns:
     """The columns: those wanted, and for what is not said the likeliest.
 
     A second text is looked for only where the first one is not said either.
-    table: what messages call it.    Raises InputError on a name that is not there (with the nearest that is), or if
+    table: what messages call it.    labelled: whether there must be a label; if not, it is found by its name or not at
+    all, even one that is wanted.    Raises InputError on a name that is not there (with the nearest that is), or if
     names and values leave it open which column it is.
     """
+    if not labelled and wanted.label not in names:
+        wanted = replace(wanted, label=None)
     for role, name in (("--text", wanted.text), ("--text-pair", wanted.text_pair), ("--label", wanted.label)):
         if name is not None:
             _check(name, names, table, role)
@@ -81,8 +86,9 @@ def find_columns(wanted: Columns, names: Sequence[str], sample: Sequence[Row], t
     if found.label is None:
         found = replace(found, label=_named(LABELS, names, found.given()))
     if found.text is None:
-        found = _texts_by_name(found, names) or _texts_by_value(found, names, sample, table)
-    if found.label is None:
+        found = _texts_by_name(found, names) or _only_text(found, names, labelled)
+        found = found if found.text is not None else _texts_by_value(found, names, sample, table)
+    if found.label is None and labelled:
         found = replace(found, label=_label_by_value(found, names, sample, table))
     for name in found.given():
         _check(name, names, table, "another")
@@ -155,6 +161,11 @@ def _texts_by_name(found: Columns, names: Sequence[str]) -> Columns | None:
                 return replace(found, text=text, text_pair=pair)
     text = _named((*TEXTS, *(first for first, _ in PAIRS)), names, taken)
     return None if text is None else replace(found, text=text)
+
+
+def _only_text(found: Columns, names: Sequence[str], labelled: bool) -> Columns:
+    """With the text in the only column, where there need be no other one."""
+    return found if labelled or len(names) > 1 or found.given() else replace(found, text=names[0])
 
 
 def _texts_by_value(found: Columns, names: Sequence[str], sample: Sequence[Row], table: str) -> Columns:
