@@ -33,8 +33,8 @@ FORGETS, SETTLED = 0.02, 20
 class Event:
     """What happened after `progress.step` steps.
 
-    kind: "step" (result, lr), "skip" or "stop" (a number was not finite; batches: where), "evaluate" (means), "save"
-    (now is the time).
+    kind: "step" (result, and lr, the highest of all groups), "skip" or "stop" (a number was not finite; batches:
+    where), "evaluate" (means), "save" (now is the time).
     """
 
     kind: Literal["step", "skip", "stop", "evaluate", "save"]
@@ -100,6 +100,7 @@ class Trainer:
         """
         self.model.train()
         base = [group["lr"] for group in self.optimizer.param_groups]
+        highest = max(base)
         scaler = self._scaler(progress)
         streams = Streams(self.device)
         if ended_early(progress, self.times):
@@ -127,7 +128,7 @@ class Trainer:
             progress = _scaled(_after(progress, result, some[-1][1], longest), scaler)
             kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
             failed = () if result.applied else tuple(batch for batch, _ in some)
-            yield Event(kind, progress, result, base[0] * share, batches=failed)
+            yield Event(kind, progress, result, highest * share, batches=failed)
             if kind == "stop":
                 return
             stop = asked()
