@@ -276,7 +276,7 @@ def _tags(row: Tagged) -> tuple[str, ...]:
 
 def _known(labels: Labels) -> dict[str, int]:
     """The number of each name; of equal ones the first."""
-    return {name: number for number, name in reversed(list(enumerate(labels.names)))}
+    return {name: labels.names.index(name) for name in labels.names}
 
 
 def _numbers(row: Tagged, known: Mapping[str, int]) -> list[int]:
