@@ -181,12 +181,20 @@ class Classifier(nn.Module):
         """hidden states of N sequences [T, width] → logits [N, labels], or [T, labels] without pooling."""
         return self._scores(hidden.data if self.pooling is None else pool(hidden, (self.pooling,)), self.training)
 
-    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, rows: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """rows [M, width] (of tokens, or pooled), targets int [M] → their cross-entropy, summed, in fp32; and how many
         are predicted right.
+
+        smoothing: the share of each target that all labels get.    weights: [labels], how much rows of each count.
         """
         scores = self._scores(filled(rows), self.training)[: len(rows)].float()
-        return F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(1) == targets).sum()
+        right = (scores.argmax(1) == targets).sum()
+        if weights is None:
+            return F.cross_entropy(scores, targets, reduction="sum", label_smoothing=smoothing), right
+        losses = F.cross_entropy(scores, targets, reduction="none", label_smoothing=smoothing)
+        return (losses * weights[targets]).sum(), right
 
     def undropped(self, rows: Tensor) -> Tensor:
         """rows [M, width] (of tokens, or pooled) → logits [M, labels], without dropout even in training."""
