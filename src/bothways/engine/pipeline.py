@@ -24,7 +24,7 @@ from bothways.text.windows import in_windows
 
 __all__ = ["Pipeline", "check_types", "pipeline"]
 
-HEADS = {"mlm": "masked-language", "tag": "tagging"}
+HEADS = {"answer": "question-answering", "mlm": "masked-language", "tag": "tagging"}
 """What a head is called in words."""
 
 
@@ -90,6 +90,10 @@ class Pipeline:
     def _encoded(self, request: Request) -> list[Encoded]:
         """The texts as tokens, each cut where it leaves no room for what the task adds to it."""
         longest = self._config.longest
+        if request.read is not None:
+            encoded = request.read(request, self._facts)
+            check_types(encoded, self._config)
+            return encoded
         if request.windows is not None:
             encoded = in_windows(self.tokenizer, request.texts, request.pairs, request.windows, longest)
             check_types(encoded, self._config)

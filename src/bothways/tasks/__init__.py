@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bothways.tasks.answer import QuestionAnswering
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
 from bothways.tasks.tag import TokenClassification
@@ -13,4 +14,5 @@ TASKS: dict[str, Task[Any]] = {
     "feature-extraction": FeatureExtraction(),
     "fill-mask": FillMask(),
     "token-classification": TokenClassification(),
+    "question-answering": QuestionAnswering(),
 }
