@@ -38,6 +38,7 @@ app.command("bothways.cli.corpus:app", name="corpus", help="Text to shards of to
 app.command("bothways.cli.recipes:recipes", help="Settings of whole pretraining runs by name, as papers have them.")
 app.command("bothways.cli.plan:plan", help="What a pretraining run will take: memory, operations, time.")
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
+app.command("bothways.cli.finetune:app", name="finetune", help="Train an encoder on labelled rows, resumably.")
 app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
 app.command("bothways.cli.evaluate:evaluate", help="What an encoder's frozen hidden states know of labelled rows.")
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
