@@ -30,6 +30,7 @@ app.command("bothways.cli.demo:demo", help="Search the Python manual, offline: t
 app.command("bothways.cli.embed:embed", help="Texts to vectors.")
 app.command("bothways.cli.similarity:similarity", help="How alike texts are.")
 app.command("bothways.cli.fill_mask:fill_mask", name="fill-mask", help="The likeliest words for each [MASK].")
+app.command("bothways.cli.classify:classify", help="The labels of texts, by a model trained for them.")
 app.command("bothways.cli.inspect:inspect", help="What a model sees in a text: tokens, attention, what objectives ask.")
 app.command("bothways.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer on text.")
 app.command("bothways.cli.corpus:app", name="corpus", help="Text to shards of tokens, for pretraining.")

@@ -24,7 +24,7 @@ from bothways.text.windows import in_windows
 
 __all__ = ["Pipeline", "check_types", "pipeline"]
 
-HEADS = {"mlm": "masked-language"}
+HEADS = {"choose": "multiple-choice", "classify": "classification", "mlm": "masked-language"}
 """What a head is called in words."""
 
 

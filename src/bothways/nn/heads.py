@@ -173,7 +173,12 @@ class Classifier(nn.Module):
 
     def forward(self, hidden: Ragged) -> Tensor:
         """hidden states of N sequences [T, width] → logits [N, labels], or [T, labels] without pooling."""
-        return self._scores(hidden.data if self.pooling is None else pool(hidden, (self.pooling,)))
+        return self._scores(self._rows(hidden))
+
+    def scores(self, hidden: Ragged) -> Tensor:
+        """As `forward`, in fp32 and for training: how many rows there are is left to chance, see `filled`."""
+        rows = self._rows(hidden)
+        return self._scores(filled(rows))[: len(rows)].float()
 
     def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """rows [M, width] (of tokens, or pooled), targets int [M] → their cross-entropy, summed, in fp32; and how many
@@ -181,6 +186,9 @@ class Classifier(nn.Module):
         """
         scores = self._scores(filled(rows))[: len(rows)].float()
         return F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(1) == targets).sum()
+
+    def _rows(self, hidden: Ragged) -> Tensor:
+        return hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
 
     def _scores(self, x: Tensor) -> Tensor:
         x = x if self.dense is None else self.dense(x, act=self.act)

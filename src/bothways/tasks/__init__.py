@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bothways.tasks.classify import TextClassification
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
 from bothways.tasks.task import Facts, Request, Round, Task
@@ -11,4 +12,5 @@ __all__ = ["TASKS", "Facts", "Request", "Round", "Task"]
 TASKS: dict[str, Task[Any]] = {
     "feature-extraction": FeatureExtraction(),
     "fill-mask": FillMask(),
+    "text-classification": TextClassification(),
 }
