@@ -655,6 +655,14 @@ def test_dense_weights_that_do_not_fit(sentences: Path, tensors: dict[str, tuple
 
 
 @pytest.fixture(scope="module")
+def asked(whole: Path, save_bert: Callable[..., Path]) -> Callable[[str], Path]:
+    """(task) → a folder in which nothing is wrong, with the head that the task asks."""
+    kinds = {"text-classification": "BertForSequenceClassification"}
+    made = {task: save_bert(kind=kind, hidden_size=8) for task, kind in kinds.items()}
+    return lambda task: made.get(task, whole)
+
+
+@pytest.fixture(scope="module")
 def encoder(whole: Path) -> SentenceEncoder:
     return SentenceEncoder(whole, device="cpu")
 
@@ -662,23 +670,25 @@ def encoder(whole: Path) -> SentenceEncoder:
 @pytest.mark.parametrize(
     "value", [None, 3, b"bytes", float("nan"), ["nested"], object()], ids=lambda v: type(v).__name__
 )
-def test_what_is_not_a_text(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+def test_what_is_not_a_text(asked: Callable[[str], Path], encoder: SentenceEncoder, value: Any) -> None:
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value])
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value], prompt="before ")
     for task in TASKS:
         with refused("text 1", type(value).__name__, kind=InputError):
-            pipeline(task, whole, device="cpu")(["[MASK]", value])
+            pipeline(task, asked(task), device="cpu")(["[MASK]", value])
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5], ids=repr)
-def test_what_is_neither_a_text_nor_a_list_of_texts(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+def test_what_is_neither_a_text_nor_a_list_of_texts(
+    asked: Callable[[str], Path], encoder: SentenceEncoder, value: Any
+) -> None:
     with refused(type(value).__name__, kind=InputError):
         encoder.encode(value)
     for task in TASKS:
         with refused(type(value).__name__, kind=InputError):
-            pipeline(task, whole, device="cpu")(value)
+            pipeline(task, asked(task), device="cpu")(value)
 
 
 def test_half_a_surrogate_pair(encoder: SentenceEncoder) -> None:
@@ -696,9 +706,12 @@ def test_a_text_without_a_mask(whole: Path) -> None:
         fill("one\nline\n" * 100)
 
 
-def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path]) -> None:
-    with refused("the model at", "has no masked-language head (weights that fill-mask needs)", kind=CheckpointError):
-        pipeline("fill-mask", save_bert())
+@pytest.mark.parametrize(
+    ("task", "head"), [("fill-mask", "masked-language"), ("text-classification", "classification")]
+)
+def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path], task: str, head: str) -> None:
+    with refused("the model at", f"has no {head} head (weights that {task} needs)", kind=CheckpointError):
+        pipeline(task, save_bert())
 
 
 def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:
@@ -732,12 +745,14 @@ def test_no_model(whole: Path) -> None:
     ],
     ids=str,
 )
-def test_a_device_or_precision_that_is_not_there(whole: Path, options: dict[str, Any], word: str) -> None:
+def test_a_device_or_precision_that_is_not_there(
+    whole: Path, asked: Callable[[str], Path], options: dict[str, Any], word: str
+) -> None:
     with refused(word, kind=InputError):
         SentenceEncoder(whole, **options)
     for task in TASKS:
         with refused(word, kind=InputError):
-            pipeline(task, whole, **options)
+            pipeline(task, asked(task), **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

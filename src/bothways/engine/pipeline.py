@@ -24,7 +24,13 @@ from bothways.text.windows import in_windows
 
 __all__ = ["Pipeline", "check_types", "pipeline"]
 
-HEADS = {"answer": "question-answering", "mlm": "masked-language", "tag": "tagging"}
+HEADS = {
+    "answer": "question-answering",
+    "choose": "multiple-choice",
+    "classify": "classification",
+    "mlm": "masked-language",
+    "tag": "tagging",
+}
 """What a head is called in words."""
 
 

@@ -179,7 +179,12 @@ class Classifier(nn.Module):
 
     def forward(self, hidden: Ragged) -> Tensor:
         """hidden states of N sequences [T, width] → logits [N, labels], or [T, labels] without pooling."""
-        return self._scores(hidden.data if self.pooling is None else pool(hidden, (self.pooling,)), self.training)
+        return self._scores(self._rows(hidden), self.training)
+
+    def scores(self, hidden: Ragged) -> Tensor:
+        """As `forward`, in fp32 and for training: how many rows there are is left to chance, see `filled`."""
+        rows = self._rows(hidden)
+        return self._scores(filled(rows), self.training)[: len(rows)].float()
 
     def loss(
         self, rows: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
@@ -205,6 +210,9 @@ class Classifier(nn.Module):
             x = self.dense(dropout(x, self.dense_dropout or 0.0, dropping), act=self.act)
         x = x if self.norm is None else self.norm(x)
         return self.out(dropout(x, self.dropout or 0.0, dropping))
+
+    def _rows(self, hidden: Ragged) -> Tensor:
+        return hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
 
 
 class Dense(nn.Module):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from bothways.tasks.answer import QuestionAnswering
+from bothways.tasks.classify import TextClassification
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
 from bothways.tasks.tag import TokenClassification
@@ -15,4 +16,5 @@ TASKS: dict[str, Task[Any]] = {
     "fill-mask": FillMask(),
     "token-classification": TokenClassification(),
     "question-answering": QuestionAnswering(),
+    "text-classification": TextClassification(),
 }
