@@ -190,6 +190,7 @@ def _show(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
         rows = [
             [f"{fmean(found):.4f}", *([f"{pstdev(found):.4f}"] if several else []), name]
             for name, found in values.items()
+            if "/" not in name  # those of each label are in what `bothways evaluate` shows
         ]
         print_table(["value", *(["±"] if several else []), "metric"], rows)
     for run in runs:

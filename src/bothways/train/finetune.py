@@ -188,7 +188,8 @@ def _material(
         limit = settings.text.max_length or facts.longest
         told = f"{len(cut):,} of {len(samples):,} rows were cut to {limit} tokens (the longest had {max(cut):,})"
         warnings.warn(told, TruncationWarning, stacklevel=3)
-    objective = Supervised(task, task.head or "", Weighing(settings.loss.smoothing))
+    reduce = "mean" if settings.text.windows == "cut" else settings.text.windows
+    objective = Supervised(task, task.head or "", Weighing(settings.loss.smoothing, reduce=reduce))
     if settings.loss.class_weights == "balanced":
         weighing = replace(objective.weighing, classes=_balanced(objective, samples, labels))
         objective = replace(objective, weighing=weighing)
@@ -289,7 +290,8 @@ def _run(
 
     def judged(streams: Streams) -> Judged:
         found.update(_metrics(material, started.networks.encoder, settings, device))
-        return Judged(dict(found), -found[material.task.best(material.labels)])
+        whole = {name: value for name, value in found.items() if "/" not in name}  # not of each label
+        return Judged(whole, -found[material.task.best(material.labels)])
 
     trainer = Trainer(
         started.model,
