@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from bothways.data.choices import Choice, ChoiceColumns, choices, holds_choices
@@ -92,7 +93,7 @@ class Survey:
     """What was found.
 
     said: what was found out about the file's form.    labels: how often each comes, the most frequent first; of tags,
-    spans by their type; of choices, the right one's letter; {"": …} are rows without one.
+    spans by their type; of choices, the right one's letter; {"": …} are rows without one; none of regression.
     scores: least, mean and greatest, of regression.
     duplicates: rows whose texts came before;    contradictions: those of them that had another label then.
     empty: rows in which some text has no word.    misplaced: answers that are not where they are said to be.
@@ -233,7 +234,7 @@ class _Count:
             kind=kind,
             said=said,
             rows=self.rows,
-            labels=dict(sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))),
+            labels={} if kind == "regression" else dict(sorted(self.labels.items(), key=lambda one: (-one[1], one[0]))),
             scores=scores if kind == "regression" and self.numbers else None,
             words=Lengths.of(self.words),
             tokens=Lengths.of(self.tokens) if self.measure is not None else None,
@@ -284,7 +285,7 @@ def _opened(source: TableSource, asked: Asked) -> Iterator[_Opened]:
 
 def _kind(source: TableSource) -> str:
     """By the file's form, or by the names and first values of its columns."""
-    if source.path == STANDARD_INPUT:
+    if source.path is not None and (source.path == STANDARD_INPUT or _is_pipe(Path(source.path))):
         raise InputError(f"{source.path}: what it holds is not to be seen before it is read; say --kind")
     if source.path is not None and "json" in (format_of(source), suffix(source.path).lstrip(".")):
         return "questions"
@@ -293,6 +294,11 @@ def _kind(source: TableSource) -> str:
     with open_table(source) as table:
         kinds = {"questions": holds_questions, "choices": holds_choices, "tagging": holds_tags}
         return next((kind for kind, holds in kinds.items() if holds(table)), "labelled")
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether what is there can perhaps be read only once."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _words(*texts: str) -> int:
