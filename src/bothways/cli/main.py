@@ -36,6 +36,7 @@ app.command("bothways.cli.classify:classify", help="The labels of texts, by a mo
 app.command("bothways.cli.inspect:inspect", help="What a model sees in a text: tokens, attention, what objectives ask.")
 app.command("bothways.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer on text.")
 app.command("bothways.cli.corpus:app", name="corpus", help="Text to shards of tokens, for pretraining.")
+app.command("bothways.cli.data:app", name="data", help="What a file of labelled rows holds.")
 app.command("bothways.cli.recipes:recipes", help="Settings of whole pretraining runs by name, as papers have them.")
 app.command("bothways.cli.plan:plan", help="What a pretraining run will take: memory, operations, time.")
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")

@@ -13,7 +13,7 @@ from bothways.data.records import some, text_of
 from bothways.data.table import Table, TableSource, open_table
 from bothways.errors import InputError
 
-__all__ = ["Choice", "ChoiceColumns", "ChoiceRows", "choices"]
+__all__ = ["Choice", "ChoiceColumns", "ChoiceRows", "choices", "holds_choices"]
 
 # Names of columns as `find_column` takes them: ARC's, SWAG's, RACE's, COPA's, CommonsenseQA's, HellaSwag's.
 QUESTIONS = (
@@ -96,6 +96,17 @@ def choices(
         placed = ((f"{source.name}: {table.unit} {number}", row) for number, row in rows)
         said = f"{source.name}: {form.said()}" + (f" ({table.said})" if table.said else "")
         yield ChoiceRows(found, said, (form.choice(row, place) for place, row in placed))
+
+
+def holds_choices(table: Table) -> bool:
+    """Whether a table looks like one of questions with choices."""
+    named = {plain(name): name for name in table.names}
+    if not named.keys() & set(QUESTIONS):
+        return False
+    lists = [named[name] for name in LISTS if name in named]
+    return bool(_columns_of_choices(table.names)) or any(
+        isinstance(row.get(name), (list, dict)) for name in lists for row in table.sample
+    )
 
 
 def _find(wanted: ChoiceColumns, table: Table, name: str, labelled: bool) -> ChoiceColumns:

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from bothways.data.columns import Row, cell, find_column
+from bothways.data.columns import Row, cell, find_column, plain
 from bothways.data.records import json_value, opened, some, text_of
 from bothways.data.table import Table, TableSource, format_of, open_table, suffix
 from bothways.errors import InputError
 
-__all__ = ["Question", "QuestionColumns", "QuestionRows", "questions"]
+__all__ = ["Question", "QuestionColumns", "QuestionRows", "holds_questions", "questions"]
 
 # SQuAD's whole training set has 42 MB; parsed, a file takes several times its size in memory.
 MOST_JSON_BYTES = 1 << 30
@@ -104,6 +104,12 @@ def questions(
             table = stack.enter_context(open_table(source))
             found = _from_table(table, source.name, columns, labelled, skip_misplaced)
         yield found
+
+
+def holds_questions(table: Table) -> bool:
+    """Whether a table looks like one of questions about contexts."""
+    named = {plain(name) for name in table.names}
+    return all(named.intersection(names) for names in (QUESTIONS, CONTEXTS, ANSWERS))
 
 
 def _is_json(source: TableSource) -> bool:

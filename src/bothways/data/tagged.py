@@ -16,13 +16,13 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from bothways.data.columns import Columns, Row, cell, find_column
+from bothways.data.columns import Columns, Row, cell, find_column, plain
 from bothways.data.records import STANDARD_INPUT, numbered_lines, opened, some, text_of
 from bothways.data.table import TABLES, Table, TableSource, format_of, open_table, suffix
 from bothways.data.tags import OUTSIDE, check_scheme, find_scheme, first_fault, is_span_tag, to_iob2
 from bothways.errors import InputError
 
-__all__ = ["COLUMN_FILES", "Tagged", "TaggedRows", "split_words", "tagged"]
+__all__ = ["COLUMN_FILES", "Tagged", "TaggedRows", "form_of", "holds_tags", "split_words", "tagged"]
 
 COLUMN_FILES = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes", ".bmes", ".txt")
 # What guesses are made from.
@@ -109,7 +109,7 @@ def tagged(
     """
     check_scheme(scheme)
     with ExitStack() as stack:
-        kind = _kind(source)
+        kind = form_of(source)
         if kind == "conll":
             said, read = _column_file(opened(cast(str, source.path), stack), source, columns, labelled)
         else:
@@ -187,8 +187,11 @@ def _named(names: Sequence[str]) -> Callable[[_Read], _Read]:
     return all_named
 
 
-def _kind(source: TableSource) -> str | None:
-    """ "conll", or the form of a table."""
+def form_of(source: TableSource) -> str | None:
+    """What a file is: "conll", or the form of a table, by its name or its content; None where that is not to be seen.
+
+    Raises InputError on standard input of which it is not said.
+    """
     if source.format is not None or source.path is None:
         return source.format
     if suffix(source.path) in COLUMN_FILES:
@@ -315,6 +318,13 @@ def _sentence(rows: Sequence[tuple[int, list[str]]], name: str, word: int, tag: 
 
 
 # Tables
+
+
+def holds_tags(table: Table) -> bool:
+    """Whether a table looks like one of words and tags, or of texts and entities."""
+    named = {plain(name): name for name in table.names}
+    lists = [named[name] for name in WORDS if name in named and _lists(table.sample, named[name])]
+    return bool(lists) or any(name in named and _marks(table.sample, named[name]) for name in ENTITIES)
 
 
 def _table(table: Table, name: str, columns: Columns, labelled: bool) -> tuple[str, Iterator[_Read]]:
