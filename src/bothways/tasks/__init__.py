@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from bothways.tasks.answer import QuestionAnswering
+from bothways.tasks.choose import MultipleChoice
 from bothways.tasks.classify import TextClassification
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
+from bothways.tasks.tag import TokenClassification
 from bothways.tasks.task import Facts, Request, Round, Task
 
 __all__ = ["TASKS", "Facts", "Request", "Round", "Task"]
@@ -13,4 +16,7 @@ TASKS: dict[str, Task[Any]] = {
     "feature-extraction": FeatureExtraction(),
     "fill-mask": FillMask(),
     "text-classification": TextClassification(),
+    "token-classification": TokenClassification(),
+    "question-answering": QuestionAnswering(),
+    "multiple-choice": MultipleChoice(),
 }

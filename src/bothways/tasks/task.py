@@ -46,6 +46,7 @@ class Request:
     options: of this call, as the task's own `request` checked them.    single: one input was given, not a list.
     windows: how texts that are too long are read; None: they are cut, and that is told.
     max_length: tokens that a text may have then; None: what the model takes.
+    read: how texts become tokens, where the task has a way of its own; several of one text are its windows.
     """
 
     texts: Sequence[str]
@@ -54,6 +55,7 @@ class Request:
     options: Any = None
     windows: Windows | None = None
     max_length: int | None = None
+    read: Callable[[Request, Facts], list[Encoded]] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Task(Protocol[AskedT]):
         """How many tokens the task may add to each text; those that are then too long are cut to leave that room.
 
         encoded: the texts, cut to what the model takes. What one text needs does not depend on the others. Not asked
-        where texts are read in windows.
+        where texts are read in windows, or by the task itself.
         Raises InputError, naming what needs the room, where none would be left for a text.
         """
 

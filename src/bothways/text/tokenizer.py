@@ -37,6 +37,7 @@ class Encoded:
     special: whether the tokenizer added the token.    dropped: tokens lost by truncation.    pair: of two texts.
     text: which of the texts that were encoded together this is, or is a window of.
     start: how many tokens of the text that is read in windows stand before this one.
+    first: of a pair read in windows, the first window, where this is a later one.
     """
 
     encoding: Encoding
@@ -44,6 +45,7 @@ class Encoded:
     pair: bool = False
     text: int = 0
     start: int = 0
+    first: Encoded | None = None
 
     def __len__(self) -> int:
         return len(self.encoding)
@@ -54,7 +56,11 @@ class Encoded:
 
     @property
     def types(self) -> list[int]:
-        return self.encoding.type_ids
+        if self.first is None:
+            return self.encoding.type_ids
+        # The backend's templates give their types to the first window only.
+        types = dict(zip(self.first.sequences, self.first.types))
+        return [t if s is None else types.get(s, t) for t, s in zip(self.encoding.type_ids, self.sequences)]
 
     @property
     def tokens(self) -> list[str]:
@@ -66,7 +72,11 @@ class Encoded:
 
     @property
     def sequences(self) -> list[int | None]:
-        return self.encoding.sequence_ids
+        sides = self.encoding.sequence_ids
+        if self.first is None or self.encoding.n_sequences == 2:
+            return sides
+        # Where nothing stands around the texts, the backend tells only by the type which text of a later window is it.
+        return list(self.encoding.type_ids)
 
     @property
     def special(self) -> list[bool]:
@@ -141,9 +151,9 @@ class Tokenizer:
             return [Encoded(encoding, lost[i], pairs is not None, i) for i, encoding in enumerate(encodings)]
         side = int(pairs is not None and strategy == "only_second")
         return [
-            Encoded(window, 0, pairs is not None, i, start)
+            window
             for i, encoding in enumerate(encodings)
-            for window, start in _starts((encoding, *encoding.overflowing), side, stride)
+            for window in _windows(encoding, pairs is not None, i, side, stride)
         ]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -201,12 +211,15 @@ class Tokenizer:
             self.backend.enable_truncation(max_length, stride=stride, strategy=strategy)
 
 
-def _starts(windows: Sequence[Encoding], side: int, stride: int) -> Iterator[tuple[Encoding, int]]:
-    """Windows of one text, each with how many of the text's tokens stand before it. side: of a pair, which is cut."""
-    start = 0
-    for window in windows:
-        yield window, start
-        start += window.sequence_ids.count(side) - stride
+def _windows(encoding: Encoding, pair: bool, text: int, side: int, stride: int) -> Iterator[Encoded]:
+    """The windows of one text. side: of a pair, which is cut."""
+    first = Encoded(encoding, 0, pair, text)
+    yield first
+    start = first.sequences.count(side) - stride
+    for overflowing in encoding.overflowing:
+        window = Encoded(overflowing, 0, pair, text, start, first if pair else None)
+        yield window
+        start += window.sequences.count(side) - stride
 
 
 def _refusal(message: str, max_length: int | None, strategy: Strategy) -> InputError:
