@@ -14,7 +14,7 @@ from bothways.data.questions import Question
 from bothways.data.tagged import Tagged
 from bothways.errors import InputError
 
-__all__ = ["held_apart"]
+__all__ = ["held_apart", "picked"]
 
 T = TypeVar("T", Example, Tagged, Question, Choice)
 
@@ -100,3 +100,11 @@ def _quotas(rows: Mapping[str, int], target: int) -> dict[str, int]:
         for label in open_ones[:missing]:
             quotas[label] += 1
     return quotas
+
+
+def picked(examples: Sequence[T], most: int | None) -> Sequence[T]:
+    """At most so many examples, from all over, in their order; which, goes by what they say."""
+    if most is None or most >= len(examples):
+        return examples
+    kept = {id(one) for one in _ordered(examples, "picked")[:most]}
+    return [one for one in examples if id(one) in kept]

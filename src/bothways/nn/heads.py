@@ -205,14 +205,14 @@ class Classifier(nn.Module):
         """rows [M, width] (of tokens, or pooled) → logits [M, labels], without dropout even in training."""
         return self._scores(rows, False)
 
-    def _rows(self, hidden: Ragged) -> Tensor:
-        return hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
-
     def _scores(self, x: Tensor, dropping: bool) -> Tensor:
         if self.dense is not None:
             x = self.dense(dropout(x, self.dense_dropout or 0.0, dropping), act=self.act)
         x = x if self.norm is None else self.norm(x)
         return self.out(dropout(x, self.dropout or 0.0, dropping))
+
+    def _rows(self, hidden: Ragged) -> Tensor:
+        return hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
 
 
 class Dense(nn.Module):

@@ -15,8 +15,8 @@ __all__ = ["TASKS", "Facts", "Request", "Round", "Task"]
 TASKS: dict[str, Task[Any]] = {
     "feature-extraction": FeatureExtraction(),
     "fill-mask": FillMask(),
-    "text-classification": TextClassification(),
     "token-classification": TokenClassification(),
     "question-answering": QuestionAnswering(),
+    "text-classification": TextClassification(),
     "multiple-choice": MultipleChoice(),
 }

@@ -201,8 +201,8 @@ class QuestionAnswering:
         and classes are of labels, which there are none of."""
         gold = batch.labels["answer"].values
         ends = head(output.last).T.contiguous()
-        told = [_rows_cross_entropy(scores, output.last.layout, gold[:, i]) for i, scores in enumerate(ends)]
-        total, right = sum(loss for loss, _ in told) / 2, sum(right for _, right in told) / 2
+        first, last = (_rows_cross_entropy(scores, output.last.layout, gold[:, i]) for i, scores in enumerate(ends))
+        total, right = (first[0] + last[0]) / 2, (first[1] + last[1]) / 2
         return Losses({"answer": Part(total, len(gold))}, {"accuracy": Part(right, len(gold))})
 
     def request_of(self, rows: Sequence[Question], windows: Windows | None, max_length: int | None) -> Request:

@@ -1,5 +1,4 @@
-"""How good answers are, in numbers that people can cite: of scikit-learn, scipy, seqeval, the scripts of SQuAD; and how
-sure they are."""
+"""How good answers are, in numbers that people can cite: of scikit-learn, scipy, seqeval and the scripts of SQuAD."""
 
 from __future__ import annotations
 

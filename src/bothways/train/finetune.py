@@ -44,7 +44,7 @@ from bothways.train.start import fresh_head, set_dropout, warn_of_fresh, warn_of
 from bothways.train.state import Restored, best, prune, restore
 from bothways.train.tuning import TuningSettings
 
-__all__ = ["Taught", "finetune"]
+__all__ = ["Taught", "finetune", "steps_of"]
 
 ROWS_AT_A_TIME = 4096
 RATE_SECONDS = 0.2
@@ -57,6 +57,7 @@ class Taught:
     best: the metric that decided which checkpoint is the best one.
     """
 
+    folder: Path
     outcome: Outcome
     labels: Labels
     metrics: dict[str, float]
@@ -119,7 +120,7 @@ def finetune(
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
         if outcome.finished:
             _finish(started, settings, output, outcome)
-        return Taught(outcome, labels, metrics, learnt.best(labels))
+        return Taught(output, outcome, labels, metrics, learnt.best(labels))
 
 
 def _learnable(name: str) -> Learnable[Any]:
@@ -161,7 +162,7 @@ def _with_head(encoder: Encoder, task: Learnable[Any], labels: Labels, settings:
     warn_of_left(name, left)
     warn_of_fresh(name, [*([] if kept else [f"head {head} for these labels"]), *(["pooler"] if pools else [])])
     adapted = replace(encoder, heads={head: module}, extras=extras, unused=())
-    set_dropout(adapted.network, settings.adapt.dropout)
+    set_dropout(adapted.network, settings.adapt.dropout, adapted.heads)
     return adapted
 
 
@@ -187,7 +188,8 @@ def _material(
         limit = settings.text.max_length or facts.longest
         told = f"{len(cut):,} of {len(samples):,} rows were cut to {limit} tokens (the longest had {max(cut):,})"
         warnings.warn(told, TruncationWarning, stacklevel=3)
-    objective = Supervised(task, task.head or "", Weighing(settings.loss.smoothing))
+    reduce = "mean" if settings.text.windows == "cut" else settings.text.windows
+    objective = Supervised(task, task.head or "", Weighing(settings.loss.smoothing, reduce=reduce))
     if settings.loss.class_weights == "balanced":
         weighing = replace(objective.weighing, classes=_balanced(objective, samples, labels))
         objective = replace(objective, weighing=weighing)
@@ -231,9 +233,13 @@ def _identity(rows: Sequence[Any]) -> str:
 
 def _steps(material: Material, settings: TuningSettings) -> RowSteps:
     lengths, size = [len(sample) for sample in material.samples], settings.rows.batch_size
-    per_epoch = -(-len(lengths) // size)
-    steps = max(1, math.ceil(settings.rows.epochs * per_epoch))
+    steps = steps_of(len(lengths), settings)
     return RowSteps(lengths, partial(_batch, material), size, settings.rows.batch_tokens, steps, settings.run.seed)
+
+
+def steps_of(rows: int, settings: TuningSettings) -> int:
+    """How many steps a run over so many rows has."""
+    return max(1, math.ceil(settings.rows.epochs * -(-rows // settings.rows.batch_size)))
 
 
 def _batch(material: Material, rows: Sequence[int]) -> Batch:
@@ -264,7 +270,8 @@ def _started(
     elif started.corpus not in (None, material.identity):
         raise InputError(f"{output}: its rows were others than these; name those it was begun with, or another folder")
     else:
-        set_dropout(started.networks.encoder.network, settings.adapt.dropout)
+        restored = started.networks.encoder
+        set_dropout(restored.network, settings.adapt.dropout, restored.heads)
     set_up(started.model, settings.update, device)
     return started
 
@@ -283,7 +290,8 @@ def _run(
 
     def judged(streams: Streams) -> Judged:
         found.update(_metrics(material, started.networks.encoder, settings, device))
-        return Judged(dict(found), -found[material.task.best(material.labels)])
+        whole = {name: value for name, value in found.items() if "/" not in name}  # not of each label
+        return Judged(whole, -found[material.task.best(material.labels)])
 
     trainer = Trainer(
         started.model,

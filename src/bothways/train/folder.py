@@ -125,7 +125,7 @@ def begin(output: Path, settings: Any, started: Restored, corpus: str, lock: Loc
     lock.take()
     check_run(output, settings, resume and (started.progress.step > 0 or not checkpoints(output)))
     told = described(settings)
-    write_json(output / SETTINGS, {**told, "corpus": {**told["corpus"], "identity": corpus}})
+    write_json(output / SETTINGS, {**told, "corpus": {**told.get("corpus", {}), "identity": corpus}})
 
 
 def _checkpoint_bytes(started: Restored) -> int:

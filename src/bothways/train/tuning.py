@@ -103,9 +103,9 @@ class TextSettings:
 
     def reading(self) -> Windows | None:
         """How texts are read in windows, where it is said that they are."""
-        told = self.windows != "cut" or self.stride is not None
-        reduce: Literal["mean", "max"] = "max" if self.windows == "max" else "mean"
-        return Windows(self.max_length, self.stride, reduce=reduce) if told else None
+        if self.windows == "cut":
+            return None if self.stride is None else Windows(self.max_length, self.stride)
+        return Windows(self.max_length, self.stride, reduce=self.windows)
 
 
 @dataclass(frozen=True)
