@@ -135,6 +135,22 @@ def test_classify_says_which_head_is_missing(minilm: Path, capsys: pytest.Captur
     assert "has no classification head" in fails_with_one_line(capsys, "classify", minilm, "a text")
 
 
+def test_choose_prints_the_best_choice_first(
+    save_bert: Callable[..., Path], minilm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chooser = save_bert(kind="BertForMultipleChoice")
+    words = ("the cat sat on", "the mat", "a blue house", "dogs")
+    assert run("choose", chooser, *words, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == bothways.pipeline("multiple-choice", chooser)(question=words[0], choices=list(words[1:]))
+    assert run("choose", chooser, *words) == 0
+    shown = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line[:1] in ("0", "1")]
+    assert shown[0][1].strip() == words[1 + answer["label"]]
+    assert [score for score, _ in shown] == [f"{score:.4f}" for score in sorted(answer["scores"], reverse=True)]
+    assert "at least two choices" in fails_with_one_line(capsys, "choose", chooser, *words[:2])
+    assert "has no multiple-choice head" in fails_with_one_line(capsys, "choose", minilm, *words)
+
+
 def test_inspect_shows_tokens_attention_and_layers_in_80_columns(
     tiny_masked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -657,7 +657,12 @@ def test_dense_weights_that_do_not_fit(sentences: Path, tensors: dict[str, tuple
 @pytest.fixture(scope="module")
 def asked(whole: Path, save_bert: Callable[..., Path]) -> Callable[[str], Path]:
     """(task) → a folder in which nothing is wrong, with the head that the task asks."""
-    kinds = {"text-classification": "BertForSequenceClassification"}
+    kinds = {
+        "text-classification": "BertForSequenceClassification",
+        "token-classification": "BertForTokenClassification",
+        "question-answering": "BertForQuestionAnswering",
+        "multiple-choice": "BertForMultipleChoice",
+    }
     made = {task: save_bert(kind=kind, hidden_size=8) for task, kind in kinds.items()}
     return lambda task: made.get(task, whole)
 
@@ -665,6 +670,13 @@ def asked(whole: Path, save_bert: Callable[..., Path]) -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def encoder(whole: Path) -> SentenceEncoder:
     return SentenceEncoder(whole, device="cpu")
+
+
+def ask(task: str, pipe: Callable, texts: Any) -> Any:
+    """Answers about texts; questions are about them where a task has such."""
+    if task == "question-answering":
+        return pipe(question=texts, context=["the cat sat"] * 2)
+    return pipe(texts, [["cat", "dog"]] * 2) if task == "multiple-choice" else pipe(texts)
 
 
 @pytest.mark.parametrize(
@@ -676,8 +688,9 @@ def test_what_is_not_a_text(asked: Callable[[str], Path], encoder: SentenceEncod
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value], prompt="before ")
     for task in TASKS:
-        with refused("text 1", type(value).__name__, kind=InputError):
-            pipeline(task, asked(task), device="cpu")(["[MASK]", value])
+        place = {"question-answering": "input 1", "multiple-choice": "question 1"}.get(task, "text 1")
+        with refused(place, type(value).__name__, kind=InputError):
+            ask(task, pipeline(task, asked(task), device="cpu"), ["[MASK]", value])
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5], ids=repr)
@@ -688,7 +701,7 @@ def test_what_is_neither_a_text_nor_a_list_of_texts(
         encoder.encode(value)
     for task in TASKS:
         with refused(type(value).__name__, kind=InputError):
-            pipeline(task, asked(task), device="cpu")(value)
+            ask(task, pipeline(task, asked(task), device="cpu"), value)
 
 
 def test_half_a_surrogate_pair(encoder: SentenceEncoder) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from bothways.tasks.answer import QuestionAnswering
+from bothways.tasks.choose import MultipleChoice
 from bothways.tasks.classify import TextClassification
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
@@ -17,4 +18,5 @@ TASKS: dict[str, Task[Any]] = {
     "token-classification": TokenClassification(),
     "question-answering": QuestionAnswering(),
     "text-classification": TextClassification(),
+    "multiple-choice": MultipleChoice(),
 }

@@ -34,7 +34,7 @@ from bothways.tasks.task import Facts, Request, Round, Rounds
 from bothways.text.tokenizer import Encoded, as_texts
 from bothways.text.windows import Windows, by_text, in_windows
 
-__all__ = ["Outcome", "TextClassification", "class_weights"]
+__all__ = ["Outcome", "TextClassification"]
 
 LOSS = "classify"
 REDUCE = ("mean", "max")
@@ -349,19 +349,6 @@ def _encoded(rows: Sequence[Example], facts: Facts, windows: Windows | None, max
 
 
 # Losses
-
-
-def class_weights(numbers: Sequence[int], labels: int, said: Sequence[float] | None = None) -> tuple[float, ...]:
-    """How much rows of each of so many labels weigh, 1 on average over the rows: for `Weighing.classes`.
-
-    numbers: of the rows' labels.    said: weights in any scale; None: all labels weigh the same in total.
-    Raises InputError on weights that are not one for each label, or not positive.
-    """
-    counts = np.bincount(numbers, minlength=labels)
-    weights = 1 / np.maximum(counts, 1) if said is None else np.array(said, dtype=np.float64)
-    if len(weights) != labels or not (np.isfinite(weights) & (weights > 0)).all():
-        raise InputError(f"class weights must be {labels} numbers above 0, one for each label, got {said!r:.80}")
-    return tuple((weights * counts.sum() / (weights * counts).sum()).tolist())
 
 
 def _of_samples(logits: Tensor, groups: Layout, reduce: str) -> Tensor:
