@@ -201,9 +201,11 @@ class QuestionAnswering:
         and classes are of labels, which there are none of."""
         gold = batch.labels["answer"].values
         ends = head(output.last).T.contiguous()
-        told = [_rows_cross_entropy(scores, output.last.layout, gold[:, i]) for i, scores in enumerate(ends)]
-        total, right = sum(loss for loss, _ in told) / 2, sum(right for _, right in told) / 2
-        return Losses({"answer": Part(total, len(gold))}, {"accuracy": Part(right, len(gold))})
+        layout = output.last.layout
+        (start, starts), (end, right) = (_rows_cross_entropy(ends[i], layout, gold[:, i]) for i in (0, 1))
+        return Losses(
+            {"answer": Part((start + end) / 2, len(gold))}, {"accuracy": Part((starts + right) / 2, len(gold))}
+        )
 
     def request_of(self, rows: Sequence[Question], windows: Windows | None, max_length: int | None) -> Request:
         impossible = True if any(row.answers == () for row in rows) else None
