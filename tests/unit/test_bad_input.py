@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from small_models import MASKED, SAVE_FAMILY
+from tokenizers.processors import TemplateProcessing
 
 from bothways import (
     BothwaysError,
@@ -659,26 +660,44 @@ def encoder(whole: Path) -> SentenceEncoder:
     return SentenceEncoder(whole, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def whole_for(whole: Path, save_bert: Callable[..., Path]) -> Callable[[str], Path]:
+    """A task's name → the folder of a model that can do it."""
+    answering = save_bert("BertForQuestionAnswering")
+    return lambda task: answering if task == "question-answering" else whole
+
+
+def ask(task: str, folder: Path, texts: Any) -> Any:
+    """Ask a model, in the task's own way, about each of the texts."""
+    asked = {"question": texts, "context": "the cat sat"} if task == "question-answering" else {"texts": texts}
+    return pipeline(task, folder, device="cpu")(**asked)
+
+
 @pytest.mark.parametrize(
     "value", [None, 3, b"bytes", float("nan"), ["nested"], object()], ids=lambda v: type(v).__name__
 )
-def test_what_is_not_a_text(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+def test_what_is_not_a_text(whole_for: Callable[[str], Path], encoder: SentenceEncoder, value: Any) -> None:
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value])
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value], prompt="before ")
     for task in TASKS:
-        with refused("text 1", type(value).__name__, kind=InputError):
-            pipeline(task, whole, device="cpu")(["[MASK]", value])
+        what = "input 1" if task == "question-answering" else "text 1"
+        with refused(what, type(value).__name__, kind=InputError):
+            ask(task, whole_for(task), ["[MASK]", value])
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5], ids=repr)
-def test_what_is_neither_a_text_nor_a_list_of_texts(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+def test_what_is_neither_a_text_nor_a_list_of_texts(
+    whole_for: Callable[[str], Path], encoder: SentenceEncoder, value: Any
+) -> None:
     with refused(type(value).__name__, kind=InputError):
         encoder.encode(value)
     for task in TASKS:
         with refused(type(value).__name__, kind=InputError):
-            pipeline(task, whole, device="cpu")(value)
+            ask(task, whole_for(task), value)
+        with refused(type(value).__name__, kind=InputError):
+            pipeline(task, whole_for(task), device="cpu")(value)
 
 
 def test_half_a_surrogate_pair(encoder: SentenceEncoder) -> None:
@@ -699,6 +718,61 @@ def test_a_text_without_a_mask(whole: Path) -> None:
 def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path]) -> None:
     with refused("the model at", "has no masked-language head (weights that fill-mask needs)", kind=CheckpointError):
         pipeline("fill-mask", save_bert())
+
+
+QUESTION = "the cat ?"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "words"),
+    [
+        ((), {"question": None}, ("a question and a context", "question is NoneType")),
+        ((), {"context": None}, ("a question and a context", "context is NoneType")),
+        ((), {"context": ""}, ("input 0", "context is empty")),
+        ((), {"question": ["a", " \n"], "context": "cat"}, ("input 1", "question is empty")),
+        ((), {"question": ["a", "a\udc00"], "context": "cat"}, ("input 1", "question", "surrogate")),
+        ((), {"question": "a", "context": ["cat", 3]}, ("input 1", "context", "int")),
+        ((), {"question": ["a", "b"], "context": ["cat"] * 3}, ("2 questions", "3")),
+        (({"question": "a"},), {}, ("the input", "no context", "question")),
+        (([{"question": "a", "context": "cat"}, {"question": "b"}],), {}, ("input 1", "no context")),
+        (([{"question": "a", "context": "cat"}, "b"],), {}, ("input 1", "str")),
+        (({"question": "a", "context": "cat"},), {"question": "b"}, ("not both",)),
+        (("text",), {}, ("str",)),
+        ((), {"max_answer_len": 0}, ("max_answer_len", "at least 1")),
+        ((), {"top_k": 0}, ("top_k", "at least 1")),
+        ((), {"top_k": True}, ("top_k",)),
+        ((), {"max_seq_len": 2.5}, ("max_seq_len", "2.5")),
+        ((), {"max_question_len": -1}, ("max_question_len",)),
+        ((), {"doc_stride": -1}, ("doc_stride", "at least 0")),
+        ((), {"doc_stride": 18}, ("input 0", "18", "doc_stride of 18")),
+        ((), {"max_seq_len": 6}, ("input 0", "no room", "windows of 6")),
+        ((), {"question": QUESTION * 20}, ("input 0", "no room", "windows of 24")),
+        ((), {"handle_impossible_answer": "yes"}, ("handle_impossible_answer", "yes")),
+        ((), {"top": 3}, ("no option top", "top_k")),
+    ],
+    ids=str,
+)
+def test_questions_that_cannot_be_asked(
+    whole_for: Callable[[str], Path], inputs: tuple[Any, ...], options: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    usual = {} if inputs else {"question": QUESTION, "context": "the cat " * 30}
+    with refused(*words, kind=InputError):
+        pipeline("question-answering", whole_for("question-answering"), device="cpu")(*inputs, **{**usual, **options})
+
+
+def test_a_model_that_cannot_say_that_there_is_no_answer(save_bert: Callable[..., Path]) -> None:
+    folder = save_bert("BertForQuestionAnswering")
+    asked = {"question": QUESTION, "context": "the cat sat"}
+    pipe = pipeline("question-answering", folder, device="cpu")
+    pipe.tokenizer.backend.post_processor = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    assert pipe(**asked)["answer"]
+    with refused("[CLS]", "no answer", kind=InputError):
+        pipe(**asked, handle_impossible_answer=True)
+
+
+def test_a_model_without_the_head_that_answers(whole: Path) -> None:
+    with refused("has no question-answering head (weights that question-answering needs)", kind=CheckpointError):
+        pipeline("question-answering", whole)
 
 
 def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:
@@ -732,12 +806,14 @@ def test_no_model(whole: Path) -> None:
     ],
     ids=str,
 )
-def test_a_device_or_precision_that_is_not_there(whole: Path, options: dict[str, Any], word: str) -> None:
+def test_a_device_or_precision_that_is_not_there(
+    whole: Path, whole_for: Callable[[str], Path], options: dict[str, Any], word: str
+) -> None:
     with refused(word, kind=InputError):
         SentenceEncoder(whole, **options)
     for task in TASKS:
         with refused(word, kind=InputError):
-            pipeline(task, whole, **options)
+            pipeline(task, whole_for(task), **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
