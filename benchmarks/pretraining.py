@@ -136,8 +136,9 @@ class Ours:
         import torch
 
         from bothways.engine.streams import Streams
-        from bothways.train.feed import Cursor, feed
+        from bothways.train.feed import feed
         from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
+        from bothways.train.progress import Cursor
 
         for network in model.networks:
             network.dtype = torch.bfloat16

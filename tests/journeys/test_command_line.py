@@ -121,6 +121,45 @@ def test_fill_mask_scores_targets(tiny_masked: Path, capsys: pytest.CaptureFixtu
     assert run("fill-mask", tiny_masked, "the [MASK] sat", "--pieces", "2") == 0
 
 
+@pytest.fixture(scope="module")
+def classifier(save_bert: Callable[..., Path]) -> Path:
+    """It knows of cats and dogs, though it has learnt nothing."""
+    return save_bert(kind="BertForSequenceClassification", id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
+
+
+def test_classify_prints_labels_best_first(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("classify", classifier, "the cat sat", "a dog", "--json") == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert answers == bothways.pipeline("text-classification", classifier)(["the cat sat", "a dog"], top_k=None)
+    assert run("classify", classifier, "the cat sat", "--top-k", "1") == 0
+    out = capsys.readouterr().out
+    assert f"{answers[0][0]['score']:.4f}" in out
+    assert answers[0][0]["label"] in out.split()
+    assert answers[0][1]["label"] not in out.replace("the cat sat", "").split()
+
+
+def test_classify_reads_pairs_and_windows(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, ask = ["the cat sat", "a dog"], bothways.pipeline("text-classification", classifier)
+    seconds = ["on the mat", "ran"]
+    pairs = [word for second in seconds for word in ("--text-pair", second)]
+    assert run("classify", classifier, *texts, *pairs, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == ask(texts, text_pair=seconds, top_k=None)
+    assert run("classify", classifier, *texts, *pairs) == 0
+    assert "on the mat" in capsys.readouterr().out
+    long = "the cat sat on the mat. " * 9
+    assert run("classify", classifier, long, "--windows", "max", "--stride", "3", "--json") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out) == [ask(long, windows="max", stride=3, top_k=None)]
+    assert "stride is for windows" in fails_with_one_line(capsys, "classify", classifier, "a", "--stride", "3")
+    assert "as many second texts" in fails_with_one_line(capsys, "classify", classifier, *texts, "--text-pair", "b")
+    assert "no text given" in fails_with_one_line(capsys, "classify", classifier)
+
+
+def test_classify_says_which_head_is_missing(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has no classification head" in fails_with_one_line(capsys, "classify", minilm, "a text")
+
+
 def test_inspect_shows_tokens_attention_and_layers_in_80_columns(
     tiny_masked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -437,7 +437,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_left(config: Path, 
 
 def test_a_run_from_before_a_setting_was_there_goes_on(copy: Path, config: Path, whole: Path) -> None:
     settings = json.loads((copy / "settings.json").read_text())
-    for part, key in (("model", "start"), ("corpus", "longest_start"), ("adam", "momentum"), ("step", "ema")):
+    for part, key in (("model", "start"), ("corpus", "longest_start"), ("adam", "momentum"), ("update", "ema")):
         del settings[part][key]
     (copy / "settings.json").write_text(json.dumps(settings))
     assert run("pretrain", config, "--output", copy, "--steps", str(STEPS), "--resume") == 0

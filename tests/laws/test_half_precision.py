@@ -18,16 +18,18 @@ from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
 from bothways.objectives.reading import Together
-from bothways.train.feed import held_out
-from bothways.train.loop import Event, Trainer
+from bothways.train.feed import PackedSteps, held_out
+from bothways.train.loop import Event, Times, Trainer
 from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, AdamSettings, parameter_groups
-from bothways.train.settings import CorpusSettings, RunSettings, StepSettings
-from bothways.train.state import Progress, restore, save_checkpoint
+from bothways.train.progress import Progress
+from bothways.train.settings import CorpusSettings, StepSettings, UpdateSettings
+from bothways.train.state import restore, save_checkpoint
 from bothways.train.step import evaluate
 
 CPU = torch.device("cpu")
-STEPS = StepSettings(steps=12, step_tokens=128, batch_tokens=64, precision="fp16")
+STEPS = StepSettings(steps=12, step_tokens=128, batch_tokens=64)
+UPDATE = UpdateSettings(precision="fp16")
 Start = Callable[[], tuple[Encoder, Trainer]]
 
 
@@ -49,9 +51,9 @@ def trainer(encoder: Encoder, model: Model, optimizer: torch.optim.Optimizer) ->
     masked = MaskedLanguageModelling(encoder.config.vocab, 4, frozenset(range(5)), Masking(rate=0.3))
     packing = Packing([Text()], longest=32, budget=64, before=2, after=3)
     corpus = CorpusSettings(longest=32, workers=0)
-    return Trainer(
-        model, Together((masked,)), optimizer, packing, None, CPU, corpus, STEPS, RunSettings(save_every=100)
-    )
+    objective = Together((masked,))
+    batches = PackedSteps(packing, objective, 0, corpus, STEPS)
+    return Trainer(model, objective, optimizer, batches, None, CPU, UPDATE, Times(STEPS.steps, 0, 500, 100))
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def steps(events: Iterator[Event]) -> list[Event]:
 
 def loss_of_all(of: Trainer) -> float:
     """Over the whole text, with the same masks each time: batches differ more than twelve steps can teach."""
-    return evaluate(of.model, of.objective, held_out(of.packing, of.objective, 1000), Streams(CPU))["mlm"]
+    return evaluate(of.model, of.objective, held_out(of.steps.packing, of.objective, 1000), Streams(CPU))["mlm"]
 
 
 def weights(of: Trainer) -> dict[str, Tensor]:

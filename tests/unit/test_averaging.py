@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bothways import ConfigError
 from bothways.train.averaging import Average
-from bothways.train.settings import StepSettings
+from bothways.train.settings import UpdateSettings
 
 
 def tied() -> nn.Module:
@@ -85,4 +85,4 @@ def test_an_average_goes_on_from_its_state_as_if_never_stopped() -> None:
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_a_decay_that_is_none_is_one_line(decay: float) -> None:
     with pytest.raises(ConfigError, match="ema must be 0 or more and less than 1, got"):
-        StepSettings(ema=decay)
+        UpdateSettings(ema=decay)

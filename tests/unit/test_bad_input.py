@@ -656,27 +656,32 @@ def test_dense_weights_that_do_not_fit(sentences: Path, tensors: dict[str, tuple
 
 
 @pytest.fixture(scope="module")
+def asked(whole: Path, save_bert: Callable[..., Path]) -> Callable[[str], Path]:
+    """(task) → a folder in which nothing is wrong, with the head that the task asks."""
+    kinds = {
+        "question-answering": "BertForQuestionAnswering",
+        "text-classification": "BertForSequenceClassification",
+        "token-classification": "BertForTokenClassification",
+    }
+    made = {task: save_bert(kind=kind, hidden_size=8) for task, kind in kinds.items()}
+    return lambda task: made.get(task, whole)
+
+
+@pytest.fixture(scope="module")
 def encoder(whole: Path) -> SentenceEncoder:
     return SentenceEncoder(whole, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def whole_for(whole: Path, save_bert: Callable[..., Path]) -> Callable[[str], Path]:
-    """A task's name → the folder of a model that can do it."""
-    answering = save_bert("BertForQuestionAnswering")
-    return lambda task: answering if task == "question-answering" else whole
-
-
 def ask(task: str, folder: Path, texts: Any) -> Any:
     """Ask a model, in the task's own way, about each of the texts."""
-    asked = {"question": texts, "context": "the cat sat"} if task == "question-answering" else {"texts": texts}
-    return pipeline(task, folder, device="cpu")(**asked)
+    pipe = pipeline(task, folder, device="cpu")
+    return pipe(question=texts, context="the cat sat") if task == "question-answering" else pipe(texts)
 
 
 @pytest.mark.parametrize(
     "value", [None, 3, b"bytes", float("nan"), ["nested"], object()], ids=lambda v: type(v).__name__
 )
-def test_what_is_not_a_text(whole_for: Callable[[str], Path], encoder: SentenceEncoder, value: Any) -> None:
+def test_what_is_not_a_text(asked: Callable[[str], Path], encoder: SentenceEncoder, value: Any) -> None:
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value])
     with refused("text 1", type(value).__name__, kind=InputError):
@@ -684,20 +689,20 @@ def test_what_is_not_a_text(whole_for: Callable[[str], Path], encoder: SentenceE
     for task in TASKS:
         what = "input 1" if task == "question-answering" else "text 1"
         with refused(what, type(value).__name__, kind=InputError):
-            ask(task, whole_for(task), ["[MASK]", value])
+            ask(task, asked(task), ["[MASK]", value])
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5], ids=repr)
 def test_what_is_neither_a_text_nor_a_list_of_texts(
-    whole_for: Callable[[str], Path], encoder: SentenceEncoder, value: Any
+    asked: Callable[[str], Path], encoder: SentenceEncoder, value: Any
 ) -> None:
     with refused(type(value).__name__, kind=InputError):
         encoder.encode(value)
     for task in TASKS:
         with refused(type(value).__name__, kind=InputError):
-            ask(task, whole_for(task), value)
+            ask(task, asked(task), value)
         with refused(type(value).__name__, kind=InputError):
-            pipeline(task, whole_for(task), device="cpu")(value)
+            pipeline(task, asked(task), device="cpu")(value)
 
 
 def test_half_a_surrogate_pair(encoder: SentenceEncoder) -> None:
@@ -715,9 +720,13 @@ def test_a_text_without_a_mask(whole: Path) -> None:
         fill("one\nline\n" * 100)
 
 
-def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path]) -> None:
-    with refused("the model at", "has no masked-language head (weights that fill-mask needs)", kind=CheckpointError):
-        pipeline("fill-mask", save_bert())
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [("fill-mask", "masked-language"), ("text-classification", "classification"), ("question-answering",) * 2],
+)
+def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path], task: str, head: str) -> None:
+    with refused("the model at", f"has no {head} head (weights that {task} needs)", kind=CheckpointError):
+        pipeline(task, save_bert())
 
 
 QUESTION = "the cat ?"
@@ -753,11 +762,11 @@ QUESTION = "the cat ?"
     ids=str,
 )
 def test_questions_that_cannot_be_asked(
-    whole_for: Callable[[str], Path], inputs: tuple[Any, ...], options: dict[str, Any], words: tuple[str, ...]
+    asked: Callable[[str], Path], inputs: tuple[Any, ...], options: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     usual = {} if inputs else {"question": QUESTION, "context": "the cat " * 30}
     with refused(*words, kind=InputError):
-        pipeline("question-answering", whole_for("question-answering"), device="cpu")(*inputs, **{**usual, **options})
+        pipeline("question-answering", asked("question-answering"), device="cpu")(*inputs, **{**usual, **options})
 
 
 def test_a_model_that_cannot_say_that_there_is_no_answer(save_bert: Callable[..., Path]) -> None:
@@ -768,11 +777,6 @@ def test_a_model_that_cannot_say_that_there_is_no_answer(save_bert: Callable[...
     assert pipe(**asked)["answer"]
     with refused("[CLS]", "no answer", kind=InputError):
         pipe(**asked, handle_impossible_answer=True)
-
-
-def test_a_model_without_the_head_that_answers(whole: Path) -> None:
-    with refused("has no question-answering head (weights that question-answering needs)", kind=CheckpointError):
-        pipeline("question-answering", whole)
 
 
 def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:
@@ -807,13 +811,13 @@ def test_no_model(whole: Path) -> None:
     ids=str,
 )
 def test_a_device_or_precision_that_is_not_there(
-    whole: Path, whole_for: Callable[[str], Path], options: dict[str, Any], word: str
+    whole: Path, asked: Callable[[str], Path], options: dict[str, Any], word: str
 ) -> None:
     with refused(word, kind=InputError):
         SentenceEncoder(whole, **options)
     for task in TASKS:
         with refused(word, kind=InputError):
-            pipeline(task, whole_for(task), **options)
+            pipeline(task, asked(task), **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

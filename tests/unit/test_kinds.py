@@ -15,7 +15,7 @@ WRONG = {
     "steps = 3.5": "steps must be a whole number, got 3.5",
     "steps = true": "steps must be a whole number, got true",
     'steps = "3"': 'steps must be a whole number, got "3"',
-    "warmup = 1.5": "warmup must be a whole number, got 1.5",
+    "keep = 1.5": "keep must be a whole number, got 1.5",
     "dropout = false": "dropout must be a number, got false",
     'lr = "fast"': 'lr must be a number, got "fast"',
     "checkpointing = 1": "checkpointing must be true or false, got 1",
@@ -38,7 +38,7 @@ def test_a_value_of_another_kind_is_said_with_its_key(line: str, tmp_path: Path)
 WRONG_FLAGS = {
     "--steps=3.5": "--steps must be a whole number, got '3.5'",
     "--steps=3.0": "--steps must be a whole number, got '3.0'",
-    "--warmup=1.5": "--warmup must be a whole number, got '1.5'",
+    "--keep=1.5": "--keep must be a whole number, got '1.5'",
     "--seed=1e3": "--seed must be a whole number, got '1e3'",
     "--steps=": "--steps must be a whole number, got ''",
     "--lr=fast": "--lr must be a number, got 'fast'",
@@ -60,8 +60,9 @@ def test_what_is_right_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('lr = 1\nobjectives = ["mlm"]\nresume = true\nwarmup = 3\ncorpus = "some"\n')
     settings, where = read_settings(path, ["--warmup=none", "--checkpointing", "--steps", "1_000", "--spike", "2"])
-    assert (settings.adam.lr, settings.step.warmup, settings.step.steps, settings.step.spike) == (1.0, None, 1000, 2.0)
-    assert (settings.step.checkpointing, where.resume, settings.corpus.corpus) == (True, True, Path("some"))
+    found = settings.adam.lr, settings.update.warmup, settings.step.steps, settings.update.spike
+    assert found == (1.0, None, 1000, 2.0)
+    assert (settings.update.checkpointing, where.resume, settings.corpus.corpus) == (True, True, Path("some"))
 
 
 def test_other_commands_round_nothing_either(capsys: pytest.CaptureFixture[str]) -> None:

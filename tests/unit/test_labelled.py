@@ -37,11 +37,11 @@ PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\t\
 
 
 def read(name: str, data: bytes, columns: Columns = Columns(), **options: Any) -> list[Example]:  # noqa: B008
-    separator = options.pop("separator", None)
+    how = {key: options.pop(key) for key in ("separator", "unlabelled", "names") if key in options}
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
-        with labelled(TableSource(str(path), **options), columns, separator=separator) as found:
+        with labelled(TableSource(str(path), **options), columns, **how) as found:
             return list(found.examples)
 
 
@@ -445,3 +445,32 @@ def test_which_rows_are_chosen_does_not_depend_on_their_order(rows: list[str], m
         assert chosen(examples, most) == chosen(shuffled, most)
     with pytest.raises(InputError, match="at least 1"):
         chosen(examples, 0)
+
+
+def test_rows_to_predict_for_need_no_label() -> None:
+    said = Columns("sentence", label="mood")
+    assert read("a.csv", b"sentence\nSo it goes, he said.\n", said, unlabelled=True)[0].label is None
+    assert [e.text for e in read("a.csv", b"What\nSo it goes, he said.\n", header=False, unlabelled=True)][1][
+        :2
+    ] == "So"
+    data = b'{"sentence": "a", "mood": "x"}\n{"sentence": "b"}\n{"sentence": "c", "mood": null}\n'
+    assert [e.label for e in read("a.jsonl", data, said, unlabelled=True)] == ["x", None, None]
+    with pytest.raises(InputError, match="line 2 has no field 'mood'"):
+        read("a.jsonl", data, said)
+    with pytest.raises(InputError, match="has no column 'mood'"):
+        read("a.csv", b"sentence\nSo it goes, he said.\n", said)
+    with pytest.raises(InputError, match=r"a\.csv: line 2, column 'label': no label"):
+        Labels.of([example("x"), Example("b", None, None, "a.csv: line 2")])
+
+
+def test_labels_that_are_numbers_get_names() -> None:
+    data = b"some words of text\t2,0\tab\nand some more words\t1\tcd\n"
+    columns = Columns("1", label="2")
+    found = read("a.tsv", data, columns, header=False, separator=",", names=("joy", "fear", "love"))
+    assert [e.label for e in found] == [("love", "joy"), ("fear",)]
+    assert read("a.jsonl", b'{"text": "a", "label": 1}', names=("no", "yes"))[0].label == "yes"
+    for label in ("2", "-1"):
+        with pytest.raises(InputError, match=f"line 1, column 'label': label {label}, but there are 2 names, from 0"):
+            read("a.jsonl", f'{{"text": "a", "label": {label}}}'.encode(), names=("no", "yes"))
+    with pytest.raises(InputError, match=r"line 1, column 'label': 0\.5 is no whole number"):
+        read("a.jsonl", b'{"text": "a", "label": 0.5}', names=("no", "yes"))

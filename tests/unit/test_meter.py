@@ -8,8 +8,8 @@ import pytest
 
 from bothways.train.loop import Event
 from bothways.train.meter import Meter, Reading
-from bothways.train.settings import StepSettings
-from bothways.train.state import Progress
+from bothways.train.progress import Progress
+from bothways.train.settings import UpdateSettings
 from bothways.train.step import StepResult
 
 RESULT = StepResult(2.0, {"mlm": 2.0, "accuracy": 0.5}, 100, 1.0, True)
@@ -70,5 +70,5 @@ def test_losses_of_steps_that_were_not_taken_do_not_count() -> None:
 
 @pytest.mark.parametrize(("steps", "rising"), [(1, 1), (2, 1), (100, 6), (10_000, 600), (1_000_000, 10_000)])
 def test_warmup_is_a_share_of_the_steps_unless_it_is_said(steps: int, rising: int) -> None:
-    assert StepSettings(steps=steps).rising == rising
-    assert StepSettings(steps=steps, warmup=0).rising == 0
+    assert UpdateSettings().rising(steps) == rising
+    assert UpdateSettings(warmup=0).rising(steps) == 0

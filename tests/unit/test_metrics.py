@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,11 @@ from bothways.objectives.objective import Model
 from bothways.objectives.pairs import SegmentPairs
 from bothways.objectives.reading import Together
 from bothways.ragged import Ragged
-from bothways.train.loop import Event, Trainer
+from bothways.train.loop import Event, Times, Trainer
+from bothways.train.pretrain import _held_out
+from bothways.train.progress import Progress
 from bothways.train.report import MetricsLog, row
-from bothways.train.settings import CorpusSettings, RunSettings, StepSettings
-from bothways.train.state import Progress
+from bothways.train.settings import UpdateSettings
 from bothways.train.step import Means, StepResult, evaluate
 
 CPU = torch.device("cpu")
@@ -66,16 +68,17 @@ def test_an_evaluation_without_a_pair_has_no_word_of_pairs() -> None:
 def best_after(means: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch) -> Progress:
     """The progress of a run of NSP beside another loss whose evaluations, after each step, say this."""
     told = iter(means)
-    monkeypatch.setattr("bothways.train.loop.evaluate", lambda *_: next(told))
-    monkeypatch.setattr("bothways.train.loop.held_out", lambda *_: ())
+    monkeypatch.setattr("bothways.train.pretrain.evaluate", lambda *_: next(told))
+    monkeypatch.setattr("bothways.train.pretrain.held_out", lambda *_: ())
     nothing: Any = nn.Linear(1, 1)
 
     nothing: Any = nn.Identity()
     objective: Any = SimpleNamespace(steady=True, losses={"mlm": 1.0, "nsp": 1.0})
-    held: Any = ()
     optimizer: Any = SimpleNamespace()
-    run = RunSettings(evaluate_every=1)
-    trainer = Trainer(nothing, objective, optimizer, held, held, CPU, CorpusSettings(), StepSettings(), run)
+    material: Any = SimpleNamespace(objective=objective, held=())
+    evaluation = partial(_held_out, nothing, material, 100)
+    times = Times(steps=100, seed=0, evaluate_every=1, save_every=100)
+    trainer = Trainer(nothing, objective, optimizer, nothing, evaluation, CPU, UpdateSettings(), times)
     progress = Progress()
     for number in range(1, len(means) + 1):
         progress = next(trainer._at_times(replace(progress, step=number), Streams(CPU), stop=False)).progress

@@ -25,7 +25,7 @@ from bothways.train.optim import (
     parameter_groups,
     restore_optimizer,
 )
-from bothways.train.settings import StepSettings
+from bothways.train.settings import UpdateSettings
 
 Save = Callable[..., Path]
 ADAM = AdamSettings(lr=1e-2, beta1=0.8, beta2=0.95, eps=1e-5, weight_decay=0.1)
@@ -304,6 +304,70 @@ def test_a_parameter_without_a_gradient_stays(save_bert: Save, name: str) -> Non
 )
 def test_an_unknown_optimizer_is_one_line_with_the_nearest_name(wrong: str, meant: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
-        StepSettings(optimizer=wrong)
+        UpdateSettings(optimizer=wrong)
     said = f"optimizer must be one of {', '.join(OPTIMIZERS)}, got '{wrong}'"
     assert str(caught.value) == said + (f"; did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_learning_rates_fall_from_the_heads_to_the_embeddings(save_family: Save, family: str) -> None:
+    """Layer i of d: lr · decay^(d - i); embeddings as layer 0; shared layers as one; poolers as heads."""
+    model = fresh(save_family(family, kind="ForTokenClassification" if family == "gpt2" else "ForMultipleChoice"))
+    depth = len(model.network.layers)
+    assert depth == (1 if family == "albert" else 2)
+    groups = parameter_groups(model, 0.1, lr=1e-3, layer_decay=0.5, head_lr=7e-3)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    given = {names[parameter]: group["lr"] for group in groups for parameter in group["params"]}
+    assert given.keys() == set(names.values())
+    for name, lr in given.items():
+        place = name.split(".")
+        if place[0] == "heads" or place[1] == "pooler":
+            assert lr == 7e-3, name
+        else:
+            height = int(place[2]) + 1 if place[1] == "layers" else {"norm": depth}.get(place[1], 0)
+            assert lr == 1e-3 * 0.5 ** (depth - height), name
+    plain = parameter_groups(model, 0.1)
+    assert [group["params"] for group in parameter_groups(model, 0.1, lr=1e-3)] == [g["params"] for g in plain]
+    assert not any("lr" in group for group in plain)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_takes_each_groups_learning_rate(save_bert: Save, name: str) -> None:
+    """What has a rate moves as with one rate for all; what has none stays."""
+    model, all_alike = (fresh(save_bert(kind="BertForMaskedLM")) for _ in range(2))
+    groups = parameter_groups(model, 0.1, lr=ADAM.lr, layer_decay=0.5)
+    assert {group["lr"] for group in groups} == {ADAM.lr, ADAM.lr / 2, ADAM.lr / 4}
+    for group in groups:
+        group["lr"] = 0.0 if group["lr"] < ADAM.lr else ADAM.lr
+    still = {parameter for group in groups if not group["lr"] for parameter in group["params"]}
+    optimizer, other = OPTIMIZERS[name](groups, ADAM), optimizer_of(name, all_alike)
+    before = weights(model)
+    for one, its in ((model, optimizer), (all_alike, other)):
+        give_gradients(one, 0)
+        its.step()
+    for key, parameter in model.named_parameters():
+        assert parameter.equal(before[key] if parameter in still else all_alike.get_parameter(key)), key
+        assert not all_alike.get_parameter(key).equal(before[key]), key
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"lr": 1e-3, "layer_decay": 0.0}, "layer_decay must be above 0"),
+        ({"lr": 1e-3, "layer_decay": 1.1}, "layer_decay must be above 0 and at most 1"),
+        ({"lr": 1e-3, "head_lr": -1.0}, "head_lr must be 0 or more"),
+        ({"layer_decay": 0.9}, "need an lr"),
+    ],
+)
+def test_impossible_rates_are_one_line(asked: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parameter_groups(nn.Linear(2, 2), 0.1, **asked)
+
+
+def test_muon_takes_hidden_matrices_alone() -> None:
+    layer = nn.Linear(3, 4, bias=False)
+    muon = OPTIMIZERS["muon"]([{"params": [layer.weight], "weight_decay": 0.0, "matrices": 1}], ADAM)
+    give_gradients(layer, 0)
+    before = weights(layer)["weight"]
+    muon.step()
+    assert not layer.weight.equal(before)

@@ -9,7 +9,7 @@ from bothways.engine.streams import Streams
 from bothways.families.presets import PRESETS
 from bothways.nn.losses import ROWS_AT_A_TIME, bytes_of_vocabulary_cross_entropy
 from bothways.train.plan import _batch_bytes, _copied_bytes
-from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, StepSettings
+from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, StepSettings, UpdateSettings
 
 
 def test_scores_of_a_vocabulary_are_held_for_some_rows_at_a_time() -> None:
@@ -31,7 +31,8 @@ def test_memory_is_about_what_was_measured(preset: str, precision: str, predicte
     settings = PretrainSettings(
         model=ModelSettings(preset=preset),
         corpus=CorpusSettings(longest=128),
-        step=StepSettings(steps=1, step_tokens=4096, batch_tokens=2048, precision=precision),
+        step=StepSettings(steps=1, step_tokens=4096, batch_tokens=2048),
+        update=UpdateSettings(precision=precision),
     )
     config, streams = PRESETS[preset].config, Streams(torch.device("cpu"))
     told = 2 * _batch_bytes(settings, config, 128, predicted, streams)

@@ -64,7 +64,7 @@ def test_a_recipe_is_that_of_its_paper(name: str) -> None:
     lr, tokens, steps, rising = PAPERS[name]
     step = settings.step
     assert (settings.adam.lr, step.step_tokens, step.steps) == (lr, tokens, steps)
-    risen = sum(step.batches(number) for number in range(step.rising)) * step.batch
+    risen = sum(step.batches(number) for number in range(settings.update.rising(step.steps))) * step.batch
     assert risen == pytest.approx(rising, rel=0.05)
 
 

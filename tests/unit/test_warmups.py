@@ -25,11 +25,11 @@ from bothways.data.pairs import Pairing, PairPacking
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.reading import Together
-from bothways.train.feed import Cursor, feed
-from bothways.train.loop import Trainer, _after
+from bothways.train.feed import PackedSteps, feed
+from bothways.train.loop import Times, Trainer, _after
 from bothways.train.material import _check_stages
-from bothways.train.settings import CorpusSettings, ObjectiveSettings, PretrainSettings, RunSettings, StepSettings
-from bothways.train.state import Progress
+from bothways.train.progress import Cursor, Progress
+from bothways.train.settings import CorpusSettings, ObjectiveSettings, PretrainSettings, StepSettings, UpdateSettings
 from bothways.train.step import StepResult
 
 CPU = torch.device("cpu")
@@ -55,7 +55,9 @@ def trainer(corpus: CorpusSettings, step: StepSettings) -> Trainer:
     objective = Together((MaskedLanguageModelling(600, 4, frozenset(range(10)), Masking()),))
     nothing: Any = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(nothing.parameters())
-    return Trainer(nothing, objective, optimizer, packing, None, CPU, corpus, step, RunSettings(seed=3))
+    batches = PackedSteps(packing, objective, 3, corpus, step)
+    times = Times(step.steps, 3, 1, 1)
+    return Trainer(nothing, objective, optimizer, batches, None, CPU, UpdateSettings(warmup=0), times)
 
 
 Steps = list[tuple[list[Batch], Progress]]
@@ -64,7 +66,7 @@ Steps = list[tuple[list[Batch], Progress]]
 def steps_from(trained: Trainer, progress: Progress) -> Steps:
     """The batches of each step, and the progress after it."""
     found: Steps = []
-    for some in trained._batches(progress):
+    for some in trained.steps(progress):
         place = some[-1][1]
         progress = replace(progress, step=progress.step + 1, epoch=place.epoch, number=place.number)
         found.append(([batch for batch, _ in some], progress))
@@ -82,7 +84,7 @@ def same(some: Steps, others: Steps) -> bool:
 
 
 LENGTHS = CorpusSettings(longest=48, longest_start=12, longest_warmup=9, workers=0)
-TOKENS = StepSettings(steps=14, step_tokens=420, batch_tokens=100, step_tokens_start=80, step_tokens_warmup=8, warmup=0)
+TOKENS = StepSettings(steps=14, step_tokens=420, batch_tokens=100, step_tokens_start=80, step_tokens_warmup=8)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -155,7 +157,7 @@ def test_steps_only_rise_from_the_tokens_of_the_first_to_all(
     full: int, start: int, batch: int, steps: int, warmup: int
 ) -> None:
     start, warmup = min(start, full), min(warmup, steps)
-    said = {"steps": steps, "step_tokens": full, "batch_tokens": batch, "warmup": 0}
+    said = {"steps": steps, "step_tokens": full, "batch_tokens": batch}
     whole = StepSettings(**said)
     first = -(-start // whole.batch)  # batches
     if first == whole.batches(0):
@@ -239,7 +241,7 @@ def test_a_spike_that_stays_is_usual_in_time() -> None:
 def test_what_json_has_no_number_for_is_no_setting(key: str) -> None:
     for value in (math.inf, math.nan):
         with pytest.raises(ConfigError, match=f"{key} must be a finite number, got {value}; 0 stands for none"):
-            StepSettings(**{key: value})
+            UpdateSettings(**{key: value})
 
 
 def test_objectives_are_in_the_order_of_their_table() -> None:
@@ -271,5 +273,5 @@ def test_without_warmup_every_step_is_whole() -> None:
 )
 def test_warmups_that_cannot_be_are_one_line(corpus: dict[str, Any], step: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        PretrainSettings(corpus=CorpusSettings(**corpus), step=StepSettings(steps=10, warmup=0, **step))
+        PretrainSettings(corpus=CorpusSettings(**corpus), step=StepSettings(steps=10, **step))
     assert str(caught.value).startswith(said)

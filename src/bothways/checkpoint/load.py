@@ -122,7 +122,7 @@ def _untied(
 
 def _built(head: Head, network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str], folder: Path) -> Any:
     try:
-        return head.build(network, extras, names)
+        return head.made(network, extras, names)
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from None
 

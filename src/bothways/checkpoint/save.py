@@ -51,6 +51,8 @@ def save_parts(
     stored = {key: str(STORED[precision]).removeprefix("torch.") for key in named}
     # Before what shapes the network, as it is in a file that was read: saved again it comes out in the same order.
     said["model_type"] = family.model_type
+    for name, head in heads.items():
+        said |= family.heads[name].dropped(head, extras, network.config)
     write_json(folder / "config.json", config_to_hf(family, network.config, {**extras, **stored, **said}))
 
 

@@ -6,7 +6,7 @@ import inspect
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -17,10 +17,10 @@ __all__ = ["keys_told"]
 NARROWEST, WIDEST = 40, 100
 
 
-def keys_told() -> str:
-    """Every key, a paragraph each."""
+def keys_told(parts: Sequence[type[Any]] = (*PARTS.values(), RunFlags)) -> str:
+    """Every key of some parts, by default of a pretraining run, a paragraph each."""
     width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns)) - 1
-    told = [*(entry for part in (*PARTS.values(), RunFlags) for entry in _entries(part))]
+    told = [*(entry for part in parts for entry in _entries(part))]
     return "Keys of the file; each is a flag, too (--batch-tokens 4096), which wins:\n\n" + "\n".join(
         textwrap.fill(entry, width, initial_indent="  ", subsequent_indent="      ") for entry in told
     )

@@ -14,7 +14,7 @@ from bothways.cli.output import print_json
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
-    from bothways.train.pretrain import Outcome
+    from bothways.train.run import Outcome
 
 __all__ = ["app"]
 
@@ -56,7 +56,7 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
     if json:
         print_json(_told(outcome, where.output))
     if outcome.stopped:
-        spike = ", or a spike" if settings.step.spike else ""
+        spike = ", or a spike" if settings.update.spike else ""
         raise InputError(
             f"{where.output}: the loss or gradient of step {outcome.progress.step} is not a finite number{spike}; "
             "its batches are in nonfinite.json; go on with --resume --nonfinite skip, or start anew with a lower --lr"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +25,10 @@ from bothways.train.settings import (
     PretrainSettings,
     RunSettings,
     StepSettings,
+    UpdateSettings,
 )
 
-__all__ = ["PARTS", "RunFlags", "known_keys", "read_settings"]
+__all__ = ["PARTS", "RunFlags", "known_keys", "read_parts", "read_settings"]
 
 FLAT = Parameter(name="*")
 PARTS = {
@@ -35,6 +37,7 @@ PARTS = {
     "masking": Masking,
     "adam": AdamSettings,
     "step": StepSettings,
+    "update": UpdateSettings,
     "run": RunSettings,
     "objective": ObjectiveSettings,
 }
@@ -71,42 +74,67 @@ def read_settings(path: Path, flags: Sequence[str], command: str = "pretrain") -
         raise ConfigError(
             f"CONFIG is missing: a TOML file or a recipe, before {path} and all other flags; usage: {usage}"
         )
+    given = read_parts(path, flags, {**PARTS, "where": RunFlags}, "pretrain", _recipe)
+    where = given.pop("where")
+    try:
+        return PretrainSettings(**given), where
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({path}, or a flag)") from None
+
+
+def read_parts(
+    path: Path | None,
+    flags: Sequence[str],
+    parts: Mapping[str, type[Any]],
+    command: str,
+    otherwise: Callable[[Path], str] | None = None,
+) -> dict[str, Any]:
+    """The parts of a run's settings, values of these classes: from a file's keys, and over them the flags'.
+
+    path: None for flags alone.    otherwise: gives the text of what is no file.
+    Raises ConfigError on unknown keys (with the nearest that is known) and values that cannot be.
+    """
+    types = {key: hint for part in parts.values() for key, hint in types_of(part).items()}
+    keys = {} if path is None else _flat(path, types, otherwise)
     app = App(
-        name="pretrain",
-        config=(check_fractions, Dict(_flat(path), source=str(path), use_commands_as_keys=False)),
+        name=command,
+        config=(check_fractions, Dict(keys, source=str(path), use_commands_as_keys=False)),
         result_action="return_value",
         help_flags=[],
         version_flags=[],
     )
-
-    @app.default
-    def read(
-        *,
-        model: Annotated[ModelSettings, FLAT] = ModelSettings(),  # noqa: B008 (frozen values)
-        corpus: Annotated[CorpusSettings, FLAT] = CorpusSettings(),  # noqa: B008
-        masking: Annotated[Masking, FLAT] = Masking(),  # noqa: B008
-        adam: Annotated[AdamSettings, FLAT] = AdamSettings(),  # noqa: B008
-        step: Annotated[StepSettings, FLAT] = StepSettings(),  # noqa: B008
-        run: Annotated[RunSettings, FLAT] = RunSettings(),  # noqa: B008
-        objective: Annotated[ObjectiveSettings, FLAT] = ObjectiveSettings(),  # noqa: B008
-        where: Annotated[RunFlags, FLAT] = RunFlags(),
-    ) -> tuple[PretrainSettings, RunFlags]:
-        return PretrainSettings(model, corpus, masking, adam, step, run, objective), where
-
+    app.default(_reader(parts))
     try:
-        found: tuple[PretrainSettings, RunFlags] = app(list(flags), exit_on_error=False, print_error=False)
+        found: dict[str, Any] = app(list(flags), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise ConfigError(_said(error, path)) from None
+        raise ConfigError(_said(error, path, list(types))) from None
     except ConfigError as error:
-        raise ConfigError(f"{error} ({path}, or a flag)") from None
+        raise ConfigError(f"{error} ({'a flag' if path is None else f'{path}, or a flag'})") from None
     return found
 
 
-def _flat(path: Path) -> dict[str, Any]:
-    """The keys of a file or a recipe. Its tables mean nothing: their keys are as good as keys outside any."""
+def _reader(parts: Mapping[str, type[Any]]) -> Callable[..., dict[str, Any]]:
+    """A function with a parameter for each part, whose keys are flags of their own."""
+
+    def read(**given: Any) -> dict[str, Any]:
+        return {name: given.get(name, part()) for name, part in parts.items()}
+
+    kinds = {name: Annotated[part, FLAT] for name, part in parts.items()}
+    read.__annotations__ = {**kinds, "return": dict[str, Any]}
+    signature: Any = inspect.Signature(
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=parts[name](), annotation=kind)
+            for name, kind in kinds.items()
+        ]
+    )
+    read.__signature__ = signature  # type: ignore[attr-defined]
+    return read
+
+
+def _flat(path: Path, types: Mapping[str, Any], otherwise: Callable[[Path], str] | None) -> dict[str, Any]:
+    """The keys of a file. Its tables mean nothing: their keys are as good as keys outside any."""
     flat: dict[str, Any] = {}
-    types = {key: hint for part in (*PARTS.values(), RunFlags) for key, hint in types_of(part).items()}
-    for key, value in _leaves(_table(path)):
+    for key, value in _leaves(_table(path, otherwise)):
         if key in flat:
             raise ConfigError(f"{path}: {key} is given twice")
         check_value(key, value, types.get(key), path)
@@ -114,10 +142,10 @@ def _flat(path: Path) -> dict[str, Any]:
     return flat
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _table(path: Path, otherwise: Callable[[Path], str] | None) -> dict[str, Any]:
     try:
-        there = path.exists() and not _is_recipe(path)
-        return tomllib.loads(path.read_text(encoding="utf-8-sig") if there else _recipe(path))
+        there = otherwise is None or (path.exists() and not _is_recipe(path))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig") if there or otherwise is None else otherwise(path))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); convert the file first") from None
     except RecursionError:
@@ -150,11 +178,10 @@ def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key.replace("-", "_"), value
 
 
-def _said(error: CycloptsError, path: Path) -> str:
+def _said(error: CycloptsError, path: Path | None, known: Sequence[str]) -> str:
     message = told(error)
     if isinstance(error, UnknownOptionError) and (said := re.search(r"\[(\w+)\]|(--[\w-]+)", message)):
         key = said[1] or said[2]
-        known = known_keys()
         hint = meant(key.lstrip("-").replace("-", "_"), known, f"; known are {', '.join(known)}")
         return f"{path}: unknown key {key}{hint}" if said[1] else f"unknown flag {key}{hint}"
     of_a_flag = "--" in message

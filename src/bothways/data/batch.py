@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bothways.ragged import Layout, Ragged
 
-__all__ = ["Answers", "Batch", "Tokens", "batch", "by_token_budget"]
+__all__ = ["Answers", "Batch", "Numbers", "Tokens", "batch", "by_token_budget"]
 
 
 class Tokens(Protocol):
@@ -30,6 +32,35 @@ class Tokens(Protocol):
     def pair(self) -> bool: ...
 
     def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """What a forward reads of a sequence and nothing else, in little memory.
+
+    numbers: int32 [length], its ids.    second: bool [length], which of them are of type 1; None where none is.
+    """
+
+    numbers: NDArray[np.int32]
+    second: NDArray[np.bool_] | None
+    pair: bool
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> Numbers:
+        """The sequence's."""
+        types = np.array(tokens.types, bool)
+        return cls(np.array(tokens.ids, np.int32), types if types.any() else None, tokens.pair)
+
+    @property
+    def ids(self) -> Sequence[int]:
+        return self.numbers.tolist()
+
+    @property
+    def types(self) -> Sequence[int]:
+        return [0] * len(self) if self.second is None else self.second.astype(int).tolist()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 @dataclass(frozen=True, eq=False)

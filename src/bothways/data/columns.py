@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 from bothways.data.records import some
 from bothways.errors import InputError
 
-__all__ = ["Columns", "Row", "find_columns", "is_integer", "is_number", "known"]
+__all__ = ["Columns", "Row", "cell", "find_column", "find_columns", "is_integer", "is_number", "known", "plain"]
 
 Row: TypeAlias = Mapping[str, Any]
 
-# Names as `_plain` writes them, the surest first.
+# Names as `plain` writes them, the surest first.
 PAIRS = (
     ("sentence1", "sentence2"),
     ("text1", "text2"),
@@ -67,13 +67,18 @@ class Columns:
         return [name for name in (self.text, self.text_pair, self.label) if name is not None]
 
 
-def find_columns(wanted: Columns, names: Sequence[str], sample: Sequence[Row], table: str) -> Columns:
+def find_columns(
+    wanted: Columns, names: Sequence[str], sample: Sequence[Row], table: str, *, labelled: bool = True
+) -> Columns:
     """The columns: those wanted, and for what is not said the likeliest.
 
     A second text is looked for only where the first one is not said either.
-    table: what messages call it.    Raises InputError on a name that is not there (with the nearest that is), or if
+    table: what messages call it.    labelled: whether there must be a label; if not, it is found by its name or not at
+    all, even one that is wanted.    Raises InputError on a name that is not there (with the nearest that is), or if
     names and values leave it open which column it is.
     """
+    if not labelled and wanted.label not in names:
+        wanted = replace(wanted, label=None)
     for role, name in (("--text", wanted.text), ("--text-pair", wanted.text_pair), ("--label", wanted.label)):
         if name is not None:
             _check(name, names, table, role)
@@ -81,17 +86,39 @@ def find_columns(wanted: Columns, names: Sequence[str], sample: Sequence[Row], t
     if found.label is None:
         found = replace(found, label=_named(LABELS, names, found.given()))
     if found.text is None:
-        found = _texts_by_name(found, names) or _texts_by_value(found, names, sample, table)
-    if found.label is None:
+        found = _texts_by_name(found, names) or _only_text(found, names, labelled)
+        found = found if found.text is not None else _texts_by_value(found, names, sample, table)
+    if found.label is None and labelled:
         found = replace(found, label=_label_by_value(found, names, sample, table))
     for name in found.given():
         _check(name, names, table, "another")
     return found
 
 
+def find_column(wanted: str | None, likely: Sequence[str], names: Sequence[str], table: str, flag: str) -> str | None:
+    """The column that is wanted, or else the one with the likeliest name; None if no column has such a name.
+
+    likely: names in small letters and digits only, the surest first.    flag: how another one is said.
+    Raises InputError on a wanted name that is not there, and on a name that two columns have.
+    """
+    found = wanted if wanted is not None else _named(likely, names, ())
+    if found is not None:
+        _check(found, names, table, flag)
+    return found
+
+
+def cell(row: Row, column: str, place: str) -> Any:
+    """What a row has in a column. Raises InputError, naming the place and the nearest field, if it has none."""
+    if column not in row:
+        near = get_close_matches(column, row, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{place} has no field {column!r}; it has {some(row)}{hint}")
+    return row[column]
+
+
 def known(name: str) -> bool:
     """Whether tables use this name for a text or a label."""
-    return _plain(name) in NAMES
+    return plain(name) in NAMES
 
 
 def is_integer(value: Any) -> bool:
@@ -104,7 +131,8 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) or (isinstance(value, str) and NUMBER.fullmatch(value) is not None)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """The name in small letters and digits only."""
     return re.sub(r"[\W_]", "", name.lower())
 
 
@@ -120,7 +148,7 @@ def _check(name: str, names: Sequence[str], table: str, flag: str) -> None:
 
 
 def _named(likely: Sequence[str], names: Sequence[str], taken: Sequence[str]) -> str | None:
-    free = {_plain(name): name for name in reversed(names) if name not in taken}
+    free = {plain(name): name for name in reversed(names) if name not in taken}
     return next((free[name] for name in likely if name in free), None)
 
 
@@ -133,6 +161,11 @@ def _texts_by_name(found: Columns, names: Sequence[str]) -> Columns | None:
                 return replace(found, text=text, text_pair=pair)
     text = _named((*TEXTS, *(first for first, _ in PAIRS)), names, taken)
     return None if text is None else replace(found, text=text)
+
+
+def _only_text(found: Columns, names: Sequence[str], labelled: bool) -> Columns:
+    """With the text in the only column, where there need be no other one."""
+    return found if labelled or len(names) > 1 or found.given() else replace(found, text=names[0])
 
 
 def _texts_by_value(found: Columns, names: Sequence[str], sample: Sequence[Row], table: str) -> Columns:

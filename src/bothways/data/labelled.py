@@ -13,7 +13,7 @@ from hashlib import blake2b
 from heapq import nsmallest
 from typing import Any, Literal, TypeAlias
 
-from bothways.data.columns import Columns, Row, find_columns, is_integer, is_number
+from bothways.data.columns import Columns, Row, cell, find_columns, is_integer, is_number
 from bothways.data.records import some, text_of
 from bothways.data.table import Table, TableSource, open_table
 from bothways.errors import InputError
@@ -31,13 +31,14 @@ FEW_ROWS = 10
 class Example:
     """A labelled row.
 
-    label: a name; a number that the file gives as one with a fraction (JSON, Parquet); several names.
+    label: a name; a number that the file gives as one with a fraction (JSON, Parquet); several names; None if there is
+    none, which only rows to predict for may have.
     place: file and line or row, for messages.
     """
 
     text: str
     text_pair: str | None
-    label: Label
+    label: Label | None
     place: str
 
     def digest(self, salt: str) -> bytes:
@@ -61,18 +62,23 @@ def labelled(
     columns: Columns = Columns(),  # noqa: B008 (frozen)
     *,
     separator: str | None = None,
+    unlabelled: bool = False,
+    names: Sequence[str] = (),
 ) -> Iterator[Labelled]:
     """Read a table's labelled rows one by one, as long as the context lasts.
 
     columns: those that are said; the others are guessed (`Labelled.said` tells how).
     separator: what stands between several labels in one cell.
+    unlabelled: whether rows may be without label, and tables without its column; it is then not guessed by values.
+    names: of labels that are whole numbers, from 0.
 
-    Raises InputError, naming file, line or row, and column, on what cannot be read, and on a row without label.
+    Raises InputError, naming file, line or row, and column, on what cannot be read, on a row without label, and on a
+    number that none of the names has.
     """
     with open_table(source) as table:
-        found = find_columns(columns, table.names, table.sample, source.name)
+        found = find_columns(columns, table.names, table.sample, source.name, labelled=not unlabelled)
         said = f"{source.name}: {found.said()}" + (f" ({table.said})" if table.said else "")
-        yield Labelled(found, said, _examples(table, found, source.name, separator))
+        yield Labelled(found, said, _examples(table, found, source.name, _Answers(separator, unlabelled, names)))
 
 
 def chosen(examples: Iterable[Example], most: int | None) -> list[Example]:
@@ -82,25 +88,47 @@ def chosen(examples: Iterable[Example], most: int | None) -> list[Example]:
     return list(examples) if most is None else nsmallest(most, examples, key=lambda example: example.digest("rows"))
 
 
-def _examples(table: Table, columns: Columns, name: str, separator: str | None) -> Iterator[Example]:
-    label = columns.label or ""
+@dataclass(frozen=True)
+class _Answers:
+    """How labels are read. Arguments as for `labelled`."""
+
+    separator: str | None
+    unlabelled: bool
+    names: Sequence[str]
+
+    def of(self, row: Row, column: str | None, place: str) -> Label | None:
+        if column is None or (self.unlabelled and _is_missing(row.get(column))):
+            return None
+        value, place = cell(row, column, place), f"{place}, column {column!r}"
+        label = _label(value, place, self.separator)
+        if not self.names:
+            return label
+        return (
+            tuple(self._named(one, place) for one in label) if isinstance(label, tuple) else self._named(label, place)
+        )
+
+    def _named(self, label: str | float, place: str) -> str:
+        if not isinstance(label, str):
+            raise InputError(f"{place}: {label} is no whole number, so none of {len(self.names)} names is meant")
+        if is_integer(label) and not 0 <= int(label) < len(self.names):
+            raise InputError(f"{place}: label {label}, but there are {len(self.names)} names, from 0")
+        return self.names[int(label)] if is_integer(label) else label
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _examples(table: Table, columns: Columns, name: str, answers: _Answers) -> Iterator[Example]:
     for number, row in table.rows(columns.given()):
         place = f"{name}: {table.unit} {number}"
         pair = None if columns.text_pair is None else _text(row, columns.text_pair, place)
-        answer = _label(_cell(row, label, place), f"{place}, column {label!r}", separator)
+        answer = answers.of(row, columns.label, place)
         yield Example(_text(row, columns.text or "", place), pair, answer, place)
 
 
 def _text(row: Row, column: str, place: str) -> str:
-    return text_of(_cell(row, column, place), place, column)
-
-
-def _cell(row: Row, column: str, place: str) -> Any:
-    if column not in row:
-        near = get_close_matches(column, row, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{place} has no field {column!r}; it has {some(row)}{hint}")
-    return row[column]
+    return text_of(cell(row, column, place), place, column)
 
 
 def _label(value: Any, place: str, separator: str | None) -> Label:
@@ -113,7 +141,7 @@ def _label(value: Any, place: str, separator: str | None) -> Label:
 
 
 def _name(value: Any, place: str) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if _is_missing(value):
         raise InputError(f"{place}: no label")
     if isinstance(value, str):
         return text_of(value.strip(), place, "label")
@@ -160,6 +188,8 @@ class Labels:
 
     def number(self, example: Example) -> int | float | list[int]:
         """The example's label as a number; those of several. Raises InputError, naming its place, if it has none."""
+        if example.label is None:
+            raise InputError(f"{self._place(example)}: no label")
         if self.kind == "regression":
             return self._score(example)
         if self.kind == "multi":
@@ -170,7 +200,7 @@ class Labels:
         return self._index(name, example)
 
     def _score(self, example: Example) -> float:
-        if isinstance(example.label, tuple) or not is_number(example.label):
+        if example.label is None or isinstance(example.label, tuple) or not is_number(example.label):
             raise InputError(f"{self._place(example)}: {example.label!r:.60} is not a number")
         score = float(example.label)
         if not math.isfinite(score):
@@ -210,7 +240,9 @@ def _kind(examples: Iterable[Example]) -> Kind:
     return "regression" if all(map(is_number, labels)) and not all(map(is_integer, labels)) else "single"
 
 
-def _names(label: Label) -> tuple[str, ...]:
+def _names(label: Label | None) -> tuple[str, ...]:
+    if label is None:
+        return ()
     return label if isinstance(label, tuple) else (label if isinstance(label, str) else json.dumps(label),)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "data_set_rows",
     "json_objects",
     "json_row",
+    "json_value",
     "numbered_lines",
     "opened",
     "parquet_names",
@@ -124,6 +125,29 @@ def json_row(line: str, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(f"{place}: an object was expected, not a {type(row).__name__}")
     return row
+
+
+def json_value(file: BinaryIO, name: str, most: int) -> Any:
+    """The value that is the whole of a file; of JSON lines, the list of their objects.
+
+    most: how many bytes it may have, since all are held.    Raises InputError, naming the line, on anything else.
+    """
+    try:
+        data = file.read(most + 1)
+    except DAMAGED as error:
+        raise InputError(f"{name}: cannot be read to its end: {error}") from None
+    if len(data) > most:
+        raise InputError(f"{name}: more than {most:,} bytes, too many for a single JSON value; write JSON lines")
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 (byte {error.start}); convert the file first") from None
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and data[:1] == b"{":
+            return [row for _, row in json_objects(io.BytesIO(data), name)]
+        raise InputError(f"{name}: line {error.lineno} is not JSON: {error.msg} in column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{name}: not JSON that can be read: {error}") from None
 
 
 def text_of(value: Any, place: str, column: str) -> str:

@@ -32,9 +32,11 @@ from bothways.data.records import (
 )
 from bothways.errors import InputError
 
-__all__ = ["TABLES", "Table", "TableSource", "open_table"]
+__all__ = ["TABLES", "Table", "TableSource", "format_of", "open_table", "suffix"]
 
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+# Forms of files that are no tables, but have readers that take a `TableSource`, too.
+OTHERS = {"conll": "words with their tags", "json": "a single JSON value"}
 # What guesses are made from.
 SAMPLE_CHARACTERS = 1 << 20
 SAMPLE_ROWS = 1000
@@ -51,7 +53,8 @@ class TableSource:
 
     path: a file, or "-" for standard input.
     dataset: the id or the folder of a data set, read in place of a file, and its split.
-    format: "csv", "tsv", "jsonl" or "parquet", where the name of the file does not say.
+    format: "csv", "tsv", "jsonl" or "parquet", where the name of the file does not say; "conll" for columns of words
+    and tags (`data.tagged`), "json" for SQuAD's form (`data.questions`).
     header: whether the first row of csv or tsv holds names.    quoted: whether quotation marks around a cell are no
     part of it. None: guessed.
     surplus: whether rows of csv or tsv may have more cells than the first, which are passed over.
@@ -68,7 +71,7 @@ class TableSource:
     def __post_init__(self) -> None:
         if (self.path is None) == (self.dataset is None):
             raise InputError("say where the rows are: a file, or a data set")
-        if self.format is not None and self.format not in TABLES:
+        if self.format is not None and self.format not in (*TABLES, *OTHERS):
             raise InputError(f"format {self.format!r} is not one of {', '.join(TABLES)}")
 
     @property
@@ -106,10 +109,25 @@ def open_table(source: TableSource) -> Iterator[Table]:
             table = _data_set(source)
         else:
             kind = source.format or _format(source.path)
+            if kind in OTHERS:
+                raise InputError(f"{source.name}: {kind} is {OTHERS[kind]}; a table is one of {', '.join(TABLES)}")
             table = TABLES[kind](opened(source.path, stack), source, stack)
         if not table.sample:
             raise InputError(f"{source.name}: no rows")
         yield table
+
+
+def format_of(source: TableSource) -> str | None:
+    """The form of the file: the one that is said, or that its name has; None if there is neither, or no file."""
+    if source.format is not None or source.path is None:
+        return source.format
+    return SUFFIXES.get(suffix(source.path))
+
+
+def suffix(file: str) -> str:
+    """The end of a file's name, without that of its compression."""
+    path = Path(file)
+    return (Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix).lower()
 
 
 def _format(file: str) -> str:
@@ -118,7 +136,7 @@ def _format(file: str) -> str:
         raise InputError(f"{file}: a folder; name a file in it, or give --dataset for a saved data set")
     if not path.exists() and file != STANDARD_INPUT:
         raise InputError(f"{file}: no such file")
-    kind = SUFFIXES.get(Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix)
+    kind = SUFFIXES.get(suffix(file))
     if kind is None:
         raise InputError(f"{file}: its name does not say what it is; give --format {'|'.join(TABLES)}")
     return kind

@@ -24,7 +24,13 @@ from bothways.text.windows import in_windows
 
 __all__ = ["Pipeline", "check_types", "pipeline"]
 
-HEADS = {"answer": "question-answering", "mlm": "masked-language"}
+HEADS = {
+    "answer": "question-answering",
+    "choose": "multiple-choice",
+    "classify": "classification",
+    "mlm": "masked-language",
+    "tag": "tagging",
+}
 """What a head is called in words."""
 
 
@@ -32,7 +38,7 @@ class Pipeline:
     """A task on a loaded model. Call it with one text or a list; the result has the same form.
 
     share: whether it may keep weights of the encoder instead of copies (nothing else uses the encoder).
-    name: what to call the model, such as the folder it is from.
+    name: what to call the model, such as the folder it is from.    bar: see `engine.scheduler.progress`.
     Results do not depend on what else is in the list.
     """
 
@@ -45,6 +51,7 @@ class Pipeline:
         precision: str = "auto",
         share: bool = False,
         name: str | None = None,
+        bar: bool | None = None,
     ) -> None:
         if task not in TASKS:
             raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
@@ -55,7 +62,7 @@ class Pipeline:
             head = HEADS.get(self.task.head, self.task.head)
             raise CheckpointError(f"{model} has no {head} head (weights that {task} needs); load one trained for it")
         self._task_name, self._model = task, repr(encoder) if name is None else repr(name)
-        self._config = encoder.config
+        self._config, self._bar = encoder.config, bar
         self._facts = Facts(self.tokenizer, encoder.extras, encoder.config.longest)
         self._placement = place(device, precision)
         prepare = BACKENDS["eager"]
@@ -133,7 +140,7 @@ class Pipeline:
                 results[i] = one
 
         steps = schedule(asked.sequences, work, self._streams, device=self._placement.device)
-        deque(progress(steps, len(results), "texts"), maxlen=0)
+        deque(progress(steps, len(results), "texts", self._bar), maxlen=0)
         return results
 
 

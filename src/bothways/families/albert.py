@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_KEYS
-from bothways.families.family import Family, Head, Key, Rule, linear, stacked
+from bothways.families.family import Family, Head, Key, Rate, Rule, linear, stacked
 from bothways.families.heads import classifier, masked_language, output_only
 from bothways.nn.config import EmbeddingMap, EncoderConfig, LayerSharing, LearnedPositions
 
@@ -12,6 +12,7 @@ __all__ = ["ALBERT"]
 LAYER = "encoder.albert_layer_groups.{group}.albert_layers.{inner}."
 # What an absent key stands for, where it is not what BERT has.
 DEFAULTS = {"activation": "gelu_new", "dropout": 0.0, "attention_dropout": 0.0}
+DROPOUT = Rate(("classifier_dropout_prob",), 0.1)
 
 ALBERT = Family(
     model_type="albert",
@@ -67,10 +68,14 @@ ALBERT = Family(
         "sop": output_only(
             classifier(pooling="cls", dense="pooler", act="tanh"), "sop_classifier.classifier", pools=True
         ),
-        "classify": output_only(classifier(pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True),
-        "tag": output_only(classifier(), "classifier"),
+        "classify": output_only(
+            classifier(pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True, dropout=DROPOUT
+        ),
+        "tag": output_only(classifier(), "classifier", dropout=DROPOUT),
         "answer": output_only(classifier(), "qa_outputs"),
-        "choose": output_only(classifier(1, pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True),
+        "choose": output_only(
+            classifier(1, pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True, dropout=DROPOUT
+        ),
     },
     tokenizer="AlbertTokenizer",
     renames=BERT.renames,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bothways.families.family import Family, Head, Key, Rule, linear, stacked
-from bothways.families.heads import classifier, masked_language, output_only
+from bothways.families.heads import CLASSIFIER_DROPOUT, classifier, masked_language, output_only
 from bothways.nn.config import EncoderConfig, LearnedPositions
 
 __all__ = ["BERT", "BERT_EMBEDDINGS", "BERT_KEYS", "BERT_LAYER"]
@@ -77,10 +77,17 @@ BERT = Family(
         "nsp": output_only(
             classifier(2, pooling="cls", dense="pooler", act="tanh"), "cls.seq_relationship", pools=True
         ),
-        "classify": output_only(classifier(pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True),
-        "tag": output_only(classifier(), "classifier"),
+        "classify": output_only(
+            classifier(pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True, dropout=CLASSIFIER_DROPOUT
+        ),
+        "tag": output_only(classifier(), "classifier", dropout=CLASSIFIER_DROPOUT),
         "answer": output_only(classifier(), "qa_outputs"),
-        "choose": output_only(classifier(1, pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True),
+        "choose": output_only(
+            classifier(1, pooling="cls", dense="pooler", act="tanh"),
+            "classifier",
+            pools=True,
+            dropout=CLASSIFIER_DROPOUT,
+        ),
     },
     tokenizer="BertTokenizer",
     renames={".gamma": ".weight", ".beta": ".bias"},

@@ -9,8 +9,8 @@ from torch import nn
 
 from bothways.errors import ConfigError
 from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_FEED_FORWARD, BERT_KEYS, LAYER
-from bothways.families.family import LIST, Family, Form, Head, Key, Rule, linear, stacked
-from bothways.families.heads import activation_of, classifier, label_count, output_only, tied_words
+from bothways.families.family import LIST, Family, Form, Head, Key, Rate, Rule, linear, stacked
+from bothways.families.heads import HIDDEN_DROPOUT, activation_of, classifier, label_count, output_only, tied_words
 from bothways.nn.config import DisentangledPositions, EmbeddingMap, EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier, MaskDecoder, MaskedLanguageHead
@@ -47,7 +47,8 @@ def _pooled(labels: int | None) -> Head:
         width, act = network.config.width, activation_of(extras, "pooler_hidden_act")
         return Classifier(width, labels or label_count(extras), pooling="cls", dense=Linear(width, width), act=act)
 
-    return Head(build, (*linear("out", "classifier"), *linear("dense", "pooler.dense")))
+    rates = {"dense_dropout": Rate(("pooler_dropout",), 0.0), "dropout": Rate(("cls_dropout",))}
+    return Head(build, (*linear("out", "classifier"), *linear("dense", "pooler.dense")), drops=rates)
 
 
 DEBERTA_V2 = Family(
@@ -120,7 +121,7 @@ DEBERTA_V2 = Family(
             says=lambda head: {"legacy": not isinstance(head, MaskDecoder)},
         ),
         "classify": _pooled(None),
-        "tag": output_only(classifier(), "classifier"),
+        "tag": output_only(classifier(), "classifier", dropout=HIDDEN_DROPOUT),
         "answer": output_only(classifier(), "qa_outputs"),
         "choose": _pooled(1),
     },

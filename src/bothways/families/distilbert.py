@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bothways.families.family import Family, Head, Key, Rule, linear, stacked
-from bothways.families.heads import classifier, masked_language, output_only
+from bothways.families.family import Family, Head, Key, Rate, Rule, linear, stacked
+from bothways.families.heads import HIDDEN_DROPOUT, classifier, masked_language, output_only
 from bothways.nn.config import EncoderConfig, LearnedPositions
 
 __all__ = ["DISTILBERT"]
 
 LAYER = "transformer.layer.{i}."
+DROPS = {"dropout": Rate(("seq_classif_dropout",), 0.2)}
 PRE_CLASSIFIER = (*linear("dense", "pre_classifier"), *linear("out", "classifier"))
 
 DISTILBERT = Family(
@@ -59,10 +60,10 @@ DISTILBERT = Family(
                 *linear("decoder", "vocab_projector"),
             ),
         ),
-        "classify": Head(classifier(pooling="cls", dense="own", act="relu"), PRE_CLASSIFIER),
-        "tag": output_only(classifier(), "classifier"),
-        "answer": output_only(classifier(), "qa_outputs"),
-        "choose": Head(classifier(1, pooling="cls", dense="own", act="relu"), PRE_CLASSIFIER),
+        "classify": Head(classifier(pooling="cls", dense="own", act="relu"), PRE_CLASSIFIER, drops=DROPS),
+        "tag": output_only(classifier(), "classifier", dropout=HIDDEN_DROPOUT),
+        "answer": output_only(classifier(), "qa_outputs", dropout=Rate(("qa_dropout",), 0.1)),
+        "choose": Head(classifier(1, pooling="cls", dense="own", act="relu"), PRE_CLASSIFIER, drops=DROPS),
     },
     tokenizer="DistilBertTokenizer",
     unused=("embeddings.position_ids",),

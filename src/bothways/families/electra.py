@@ -7,8 +7,8 @@ from typing import Any
 
 from bothways.errors import ConfigError
 from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_KEYS, BERT_LAYER
-from bothways.families.family import Family, Head, Key, linear
-from bothways.families.heads import activation_of, classifier, masked_language, output_only
+from bothways.families.family import Family, Head, Key, Rate, linear
+from bothways.families.heads import CLASSIFIER_DROPOUT, activation_of, classifier, masked_language, output_only
 from bothways.nn.config import EmbeddingMap, EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier
@@ -77,10 +77,18 @@ ELECTRA = Family(
         "classify": Head(
             classifier(pooling="cls", dense="own", act="gelu"),
             (*linear("out", "classifier.out_proj"), *linear("dense", "classifier.dense")),
+            drops={"dense_dropout": CLASSIFIER_DROPOUT, "dropout": CLASSIFIER_DROPOUT},
         ),
-        "tag": output_only(classifier(), "classifier"),
+        "tag": output_only(classifier(), "classifier", dropout=CLASSIFIER_DROPOUT),
         "answer": output_only(classifier(), "qa_outputs"),
-        "choose": Head(_multiple_choice, (*linear("out", "classifier"), *linear("dense", "sequence_summary.summary"))),
+        "choose": Head(
+            _multiple_choice,
+            (*linear("out", "classifier"), *linear("dense", "sequence_summary.summary")),
+            drops={
+                "dense_dropout": Rate(("summary_first_dropout",), 0.0),
+                "dropout": Rate(("summary_last_dropout",), 0.1),
+            },
+        ),
     },
     tokenizer="ElectraTokenizer",
     renames=BERT.renames,

@@ -30,6 +30,7 @@ __all__ = [
     "Form",
     "Head",
     "Key",
+    "Rate",
     "Rule",
     "config_from_hf",
     "config_to_hf",
@@ -142,6 +143,26 @@ Build = Callable[[EncoderNetwork, Mapping[str, Any], Collection[str]], nn.Module
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A rate of dropout in a head: that of the first of `keys` that a `config.json` has, and not as null; else
+    `default`; None: as the config's `dropout`.
+    """
+
+    keys: tuple[str, ...] = ()
+    default: float | None = None
+
+    def read(self, extras: Mapping[str, Any], config: EncoderConfig) -> float:
+        """Raises ConfigError, naming the key, on what is no share."""
+        for key in self.keys:
+            value = extras.get(key)
+            if value is not None:
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+                    raise ConfigError(f"{key} must be a number between 0 and 1, got {value!r:.80}")
+                return float(value)
+        return config.dropout if self.default is None else self.default
+
+
+@dataclass(frozen=True)
 class Head:
     """A head that checkpoints of the family may carry.
 
@@ -149,6 +170,7 @@ class Head:
     marks: tensors of which a file with this head has one; by default the first of the rules.
     says: keys that `config.json` must have for a certain head of this kind.
     borrows: whether all its weights may be the network's, so that a file whose config declares it may have no mark.
+    drops: its rates of dropout, by the attributes of the head that `build` makes.
     """
 
     build: Build
@@ -157,10 +179,23 @@ class Head:
     marks: tuple[str, ...] = ()
     says: Callable[[nn.Module], Mapping[str, Any]] = lambda head: {}
     borrows: bool = False
+    drops: Mapping[str, Rate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.marks:
             object.__setattr__(self, "marks", self.rules[0].sources[:1])
+
+    def made(self, network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str]) -> nn.Module:
+        """What `build` makes, with its dropout as the config says. Raises ConfigError on a rate that cannot be."""
+        head = self.build(network, extras, names)
+        for attribute, rate in self.drops.items():
+            setattr(head, attribute, rate.read(extras, network.config))
+        return head
+
+    def dropped(self, head: nn.Module, extras: Mapping[str, Any], config: EncoderConfig) -> dict[str, float]:
+        """What `config.json` must say so that `made` gives the head the dropout that it has, where it does not yet."""
+        found = {rate: getattr(head, attribute) for attribute, rate in self.drops.items()}
+        return {rate.keys[0]: p for rate, p in found.items() if rate.keys and rate.read(extras, config) != p}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bothways.families.family import Family, Head, Key, Rule, conv1d, linear
+from bothways.families.family import Family, Head, Key, Rate, Rule, conv1d, linear
 from bothways.families.heads import classifier, language_model, output_only
 from bothways.nn.config import MOST, EncoderConfig, LearnedPositions
 
@@ -82,7 +82,7 @@ GPT2 = Family(
     heads={
         "causal": Head(language_model, (Rule("decoder.weight", "lm_head.weight"),), borrows=True),
         "classify": Head(classifier(pooling="lasttoken", bias=False), (Rule("out.weight", "score.weight"),)),
-        "tag": output_only(classifier(), "classifier"),
+        "tag": output_only(classifier(), "classifier", dropout=Rate(("classifier_dropout", "hidden_dropout"), 0.1)),
         "answer": output_only(classifier(), "qa_outputs"),
     },
     tokenizer="GPT2Tokenizer",

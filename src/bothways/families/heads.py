@@ -8,13 +8,15 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from bothways.errors import ConfigError
-from bothways.families.family import Build, Head, Rule, linear
+from bothways.families.family import Build, Head, Rate, Rule, linear
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier, LanguageModelHead, MaskedLanguageHead
 from bothways.nn.layers import Linear
 
 __all__ = [
+    "CLASSIFIER_DROPOUT",
+    "HIDDEN_DROPOUT",
     "MOST_LABELS",
     "activation_of",
     "classifier",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 MOST_LABELS = 1 << 20
+HIDDEN_DROPOUT = Rate()
+CLASSIFIER_DROPOUT = Rate(("classifier_dropout",))
 
 
 def label_count(extras: Mapping[str, Any]) -> int:
@@ -95,7 +99,7 @@ def classifier(
     return build
 
 
-def output_only(build: Build, theirs: str, *, pools: bool = False) -> Head:
-    """A head of which files have the last layer alone, under the name `theirs`."""
+def output_only(build: Build, theirs: str, *, pools: bool = False, dropout: Rate | None = None) -> Head:
+    """A head of which files have the last layer alone, under the name `theirs`. dropout: before it, if there is any."""
     rules: tuple[Rule, ...] = linear("out", theirs)
-    return Head(build, rules, pools=pools)
+    return Head(build, rules, pools=pools, drops={} if dropout is None else {"dropout": dropout})

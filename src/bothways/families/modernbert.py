@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from bothways.errors import ConfigError
-from bothways.families.family import LIST, Build, Family, Head, Key, Rule, linear
+from bothways.families.family import LIST, Build, Family, Head, Key, Rate, Rule, linear
 from bothways.families.heads import activation_of, label_count, tied_words
 from bothways.nn.config import Biases, EncoderConfig, LocalAttention, RotaryPositions
 from bothways.nn.encoder import EncoderNetwork
@@ -68,6 +68,7 @@ def _classifier(labels: int | None = None, pooled: bool = False) -> Build:
 
 
 CLASSIFIER = (*linear("out", "classifier"), *linear("dense", "head.dense"), *linear("norm", "head.norm"))
+DROPS = {"dropout": Rate(("classifier_dropout",), 0.0)}
 
 MODERNBERT = Family(
     model_type="modernbert",
@@ -137,10 +138,10 @@ MODERNBERT = Family(
             (*linear("transform", "head.dense"), *linear("norm", "head.norm"), *linear("decoder", "decoder")),
             marks=("decoder.bias", "decoder.weight"),
         ),
-        "classify": Head(_classifier(pooled=True), CLASSIFIER),
-        "tag": Head(_classifier(), CLASSIFIER),
-        "answer": Head(_classifier(), CLASSIFIER),
-        "choose": Head(_classifier(1, pooled=True), CLASSIFIER),
+        "classify": Head(_classifier(pooled=True), CLASSIFIER, drops=DROPS),
+        "tag": Head(_classifier(), CLASSIFIER, drops=DROPS),
+        "answer": Head(_classifier(), CLASSIFIER, drops=DROPS),
+        "choose": Head(_classifier(1, pooled=True), CLASSIFIER, drops=DROPS),
     },
     tokenizer="GPT2Tokenizer",
     current=_current,

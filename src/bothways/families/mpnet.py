@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bothways.families.bert import BERT, BERT_FEED_FORWARD, BERT_KEYS, LAYER
-from bothways.families.family import Family, Key, Rule, linear, stacked
-from bothways.families.roberta import LM_HEAD, ROBERTA
+from bothways.families.family import Family, Head, Key, Rule, linear, stacked
+from bothways.families.heads import HIDDEN_DROPOUT, classifier, output_only
+from bothways.families.roberta import DENSE_CLASSIFIER, LM_HEAD, ROBERTA
 from bothways.nn.config import DistanceBuckets, EncoderConfig, LearnedPositions
 
 __all__ = ["MPNET"]
@@ -39,7 +40,17 @@ MPNET = Family(
         *BERT_FEED_FORWARD,
     ),
     pooler=BERT.pooler,
-    heads={**ROBERTA.heads, "mlm": LM_HEAD},
+    heads={
+        "mlm": LM_HEAD,
+        "classify": Head(
+            classifier(pooling="cls", dense="own", act="tanh"),
+            DENSE_CLASSIFIER,
+            drops={"dense_dropout": HIDDEN_DROPOUT, "dropout": HIDDEN_DROPOUT},
+        ),
+        "tag": output_only(classifier(), "classifier", dropout=HIDDEN_DROPOUT),
+        "answer": ROBERTA.heads["answer"],
+        "choose": ROBERTA.heads["choose"],
+    },
     tokenizer="MPNetTokenizer",
     renames=BERT.renames,
     unused=("embeddings.position_ids",),

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_KEYS, BERT_LAYER
 from bothways.families.family import Family, Form, Head, Key, Rule, linear
-from bothways.families.heads import classifier, masked_language, output_only
+from bothways.families.heads import CLASSIFIER_DROPOUT, HIDDEN_DROPOUT, classifier, masked_language, output_only
 from bothways.nn.config import EncoderConfig, LearnedPositions
 
-__all__ = ["CAMEMBERT", "LM_HEAD", "ROBERTA", "XLM_ROBERTA"]
+__all__ = ["CAMEMBERT", "DENSE_CLASSIFIER", "LM_HEAD", "ROBERTA", "XLM_ROBERTA"]
 
 # Positions are counted on from the padding id, so the rows up to it belong to no position.
 AFTER_PADDING = Form(
@@ -24,6 +24,7 @@ LM_HEAD = Head(
         Rule("decoder.bias", "lm_head.decoder.bias", also=("lm_head.bias",)),
     ),
 )
+TWICE = {"dense_dropout": CLASSIFIER_DROPOUT, "dropout": CLASSIFIER_DROPOUT}
 DENSE_CLASSIFIER = (*linear("out", "classifier.out_proj"), *linear("dense", "classifier.dense"))
 
 
@@ -51,10 +52,12 @@ ROBERTA = Family(
     pooler=BERT.pooler,
     heads={
         "mlm": LM_HEAD,
-        "classify": Head(classifier(pooling="cls", dense="own", act="tanh"), DENSE_CLASSIFIER),
-        "tag": output_only(classifier(), "classifier"),
+        "classify": Head(classifier(pooling="cls", dense="own", act="tanh"), DENSE_CLASSIFIER, drops=TWICE),
+        "tag": output_only(classifier(), "classifier", dropout=CLASSIFIER_DROPOUT),
         "answer": output_only(classifier(), "qa_outputs"),
-        "choose": output_only(classifier(1, pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True),
+        "choose": output_only(
+            classifier(1, pooling="cls", dense="pooler", act="tanh"), "classifier", pools=True, dropout=HIDDEN_DROPOUT
+        ),
     },
     tokenizer="RobertaTokenizer",
     renames=BERT.renames,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig
+from bothways.nn.dropout import dropout
 from bothways.nn.encoder import EncoderNetwork, EncoderOutput
 from bothways.nn.layers import Embedding, Linear, filled, norm
 from bothways.nn.losses import vocabulary_cross_entropy
@@ -152,6 +153,9 @@ class Classifier(nn.Module):
     dense: the head's own, or the one it shares with the network's pooler; None for none.
     pooling: a name in `nn.pooling.POOLINGS` for one row a sequence; None for every row.
     bias: of the linear layer.
+
+    dropout, dense_dropout: in training, before the linear layer and before the dense one; None where the family has
+    none there. Whoever gives a family's head its rates is `families.family.Head`.
     """
 
     def __init__(
@@ -167,24 +171,48 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.pooling, self.act = pooling, act
+        self.dropout: float | None = None
+        self.dense_dropout: float | None = None
         self.dense = dense
         self.norm = norm
         self.out = Linear(width, labels, bias=bias)
 
     def forward(self, hidden: Ragged) -> Tensor:
         """hidden states of N sequences [T, width] → logits [N, labels], or [T, labels] without pooling."""
-        return self._scores(hidden.data if self.pooling is None else pool(hidden, (self.pooling,)))
+        return self._scores(self._rows(hidden), self.training)
 
-    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, hidden: Ragged) -> Tensor:
+        """As `forward`, in fp32 and for training: how many rows there are is left to chance, see `filled`."""
+        rows = self._rows(hidden)
+        return self._scores(filled(rows), self.training)[: len(rows)].float()
+
+    def loss(
+        self, rows: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """rows [M, width] (of tokens, or pooled), targets int [M] → their cross-entropy, summed, in fp32; and how many
         are predicted right.
-        """
-        scores = self._scores(filled(rows))[: len(rows)].float()
-        return F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(1) == targets).sum()
 
-    def _scores(self, x: Tensor) -> Tensor:
-        x = x if self.dense is None else self.dense(x, act=self.act)
-        return self.out(x if self.norm is None else self.norm(x))
+        smoothing: the share of each target that all labels get.    weights: [labels], how much rows of each count.
+        """
+        scores = self._scores(filled(rows), self.training)[: len(rows)].float()
+        right = (scores.argmax(1) == targets).sum()
+        if weights is None:
+            return F.cross_entropy(scores, targets, reduction="sum", label_smoothing=smoothing), right
+        losses = F.cross_entropy(scores, targets, reduction="none", label_smoothing=smoothing)
+        return (losses * weights[targets]).sum(), right
+
+    def undropped(self, rows: Tensor) -> Tensor:
+        """rows [M, width] (of tokens, or pooled) → logits [M, labels], without dropout even in training."""
+        return self._scores(rows, False)
+
+    def _scores(self, x: Tensor, dropping: bool) -> Tensor:
+        if self.dense is not None:
+            x = self.dense(dropout(x, self.dense_dropout or 0.0, dropping), act=self.act)
+        x = x if self.norm is None else self.norm(x)
+        return self.out(dropout(x, self.dropout or 0.0, dropping))
+
+    def _rows(self, hidden: Ragged) -> Tensor:
+        return hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
 
 
 class Dense(nn.Module):

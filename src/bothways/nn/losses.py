@@ -1,4 +1,4 @@
-"""Losses that need more care than a call: those over a whole vocabulary."""
+"""Losses that need more care than a call: those over a whole vocabulary, and those over the rows of each sequence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["bytes_of_vocabulary_cross_entropy", "rows_in_cache", "vocabulary_cross_entropy"]
+from bothways.errors import InputError
+from bothways.ragged import Layout
+
+__all__ = [
+    "bytes_of_vocabulary_cross_entropy",
+    "rows_in_cache",
+    "segment_cross_entropy",
+    "vocabulary_cross_entropy",
+]
 
 ROWS_AT_A_TIME = 1024
 # Scores in fp32 at a time: a megabyte on a CPU, so that the passes over them stay in a core's cache.
@@ -114,3 +122,25 @@ def bytes_of_vocabulary_cross_entropy(rows: int, vocab: int, width: int, size: i
     scores = min(rows, ROWS_AT_A_TIME) * vocab
     in_fp32 = min(scores, SCORES_AT_A_TIME.get(device, SCORES_AT_A_TIME_ELSEWHERE))
     return scores * size + in_fp32 * 4 + vocab * width * (4 + size)
+
+
+def segment_cross_entropy(scores: Tensor, layout: Layout, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each sequence's choice among its own rows, summed; and how often the best row, the first of
+    equal ones, is the right one.
+
+    scores [T]; targets int64 [N]: each sequence's row, counted from its first. Sums are in fp32. A sequence's part does
+    not depend on its neighbours. Raises InputError where a sequence has no rows, or the numbers do not fit.
+    """
+    if len(scores) != layout.total or len(targets) != len(layout):
+        found = f"{len(scores)} scores and {len(targets)} targets"
+        raise InputError(f"{found} do not fit {len(layout)} sequences of {layout.total} rows")
+    if 0 in layout.lengths:
+        raise InputError(f"sequence {layout.lengths.index(0)} has no rows to choose from")
+    # A multiple of all scores, so that there is a way back where there are no sequences, too.
+    loss, right = scores[:0].float().sum(), targets.new_zeros(())
+    for group in layout.grouping.groups:
+        rows = scores[group.query_rows].view(group.count, group.query_length).float()
+        wanted = targets[torch.tensor(group.sequences, device=targets.device)]
+        loss = loss - rows.log_softmax(1).gather(1, wanted[:, None]).sum()
+        right = right + (rows.argmax(1) == wanted).sum()
+    return loss, right

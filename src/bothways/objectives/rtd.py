@@ -104,7 +104,8 @@ class ReplacedTokens:
         head = model.first_head(self.heads)
         assert isinstance(head, Classifier)
         output = model.network(Ragged(ids, batch.tokens.layout), batch.types)
-        return head(output.last)[:, 0].float()
+        # A head for tags drops, where it learns tags; as ELECTRA's for replaced tokens it does not.
+        return head.undropped(output.last.data)[:, 0].float()
 
 
 def _judged(scores: Tensor, replaced: Tensor) -> Losses:

@@ -3,8 +3,10 @@
 from typing import Any
 
 from bothways.tasks.answer import QuestionAnswering
+from bothways.tasks.classify import TextClassification
 from bothways.tasks.features import FeatureExtraction
 from bothways.tasks.fill_mask import FillMask
+from bothways.tasks.tag import TokenClassification
 from bothways.tasks.task import Facts, Request, Round, Task
 
 __all__ = ["TASKS", "Facts", "Request", "Round", "Task"]
@@ -12,5 +14,7 @@ __all__ = ["TASKS", "Facts", "Request", "Round", "Task"]
 TASKS: dict[str, Task[Any]] = {
     "feature-extraction": FeatureExtraction(),
     "fill-mask": FillMask(),
+    "token-classification": TokenClassification(),
     "question-answering": QuestionAnswering(),
+    "text-classification": TextClassification(),
 }

@@ -13,13 +13,12 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from torch import nn
 
-from bothways.data.batch import Answers, Batch, batch
+from bothways.data.batch import Answers, Batch, Tokens, batch
 from bothways.data.labelled import Labels
 from bothways.nn.encoder import EncoderOutput
 from bothways.objectives.objective import Losses, Model
 from bothways.ragged import Layout
 from bothways.tasks.task import Facts, Request, Task
-from bothways.text.tokenizer import Encoded
 from bothways.text.windows import Windows
 
 __all__ = ["Learnable", "Sample", "Supervised", "Weighing"]
@@ -36,7 +35,7 @@ class Sample:
     cut: tokens of it that no sequence has.
     """
 
-    sequences: tuple[Encoded, ...]
+    sequences: tuple[Tokens, ...]
     answer: Any
     cut: int = 0
 

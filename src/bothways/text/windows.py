@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bothways.errors import InputError
 from bothways.text.tokenizer import Encoded, Strategy, Tokenizer
@@ -21,11 +21,13 @@ class Windows:
     length: tokens of a window, special ones included; None: as many as the model takes.
     stride: tokens that a window shares with the one before; None: a quarter of what it has of the text.
     side: of a pair, which text is read in windows, the other one standing whole in each.
+    reduce: how the scores of a text's windows become one, where the text has one answer; as `Weighing.reduce`.
     """
 
     length: int | None = None
     stride: int | None = None
     side: Strategy = "only_first"
+    reduce: Literal["mean", "max"] = "mean"
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 1:

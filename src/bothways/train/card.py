@@ -17,8 +17,8 @@ from bothways.objectives.choice import OBJECTIVES
 from bothways.train.folder import described
 from bothways.train.meter import Reading
 from bothways.train.networks import Networks
+from bothways.train.progress import Progress
 from bothways.train.settings import PretrainSettings
-from bothways.train.state import Progress
 
 __all__ = ["write_card"]
 
@@ -154,7 +154,10 @@ def _source(source: Mapping[str, Any]) -> str:
 def _settings(settings: PretrainSettings, networks: Networks) -> dict[str, Any]:
     """All that was set and heeded, and what stands for what was not."""
     flat = {key: value for part in described(settings).values() for key, value in part.items()}
-    found: dict[str, Any] = {"dropout": networks.encoder.config.dropout, "warmup": settings.step.rising}
+    found: dict[str, Any] = {
+        "dropout": networks.encoder.config.dropout,
+        "warmup": settings.update.rising(settings.step.steps),
+    }
     if networks.generator is not None:
         found["sharing"] = networks.sharing
     told = {key: found.get(key, value) for key, value in flat.items() if key in found or value is not None}

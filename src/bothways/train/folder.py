@@ -15,7 +15,6 @@ from bothways.errors import ConfigError, InputError
 from bothways.files import make_folder, read_object, write_json
 from bothways.train.history import METRICS, SETTINGS
 from bothways.train.optim import moment_bytes
-from bothways.train.settings import PretrainSettings
 from bothways.train.state import Restored, checkpoints
 
 if sys.platform != "win32":
@@ -29,8 +28,8 @@ FINISHED = ("model", "best")  # what a finished run leaves
 FREE = frozenset({"workers", "log_every", "evaluate_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 
 
-def described(settings: PretrainSettings) -> dict[str, dict[str, Any]]:
-    """The settings as JSON has them."""
+def described(settings: Any) -> dict[str, dict[str, Any]]:
+    """The settings, a value of values, as JSON has them."""
     return {part: {key: _plain(value) for key, value in keys.items()} for part, keys in asdict(settings).items()}
 
 
@@ -40,7 +39,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def check_run(output: Path, settings: PretrainSettings, resume: bool) -> None:
+def check_run(output: Path, settings: Any, resume: bool) -> None:
     """Raises InputError on a folder with another run, ConfigError on a run with other settings. Nothing is written."""
     saved = checkpoints(output)
     if not resume and (saved or _logged(output)):
@@ -48,7 +47,7 @@ def check_run(output: Path, settings: PretrainSettings, resume: bool) -> None:
     if not saved:
         _check_unfinished(output)
         return
-    changed = _changed(read_object(output / SETTINGS), described(settings))
+    changed = _changed(read_object(output / SETTINGS), described(settings), described(type(settings)()))
     if changed:
         raise ConfigError(
             f"{output / SETTINGS}: the run to be resumed has other settings: {', '.join(changed)}; "
@@ -116,7 +115,7 @@ def _locked(output: Path) -> int:
     return handle
 
 
-def begin(output: Path, settings: PretrainSettings, started: Restored, corpus: str, lock: Lock, resume: bool) -> None:
+def begin(output: Path, settings: Any, started: Restored, corpus: str, lock: Lock, resume: bool) -> None:
     """Make the folder, lock it and write the settings. corpus: its identity, whatever folder it is in.
 
     Raises InputError where that cannot be, where the disk is too full, and where another process was faster.
@@ -126,7 +125,7 @@ def begin(output: Path, settings: PretrainSettings, started: Restored, corpus: s
     lock.take()
     check_run(output, settings, resume and (started.progress.step > 0 or not checkpoints(output)))
     told = described(settings)
-    write_json(output / SETTINGS, {**told, "corpus": {**told["corpus"], "identity": corpus}})
+    write_json(output / SETTINGS, {**told, "corpus": {**told.get("corpus", {}), "identity": corpus}})
 
 
 def _checkpoint_bytes(started: Restored) -> int:
@@ -153,9 +152,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
     """The settings that change what is computed and are not the same; one that was not known yet had its default."""
-    usual = described(PretrainSettings())
 
     def was(part: str, key: str) -> Any:
         found = before.get(part)

@@ -79,7 +79,7 @@ def _continued_generator(
     if generator.config.longest < settings.corpus.longest:
         longest = f"the {generator.config.longest} tokens that {folder} takes"
         raise ConfigError(f"longest {settings.corpus.longest} is more than {longest}")
-    set_dropout(generator.network, settings.model.dropout)
+    set_dropout(generator.network, settings.model.dropout, generator.heads)
     return replace(generator, tokenizer=tokenizer, heads={head: generator.heads[head]}, unused=())
 
 
@@ -126,7 +126,7 @@ def _narrows(encoder: Encoder, head: str) -> bool:
     try:
         with torch.device("meta"):
             network = EncoderNetwork(NARROW.of(encoder.config), pooler=False)
-            encoder.family.heads[head].build(network, encoder.extras, ())
+            encoder.family.heads[head].made(network, encoder.extras, ())
     except ConfigError:
         return False
     return True

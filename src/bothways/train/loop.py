@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
 from bothways.data.batch import Batch
-from bothways.data.packing import Packing
 from bothways.engine.streams import Streams
-from bothways.errors import CheckpointError
 from bothways.objectives.objective import Model, Objective
 from bothways.train.averaging import Average
-from bothways.train.feed import Cursor, feed, held_out
+from bothways.train.progress import Cursor, Progress
 from bothways.train.schedule import learning_rate
-from bothways.train.settings import CorpusSettings, RunSettings, StepSettings
-from bothways.train.state import Progress
-from bothways.train.step import StepResult, evaluate, train_step
+from bothways.train.settings import UpdateSettings
+from bothways.train.step import StepResult, train_step
 
-__all__ = ["Event", "Trainer", "check_place"]
+__all__ = ["Event", "Judged", "Steps", "Times", "Trainer", "ended_early"]
 
 # The mean that a spike is told by: how fast it forgets, and after how many steps it is one.
 FORGETS, SETTLED = 0.02, 20
@@ -37,8 +33,8 @@ FORGETS, SETTLED = 0.02, 20
 class Event:
     """What happened after `progress.step` steps.
 
-    kind: "step" (result, lr), "skip" or "stop" (a number was not finite; batches: where), "evaluate" (means), "save"
-    (now is the time).
+    kind: "step" (result, and lr, the highest of all groups), "skip" or "stop" (a number was not finite; batches:
+    where), "evaluate" (means), "save" (now is the time).
     """
 
     kind: Literal["step", "skip", "stop", "evaluate", "save"]
@@ -49,23 +45,51 @@ class Event:
     batches: tuple[Batch, ...] = ()
 
 
+class Steps(Protocol):
+    """What is trained on: the batches of each step, a function of the step's place in the run alone."""
+
+    def __call__(self, progress: Progress) -> Iterator[list[tuple[Batch, Cursor]]]:
+        """The batches of each step from `progress` to the last, each with the place after it."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an evaluation found. means: by name.    loss: what is to be low; None or NaN where it cannot be the best."""
+
+    means: dict[str, float]
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Times:
+    """What happens when. steps: of the whole run.    seed: of dropout.
+
+    evaluate_every, save_every: steps.    patience: so many evaluations without a better one end the run; 0: none do.
+    """
+
+    steps: int
+    seed: int
+    evaluate_every: int
+    save_every: int
+    patience: int = 0
+
+
 @dataclass(eq=False)
 class Trainer:
     """What a run is made of. Weights and optimizer change as `events` runs; nothing else does.
 
-    held: batches of the held-out split, or None.
+    steps: the batches.    evaluation: how good the model is, as it is then; None where nothing is held out.
     average: of the weights, which is evaluated in their place, or None.
     """
 
     model: Model
     objective: Objective
     optimizer: torch.optim.Optimizer
-    packing: Packing
-    held: Packing | None
+    steps: Steps
+    evaluation: Callable[[Streams], Judged] | None
     device: torch.device
-    corpus: CorpusSettings
-    step: StepSettings
-    run: RunSettings
+    update: UpdateSettings
+    times: Times
     average: Average | None = None
 
     def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -76,10 +100,14 @@ class Trainer:
         """
         self.model.train()
         base = [group["lr"] for group in self.optimizer.param_groups]
+        highest = max(base)
         scaler = self._scaler(progress)
         streams = Streams(self.device)
-        for some in self._batches(progress):
-            share = learning_rate(progress.step, self.step.steps, self.step.rising, self.step.schedule)
+        if ended_early(progress, self.times):
+            return
+        rising = self.update.rising(self.times.steps)
+        for some in self.steps(progress):
+            share = learning_rate(progress.step, self.times.steps, rising, self.update.schedule)
             for group, lr in zip(self.optimizer.param_groups, base):
                 group["lr"] = lr * share
             on_device = [batch.to(self.device) for batch, _ in some]
@@ -90,8 +118,8 @@ class Trainer:
                 on_device,
                 self.optimizer,
                 streams,
-                seed=_mixed(self.run.seed, progress.step),
-                clip=self.step.clip,
+                seed=_mixed(self.times.seed, progress.step),
+                clip=self.update.clip,
                 longest=longest,
                 scaler=scaler,
             )
@@ -100,32 +128,13 @@ class Trainer:
             progress = _scaled(_after(progress, result, some[-1][1], longest), scaler)
             kind: Literal["step", "skip", "stop"] = "step" if result.applied else self._otherwise(scaler)
             failed = () if result.applied else tuple(batch for batch, _ in some)
-            yield Event(kind, progress, result, base[0] * share, batches=failed)
+            yield Event(kind, progress, result, highest * share, batches=failed)
             if kind == "stop":
                 return
             stop = asked()
             progress = yield from self._at_times(progress, streams, stop)
-            if stop:
+            if stop or ended_early(progress, self.times):
                 return
-
-    def _batches(self, progress: Progress) -> Iterator[list[tuple[Batch, Cursor]]]:
-        """The batches of each step from `progress` to the last, each with the place after it.
-
-        Where sequences get longer a new order of all data begins, in an epoch of its own: which one that is follows
-        from the place before, so a run that goes on from there finds the same.
-        """
-        stages, step, at = self.corpus.stages, progress.step, progress.cursor
-        ends = [*(first for first, _ in stages[1:]), self.step.steps]
-        for (first, longest), end in zip(stages, ends):
-            if step >= end:
-                continue
-            at = Cursor(at.epoch + 1) if step == first > 0 else at
-            packing = self.packing.cut_to(longest)
-            with closing(feed(packing, self.objective, self.run.seed, at, self.corpus.workers)) as batches:
-                while step < end:
-                    some = list(islice(batches, self.step.batches(step)))
-                    step, at = step + 1, some[-1][1]
-                    yield some
 
     def _weights(self) -> AbstractContextManager[None]:
         """Within, the model has the weights that are evaluated."""
@@ -133,8 +142,8 @@ class Trainer:
 
     def _longest(self, progress: Progress) -> float:
         """The longest gradient that is no spike; until there is a mean of some steps, any."""
-        known = self.step.spike and progress.gradient is not None and progress.step >= SETTLED
-        return self.step.spike * (progress.gradient or 0.0) if known else math.inf
+        known = self.update.spike and progress.gradient is not None and progress.step >= SETTLED
+        return self.update.spike * (progress.gradient or 0.0) if known else math.inf
 
     def _otherwise(self, scaler: torch.amp.GradScaler | None) -> Literal["skip", "stop"]:
         """A step that was not taken: looking for a scale in fp16 it is what happens, else as the settings say.
@@ -142,11 +151,11 @@ class Trainer:
         A scale below 1 is no scale: numbers that are too large even so are not for lack of one.
         """
         looking = scaler is not None and scaler.get_scale() >= 1.0
-        return "skip" if looking or self.step.nonfinite == "skip" else "stop"
+        return "skip" if looking or self.update.nonfinite == "skip" else "stop"
 
     def _scaler(self, progress: Progress) -> torch.amp.GradScaler | None:
         """What scales losses up in fp16, whose small gradients would be zeros, from where the run is."""
-        if self.step.precision != "fp16":
+        if self.update.precision != "fp16":
             return None
         scaler = torch.amp.GradScaler(self.device.type)
         if progress.scale is not None:
@@ -157,33 +166,26 @@ class Trainer:
 
     def _at_times(self, progress: Progress, streams: Streams, stop: bool) -> Generator[Event, None, Progress]:
         """What is due after some steps only."""
-        last, best = progress.step == self.step.steps, progress.best_step
-        if self.held is not None and (last or progress.step % self.run.evaluate_every == 0):
-            batches = held_out(self.held, self.objective, self.run.evaluate_tokens)
+        last, best = progress.step == self.times.steps, progress.best_step
+        if self.evaluation is not None and (last or progress.step % self.times.evaluate_every == 0):
             with self._weights():
-                means = evaluate(self.model, self.objective, batches, streams)
-            # Without one of its losses an evaluation says nothing of the whole; it is not the best one.
-            loss = sum(means.get(name, math.nan) * weight for name, weight in self.objective.losses.items())
-            if (
-                self.objective.steady
-                and math.isfinite(loss)
-                and (progress.best_loss is None or loss < progress.best_loss)
-            ):
+                judged = self.evaluation(streams)
+            loss = judged.loss
+            if loss is not None and math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
                 progress = replace(progress, best_loss=loss, best_step=progress.step)
-            yield Event("evaluate", progress, means=means)
-        if last or stop or progress.best_step != best or progress.step % self.run.save_every == 0:
+            yield Event("evaluate", progress, means=judged.means)
+        due = last or stop or ended_early(progress, self.times) or progress.best_step != best
+        if due or progress.step % self.times.save_every == 0:
             yield Event("save", progress)
         return progress
 
 
-def check_place(packing: Packing, corpus: CorpusSettings, progress: Progress) -> None:
-    """Raises CheckpointError where an epoch has no such batch as the next one is said to be."""
-    first, longest = next(stage for stage in reversed(corpus.stages) if stage[0] <= progress.step)
-    if progress.step == first > 0:  # a new order begins here
-        return
-    batches = packing.cut_to(longest).batches(progress.epoch)
-    if progress.number >= batches:
-        raise CheckpointError(f"number is {progress.number}, but epoch {progress.epoch} has {batches} batches")
+def ended_early(progress: Progress, times: Times) -> bool:
+    """Whether a run has been evaluated often enough without getting better."""
+    if not times.patience or progress.best_step is None:
+        return False
+    since = progress.step // times.evaluate_every - progress.best_step // times.evaluate_every
+    return since >= times.patience
 
 
 def _after(progress: Progress, result: StepResult, place: Cursor, longest: float) -> Progress:

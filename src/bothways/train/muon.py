@@ -56,7 +56,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         groups = list(groups)
         others = [group for group in groups if not group["matrices"]]
-        self._adamw = torch.optim.AdamW(others, lr=lr, betas=betas, eps=eps, fused=True)
+        # It takes no empty list of groups, and whatever stands in this one gives way to the true ones at each step.
+        self._adamw = torch.optim.AdamW(others or [{"params": []}], lr=lr, betas=betas, eps=eps, fused=True)
         super().__init__(groups, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()

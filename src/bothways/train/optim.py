@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bothways.errors import ConfigError
 from bothways.nn.blocks import EncoderLayer, FeedForward, SelfAttention
+from bothways.nn.encoder import EncoderNetwork
 from bothways.train.muon import Muon
 from bothways.train.stable_adamw import StableAdamW
 
@@ -47,21 +48,62 @@ class AdamSettings:
             raise ConfigError("eps must be more than 0: a weight without a gradient would become 0 / 0")
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases, which are vectors, do not. A shared parameter is there once.
+def parameter_groups(
+    module: nn.Module,
+    weight_decay: float,
+    lr: float | None = None,
+    layer_decay: float = 1.0,
+    head_lr: float | None = None,
+) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases, which are vectors, do not. A shared parameter is there once, and one that
+    requires no gradient nowhere.
 
     `matrices` of a group: how many matrices of the layers each of its parameters is, one below the other; 0 for
     embeddings, heads and vectors.
+
+    lr: of the last layer; None: groups have no rate of their own.    layer_decay: what each layer's is multiplied with
+    on the way down (Howard & Ruder 2018, https://arxiv.org/abs/1801.06146): layer i of d has lr · layer_decay^(d - i),
+    embeddings, with all else that comes before the layers, as i = 0. Layers that share weights count once.
+    head_lr: of heads and poolers, if other than `lr`.
+
+    Raises ConfigError where a decay is not above 0 and at most 1, or a rate is needed and not given.
     """
+    if not 0.0 < layer_decay <= 1.0:
+        raise ConfigError(f"layer_decay must be above 0 and at most 1, got {layer_decay}")
+    if head_lr is not None and not 0.0 <= head_lr < math.inf:
+        raise ConfigError(f"head_lr must be 0 or more, got {head_lr}")
+    if lr is None and (layer_decay != 1.0 or head_lr is not None):
+        raise ConfigError("layer_decay and head_lr need an lr that they are measured by")
     stacked = _stacked(module)
-    groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
+    rates = {} if lr is None else _rates(module, lr, layer_decay)
+    groups: dict[tuple[bool, int, float | None], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            groups.setdefault((parameter.dim() > 1, stacked.get(parameter, 0)), []).append(parameter)
+            rate = rates.get(parameter, lr if head_lr is None else head_lr)
+            groups.setdefault((parameter.dim() > 1, stacked.get(parameter, 0), rate), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "matrices": matrices}
-        for (decays, matrices), parameters in groups.items()
+        | ({} if rate is None else {"lr": rate})
+        for (decays, matrices, rate), parameters in groups.items()
     ]
+
+
+def _rates(module: nn.Module, lr: float, decay: float) -> dict[Tensor, float]:
+    """The learning rate of each parameter of the networks; those of poolers, which belong to heads, are left out."""
+    rates: dict[Tensor, float] = {}
+    for network in (part for part in module.modules() if isinstance(part, EncoderNetwork)):
+        depth = len(network.layers)
+        heights: list[tuple[nn.Module | None, int]] = [
+            (network.embeddings, 0),
+            (network.relative, 0),
+            (network.convolution, 1),
+            *((layer, height) for height, layer in enumerate(network.layers, start=1)),
+            (network.norm, depth),
+        ]
+        for part, height in heights:
+            for parameter in () if part is None else part.parameters():
+                rates.setdefault(parameter, lr * decay ** (depth - height))
+    return rates
 
 
 def _stacked(module: nn.Module) -> dict[Tensor, int]:

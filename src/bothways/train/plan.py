@@ -13,8 +13,9 @@ from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
 from bothways.nn.losses import bytes_of_vocabulary_cross_entropy
 from bothways.objectives.objective import Model, PretrainingObjective
-from bothways.train.feed import Cursor, feed
+from bothways.train.feed import feed
 from bothways.train.optim import OPTIMIZERS, AdamSettings, moment_bytes, parameter_groups
+from bothways.train.progress import Cursor
 from bothways.train.settings import PretrainSettings
 from bothways.train.step import train_step
 
@@ -95,9 +96,9 @@ def _batch_bytes(
     settings: PretrainSettings, config: EncoderConfig, length: float, predicted: float, streams: Streams
 ) -> int:
     """Of one network's forward of a batch."""
-    size = 4 if settings.step.precision == "fp32" else 2
+    size = 4 if settings.update.precision == "fp32" else 2
     token = len(config.order) * (12 * config.width + 4 * config.ffn + 3 * config.heads * length) * size
-    if settings.step.checkpointing:
+    if settings.update.checkpointing:
         token = len(config.order) * config.width * size + token / len(config.order)
     rows, kind = int(predicted * settings.step.batch), streams.device.type
     loss = bytes_of_vocabulary_cross_entropy(rows, config.vocab, config.embed_width, size, kind) if rows else 0
@@ -106,7 +107,7 @@ def _batch_bytes(
 
 def _copied_bytes(settings: PretrainSettings, parameters: int) -> int:
     """Of the weights once more, in half precision, while a step is computed (`nn.layers.copied`)."""
-    return 0 if settings.step.precision == "fp32" else 2 * parameters
+    return 0 if settings.update.precision == "fp32" else 2 * parameters
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:
@@ -140,13 +141,13 @@ def plan_of(
         tokens=tokens,
         epochs=tokens / packing.tokens,
         flops=per_token * tokens,
-        state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (step.ema > 0)) + moments,
+        state_bytes=parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * (settings.update.ema > 0)) + moments,
         activation_bytes=_activation_bytes(settings, model, objective, length, Streams(device))
         + _copied_bytes(settings, parameters),
         tokens_per_second=speed,
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,
-        warmup=step.rising,
+        warmup=settings.update.rising(step.steps),
     )
 
 
@@ -159,12 +160,12 @@ def _tried(
 ) -> tuple[float, int]:
     """Tokens a second of a few steps, after one that does not count; and the bytes that the optimizer keeps."""
     groups = parameter_groups(model, settings.adam.weight_decay)
-    optimizer = OPTIMIZERS[settings.step.optimizer](groups, AdamSettings(lr=0.0))
+    optimizer = OPTIMIZERS[settings.update.optimizer](groups, AdamSettings(lr=0.0))
     batches, streams = feed(packing, objective, settings.run.seed, Cursor(), 0), Streams(device)
     tokens, started = 0, 0.0
     for tried in range(TRIED_STEPS + 1):
         started = time.perf_counter() if tried == 1 else started
         some = [next(batches)[0].to(device) for _ in range(settings.step.batches(settings.step.steps))]
-        result = train_step(model, objective, some, optimizer, streams, clip=settings.step.clip)
+        result = train_step(model, objective, some, optimizer, streams, clip=settings.update.clip)
         tokens += result.tokens if tried else 0
     return tokens / (time.perf_counter() - started), moment_bytes(optimizer)

@@ -2,58 +2,40 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+import math
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bothways.data.corpus import Corpus
-from bothways.errors import ConfigError, InputError, MissingExtraError
+from bothways.engine.streams import Streams
+from bothways.errors import InputError, MissingExtraError
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average
-from bothways.train.board import Board, check_board
+from bothways.train.board import check_board
 from bothways.train.card import write_card
-from bothways.train.compiling import compile_layers
 from bothways.train.curves import plot_curves
+from bothways.train.feed import PackedSteps, held_out
 from bothways.train.folder import Lock, begin, check_run, described
 from bothways.train.generator import starting_networks
-from bothways.train.loop import Event, Trainer, check_place
+from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.material import Material, material_of
-from bothways.train.meter import Meter, Reading
+from bothways.train.meter import Meter
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, flops_of_step_token, matmul_rate, plan_of
-from bothways.train.report import MetricsLog, write_failure
-from bothways.train.settings import PretrainSettings, RunSettings
-from bothways.train.state import Progress, Restored, best, prune, restore, save_checkpoint
+from bothways.train.progress import Progress
+from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
+from bothways.train.settings import PretrainSettings
+from bothways.train.state import Restored, best, prune, restore
+from bothways.train.step import evaluate
 
-__all__ = ["Outcome", "Watch", "plan", "pretrain"]
+__all__ = ["plan", "pretrain"]
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 RATE_SECONDS = 0.2  # in which the matrix-product rate is measured
 RATE_SIZES = {"cpu": 1024}  # of the matrices; elsewhere they are larger
 RATE_SIZE = 4096
-
-Watch = Callable[[Event, Reading | None], None]
-"""What is told of every event, with the loss and the speed of the last steps (None before the first)."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. finished: it took its last step.    stopped: a number was not finite.
-
-    Neither: it was asked to stop, and has saved.    reading: the last one; None if no step was left to take.
-    """
-
-    progress: Progress
-    finished: bool
-    stopped: bool
-    reading: Reading | None = None
 
 
 def pretrain(
@@ -75,7 +57,7 @@ def pretrain(
     settings that do not go together, a corpus that is damaged or of another tokenizer, an output folder that cannot be
     written, holds a run already or is another process's at the time, and a disk without room for the checkpoints.
     """
-    device = _device(device, settings.step.precision)
+    device = device_of(device, settings.update.precision)
     with Lock(output) as lock:
         check_run(output, settings, resume)
         if settings.run.tensorboard:
@@ -91,10 +73,10 @@ def pretrain(
 
 def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan:
     """What `pretrain` with these settings will take. Raises what `pretrain` raises; nothing is written."""
-    device = _device(device, settings.step.precision)
+    device = device_of(device, settings.update.precision)
     material = material_of(settings)
     model = starting_networks(settings, material.tokenizer).model().to(device)
-    _set_up(model, settings, device)
+    set_up(model, settings.update, device)
     return plan_of(settings, model, material.objective, material.train, device)
 
 
@@ -102,7 +84,7 @@ def _started(
     settings: PretrainSettings, material: Material, output: Path, resume: bool, device: torch.device
 ) -> Restored:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
-    check = partial(check_place, material.train, settings.corpus)
+    check = _steps(settings, material).check_place
     started = restore(output, lambda model: _parts(settings, model.to(device)), check) if resume else None
     if started is None:
         networks = starting_networks(settings, material.tokenizer)
@@ -111,73 +93,49 @@ def _started(
     elif started.corpus not in (None, material.corpus.identity):
         folder = settings.corpus.corpus
         raise InputError(f"{folder}: not the corpus that {started.folder} was trained on; name that one with --corpus")
-    _set_up(started.model, settings, device)
+    set_up(started.model, settings.update, device)
     return started
 
 
 def _parts(settings: PretrainSettings, model: Model) -> tuple[torch.optim.Optimizer, Average | None]:
     """What a run has beside its model, which is on its device: the optimizer, and the average of the weights."""
     groups = parameter_groups(model, settings.adam.weight_decay)
-    average = Average(model, settings.step.ema) if settings.step.ema else None
-    return OPTIMIZERS[settings.step.optimizer](groups, settings.adam), average
-
-
-def _set_up(model: Model, settings: PretrainSettings, device: torch.device) -> None:
-    """How the networks compute: their precision, what they keep for the way back, compiled or not."""
-    for network in model.networks:
-        network.dtype = PRECISIONS[settings.step.precision]
-        network.checkpointing = settings.step.checkpointing
-        if settings.step.compile:
-            compile_layers(network, device)
+    return OPTIMIZERS[settings.update.optimizer](groups, settings.adam), average_of(model, settings.update)
 
 
 def _run(
     settings: PretrainSettings, material: Material, started: Restored, output: Path, watch: Watch, device: torch.device
 ) -> Outcome:
     """The loop, with everything that is told of it."""
+    run = settings.run
     trainer = Trainer(
         started.model,
         material.objective,
         started.optimizer,
-        material.train,
-        material.held,
+        _steps(settings, material),
+        partial(_held_out, started.model, material, run.evaluate_tokens),
         device,
-        settings.corpus,
-        settings.step,
-        settings.run,
+        settings.update,
+        Times(settings.step.steps, run.seed, run.evaluate_every, run.save_every),
         started.average,
     )
-
-    def save(at: Progress) -> None:
-        save_checkpoint(
-            output,
-            started.networks,
-            started.optimizer,
-            at,
-            described(settings),
-            started.average,
-            material.corpus.identity,
-        )
-        prune(output, settings.run.keep, at)
-
-    with _logs(output, settings.run, started.progress.step) as log:
-        meter = _meter(settings, material, started.model, device)
-        return _drive(trainer, started.progress, meter, (log, watch), save, output)
+    meter = _meter(settings, material, started.model, device)
+    keeping = Keeping(run.log_every, run.keep, run.tensorboard)
+    identity = material.corpus.identity
+    return drive(trainer, started, described(settings), identity, keeping, output, meter, watch)
 
 
-@contextmanager
-def _logs(output: Path, run: RunSettings, step: int) -> Iterator[Watch]:
-    """What writes each event to the log, and for TensorBoard if that is wished."""
-    with ExitStack() as stack:
-        log = stack.enter_context(closing(MetricsLog(output, run.log_every, step)))
-        board = stack.enter_context(closing(Board(output, run.log_every, step))) if run.tensorboard else None
+def _steps(settings: PretrainSettings, material: Material) -> PackedSteps:
+    return PackedSteps(material.train, material.objective, settings.run.seed, settings.corpus, settings.step)
 
-        def add(event: Event, reading: Reading | None) -> None:
-            log.add(event)
-            if board is not None:
-                board.add(event, reading)
 
-        yield add
+def _held_out(model: Model, material: Material, tokens: int, streams: Streams) -> Judged:
+    """The means over the held-out split. Without one of its losses an evaluation says nothing of the whole; it is not
+    the best one."""
+    objective = material.objective
+    means = evaluate(model, objective, held_out(material.held, objective, tokens), streams)
+    loss = sum(means.get(name, math.nan) * weight for name, weight in objective.losses.items())
+    return Judged(means, loss if objective.steady else None)
 
 
 def _meter(settings: PretrainSettings, material: Material, model: Model, device: torch.device) -> Meter:
@@ -198,57 +156,3 @@ def _finish(settings: PretrainSettings, corpus: Corpus, started: Restored, outpu
         write_card(output / "best", settings, corpus, networks, at, outcome.reading)
     with suppress(MissingExtraError):  # no picture without matplotlib
         plot_curves(output)
-
-
-def _drive(
-    trainer: Trainer,
-    progress: Progress,
-    meter: Meter,
-    watches: tuple[Watch, ...],
-    save: Callable[[Progress], None],
-    output: Path,
-) -> Outcome:
-    """Run the loop until its end, a number that is not finite, or a signal."""
-    with _asked_to_stop() as asked:
-        for event in trainer.events(progress, asked.is_set):
-            progress, reading = event.progress, meter.add(event)
-            for watch in watches:
-                watch(event, reading)
-            if event.kind == "stop":
-                write_failure(output, event)
-                return Outcome(progress, finished=False, stopped=True, reading=reading)
-            if event.kind == "save":
-                save(progress)
-            meter.resume()
-    return Outcome(progress, progress.step >= trainer.step.steps, stopped=False, reading=meter.reading)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; the second SIGINT interrupts as always."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _device(device: torch.device | str, precision: str) -> torch.device:
-    try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError):
-        raise ConfigError(f"device {str(device)!r} is not one that is here; cpu always is") from None
-    if precision == "fp16" and place.type == "cpu":
-        raise ConfigError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    return place

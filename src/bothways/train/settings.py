@@ -24,6 +24,7 @@ __all__ = [
     "PretrainSettings",
     "RunSettings",
     "StepSettings",
+    "UpdateSettings",
 ]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -45,7 +46,7 @@ def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}{meant(value, known)}")
 
 
-def _check_within(key: str, warmup: int, steps: int) -> None:
+def _check_within(key: str, warmup: float, steps: int) -> None:
     if not 0 <= warmup <= steps:
         raise ConfigError(f"{key} must be between 0 and the {steps} steps, got {warmup}")
 
@@ -180,18 +181,6 @@ class StepSettings:
     takes.
     step_tokens_start, step_tokens_warmup: the first step has the batches that step_tokens_start tokens take (0: all at
     once), and whole batches are added until, after step_tokens_warmup steps, it is step_tokens: batch size warmup.
-
-    optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
-    schedule: a name in SCHEDULES: linear, cosine, wsd (warmup, stable, decay) or constant.
-    warmup: steps in which the learning rate rises; if not given, 6 % of all steps
-    (as for RoBERTa-large, https://arxiv.org/abs/1907.11692), and at most 10,000.
-    clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
-    checkpointing: compute activations again on the way back, for less memory.
-    compile: let torch's compiler fuse what a layer does after attention; for GPUs (see `train.compiling`).
-    nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
-    spike: a gradient so many times as long as the mean of those before is treated like that, too; 0 for none.
-    ema: decay of an average of the weights over the steps, such as 0.999; 0 for none. It is what is evaluated, and what
-    the finished run leaves as its model and its best; checkpoints have it beside the weights.
     """
 
     steps: int = 10_000
@@ -199,36 +188,11 @@ class StepSettings:
     batch_tokens: int = 2048
     step_tokens_start: int = 0
     step_tokens_warmup: int = 0
-    optimizer: str = "adamw"
-    schedule: str = "linear"
-    warmup: int | None = None
-    clip: float = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    checkpointing: bool = False
-    compile: bool = False
-    nonfinite: Literal["stop", "skip"] = "stop"
-    spike: float = 0.0
-    ema: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "step_tokens", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        _check_one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _check_one_of("schedule", self.schedule, SCHEDULES)
-        _check_one_of("precision", self.precision, PRECISIONS)
-        if self.nonfinite not in ("stop", "skip"):
-            raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
-        _check_finite("spike", self.spike)
-        _check_finite("clip", self.clip)
-        if self.spike != 0 and not self.spike > 1:
-            raise ConfigError(f"spike must be more than 1, or 0 for none, got {self.spike}")
-        if not self.clip >= 0:
-            raise ConfigError(f"clip must be 0 or more, got {self.clip}")
-        if self.warmup is not None:
-            _check_within("warmup", self.warmup, self.steps)
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"ema must be 0 or more and less than 1, got {self.ema}")
         _check_rise("step_tokens", self.step_tokens, self.step_tokens_start, self.step_tokens_warmup)
         _check_within("step_tokens_warmup", self.step_tokens_warmup, self.steps)
         if self.step_tokens_start and self.batches(0) == self.batches(self.steps):
@@ -257,10 +221,63 @@ class StepSettings:
         """Tokens of a batch."""
         return -(-self.step_tokens // self.batches(self.steps))
 
-    @property
-    def rising(self) -> int:
-        """Steps in which the learning rate rises, given or not."""
-        return min(MOST_WARMUP, -(-self.steps * 6 // 100)) if self.warmup is None else self.warmup
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """optimizer: a name in OPTIMIZERS: adamw, muon (for large steps) or stable-adamw (which goes with clip = 0).
+    schedule: a name in SCHEDULES: linear, cosine, wsd (warmup, stable, decay) or constant.
+    warmup: steps in which the learning rate rises, or, below 1, a share of all steps; if not given, 6 % of all steps
+    (as for RoBERTa-large, https://arxiv.org/abs/1907.11692), and at most 10,000.
+    clip: the longest gradient; 0 for any.    precision: fp32, bf16, or fp16 on a GPU.
+    checkpointing: compute activations again on the way back, for less memory.
+    compile: let torch's compiler fuse what a layer does after attention; for GPUs (see `train.compiling`).
+    nonfinite: what a loss or gradient that is no number does: stop (its batch is saved), or skip that step and say so.
+    spike: a gradient so many times as long as the mean of those before is treated like that, too; 0 for none.
+    ema: decay of an average of the weights over the steps, such as 0.999; 0 for none. It is what is evaluated, and what
+    the finished run leaves as its model and its best; checkpoints have it beside the weights.
+    """
+
+    optimizer: str = "adamw"
+    schedule: str = "linear"
+    warmup: float | None = None
+    clip: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    checkpointing: bool = False
+    compile: bool = False
+    nonfinite: Literal["stop", "skip"] = "stop"
+    spike: float = 0.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _check_one_of("schedule", self.schedule, SCHEDULES)
+        _check_one_of("precision", self.precision, PRECISIONS)
+        if self.nonfinite not in ("stop", "skip"):
+            raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
+        _check_finite("spike", self.spike)
+        _check_finite("clip", self.clip)
+        if self.spike != 0 and not self.spike > 1:
+            raise ConfigError(f"spike must be more than 1, or 0 for none, got {self.spike}")
+        if not self.clip >= 0:
+            raise ConfigError(f"clip must be 0 or more, got {self.clip}")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema must be 0 or more and less than 1, got {self.ema}")
+        if self.warmup is not None:
+            self._check_warmup(self.warmup)
+
+    def _check_warmup(self, warmup: float) -> None:
+        """Whole steps from 1 on."""
+        if not 0 <= warmup < math.inf:
+            raise ConfigError(f"warmup must be 0 or more, got {warmup}")
+        if warmup >= 1 and warmup != int(warmup):
+            raise ConfigError(f"warmup must be a whole number of steps, or a share of them below 1, got {warmup}")
+        object.__setattr__(self, "warmup", warmup if 0 < warmup < 1 else int(warmup))
+
+    def rising(self, steps: int) -> int:
+        """Of so many steps, those in which the learning rate rises, given or not."""
+        if self.warmup is None:
+            return min(MOST_WARMUP, -(-steps * 6 // 100))
+        return math.ceil(steps * self.warmup) if self.warmup < 1 else int(self.warmup)
 
 
 @dataclass(frozen=True)
@@ -296,10 +313,13 @@ class PretrainSettings:
     masking: Masking = field(default_factory=Masking)
     adam: AdamSettings = field(default_factory=AdamSettings)
     step: StepSettings = field(default_factory=StepSettings)
+    update: UpdateSettings = field(default_factory=UpdateSettings)
     run: RunSettings = field(default_factory=RunSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def __post_init__(self) -> None:
+        if self.update.warmup is not None:
+            _check_within("warmup", self.update.warmup, self.step.steps)
         _check_within("longest_warmup", self.corpus.longest_warmup, self.step.steps)
         if self.step.step_tokens < self.corpus.longest:
             sequence = f"one sequence of {self.corpus.longest}; say more, or a lower longest"

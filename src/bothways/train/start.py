@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from bothways.families.presets import PRESETS
 from bothways.nn.blocks import EncoderLayer
 from bothways.nn.config import EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork, Pooler
+from bothways.nn.heads import Classifier
 from bothways.nn.layers import initialise
 from bothways.objectives.causal import edges
 from bothways.objectives.choice import check_heads, generator_head, heads_of, pairs_of
@@ -38,8 +40,10 @@ __all__ = [
     "set_dropout",
     "starting_encoder",
     "warn_of_fresh",
+    "warn_of_left",
 ]
 
+NO_HEADS: Mapping[str, nn.Module] = MappingProxyType({})
 # A head for tags that is one for replaced tokens has this label alone; transformers reads it from the config.
 REPLACED = {"id2label": {"0": "replaced"}, "label2id": {"replaced": 0}}
 
@@ -106,7 +110,7 @@ def fresh_head(
     name: str, network: EncoderNetwork, family: Family, extras: Mapping[str, Any], generator: torch.Generator
 ) -> nn.Module:
     """A head with fresh weights, but for those it shares with the network."""
-    head = family.heads[name].build(network, extras, ())
+    head = family.heads[name].made(network, extras, ())
     shared = {id(parameter) for parameter in network.parameters()}
     for part in head.modules():
         own = list(part.parameters(recurse=False))
@@ -145,7 +149,7 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     check_heads(settings.objective.objectives, encoder.family)
     names = heads_of(settings.objective.objectives, encoder.family)
     encoder = _relabelled(encoder, _labels(settings, names))
-    set_dropout(encoder.network, settings.model.dropout)
+    set_dropout(encoder.network, settings.model.dropout, encoder.heads)
     generator = torch.Generator().manual_seed(settings.run.seed)
     pools = encoder.network.pooler is None and any(encoder.family.heads[name].pools for name in names)
     if pools:
@@ -153,7 +157,7 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
         initialise(encoder.network.pooler, encoder.config.init_std, generator)
     heads = {name: encoder.heads.get(name) or _fresh_of(name, encoder, generator) for name in names}
     left = [f"head {name}" for name in encoder.heads if name not in names] + list(encoder.lost)
-    _warn_of_left(start, left)
+    warn_of_left(start, left)
     fresh = [f"head {name}" for name in names if name not in encoder.heads and _has_own(heads[name], encoder.network)]
     warn_of_fresh(start, [*fresh, *(["pooler"] if pools else [])])
     return replace(encoder, tokenizer=tokenizer, heads=heads, unused=())
@@ -176,7 +180,8 @@ def _has_own(head: nn.Module, network: EncoderNetwork) -> bool:
     return any(id(parameter) not in shared for parameter in head.parameters())
 
 
-def _warn_of_left(start: str, left: list[str]) -> None:
+def warn_of_left(start: str, left: list[str]) -> None:
+    """Say which parts of an encoder to go on from are not trained further, if any."""
     if left:
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=5)
@@ -206,8 +211,14 @@ def check_vocabulary(start: str, encoder: Encoder, tokenizer: Tokenizer) -> None
         raise CheckpointError(f"{start}: its vocabulary is another one: {ids}; build the corpus with its tokenizer")
 
 
-def set_dropout(network: EncoderNetwork, dropout: float | None) -> None:
-    """Give a network that dropout, everywhere; None: leave it as it is. Each part has that of its twin."""
+def set_dropout(network: EncoderNetwork, dropout: float | None, heads: Mapping[str, nn.Module] = NO_HEADS) -> None:
+    """Give a network and heads that dropout, wherever they drop; None: leave them as they are. Each part has that of
+    its twin.
+    """
+    for head in heads.values() if dropout is not None else ():
+        for place in ("dropout", "dense_dropout"):
+            if isinstance(head, Classifier) and getattr(head, place) is not None:
+                setattr(head, place, dropout)
     config = _dropping(network.config, dropout)
     with torch.device("meta"):
         twin = EncoderNetwork(config, pooler=network.pooler is not None)

@@ -29,40 +29,16 @@ from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWar
 from bothways.files import make_folder, read_object, write_json
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average
-from bothways.train.feed import Cursor
 from bothways.train.networks import Networks
 from bothways.train.optim import optimizer_state, restore_optimizer
+from bothways.train.progress import Progress
 
-__all__ = ["Progress", "Restored", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
+__all__ = ["Restored", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGE = "average.safetensors"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: steps done, tokens seen, the next batch's place, and the best held-out loss with its step.
-
-    scale: in fp16, what losses are multiplied with, and unchanged: for how many steps now.
-    gradient: a running mean of how long gradients were before clipping.    skipped: steps that were not taken.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    epoch: int = 0
-    number: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-    scale: float | None = None
-    unchanged: int = 0
-    gradient: float | None = None
-    skipped: int = 0
-
-    @property
-    def cursor(self) -> Cursor:
-        return Cursor(self.epoch, self.number)
 
 
 @dataclass(frozen=True, eq=False)

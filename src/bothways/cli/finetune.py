@@ -1,0 +1,215 @@
+"""`bothways finetune`: an encoder and labelled rows to a model that answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from os.path import samefile
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from bothways.cli.output import print_json, print_table
+from bothways.cli.rows import KINDS, RowFlags, rows_of
+from bothways.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from bothways.train.finetune import Taught
+    from bothways.train.tuning import TuningSettings
+
+__all__ = ["app"]
+
+Switch = Annotated[bool, Parameter(negative="")]
+Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+
+@dataclass(frozen=True)
+class TuningFlags:
+    """train, eval: files of rows to learn from, and to evaluate on; without the latter a part is kept apart.
+    output: the folder of the run.    resume: go on with the run in it; without one, begin.
+    device: cpu, or a GPU: cuda, cuda:1.    seeds: so many runs, each with a seed of its own, and mean and spread.
+    """
+
+    train: str | None = None
+    eval: str | None = None
+    output: Path = Path("run")
+    resume: bool = False
+    device: str = "cpu"
+    seeds: int = 1
+
+
+def _parts() -> dict[str, type[Any]]:
+    """The parts of a run's settings, and what is said beside them."""
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    from bothways.train.tuning import TuningSettings
+
+    kinds = get_type_hints(TuningSettings)
+    return {**{one.name: kinds[one.name] for one in fields(TuningSettings)}, "flags": RowFlags, "where": TuningFlags}
+
+
+def _told_keys() -> str:
+    from bothways.cli.keys import keys_told
+
+    return keys_told(list(_parts().values()))
+
+
+app = App(name="finetune", help_epilogue=_told_keys(), help_format="plaintext")
+
+
+def _command(kind: str) -> None:
+    def finetune(
+        *flags: Rest, config: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False
+    ) -> None:
+        _finetune(kind, flags, config, json)
+
+    finetune.__doc__ = f"""Train an encoder on {KINDS[kind].title}.
+
+    At the end `run/model` is the model and `run/best` the one that did best on the rows to evaluate on. Interrupted
+    (Ctrl-C, SIGTERM), it saves and exits with 130; say --resume to go on.
+
+    Parameters
+    ----------
+    flags
+        Keys as flags: --model M --train F --eval F --output DIR --epochs 3 --lr 5e-5.
+    config
+        A TOML file of keys; flags win.
+    json
+        Print at the end what the run came to, as a JSON object.
+    """
+    app.command(finetune, name=kind)
+
+
+for _kind in KINDS:
+    _command(_kind)
+
+
+def _finetune(kind: str, flags: Sequence[str], config: Path | None, json: bool) -> None:
+    from bothways.cli.settings import read_parts
+    from bothways.train.tuning import TuningSettings
+
+    parts = read_parts(config, flags, _parts(), f"finetune {kind}")
+    row_flags, where = parts.pop("flags"), parts.pop("where")
+    settings = TuningSettings(**parts)
+    if not settings.adapt.model:
+        raise ConfigError("model is missing: say --model, a folder or an id on the hub, the encoder to begin with")
+    if where.seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, got {where.seeds}")
+    train, held = _rows(kind, settings, row_flags, where)
+    if where.seeds == 1:
+        runs = [_run(kind, train, held, settings, where.output, where)]
+    else:
+        runs = [
+            _run(kind, train, held, _seeded(settings, i), where.output / f"seed-{settings.run.seed + i}", where)
+            for i in range(where.seeds)
+        ]
+    _show(runs, where, json)
+
+
+def _seeded(settings: TuningSettings, more: int) -> TuningSettings:
+    return replace(settings, run=replace(settings.run, seed=settings.run.seed + more))
+
+
+def _rows(
+    kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFlags
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The rows to learn from, and those to evaluate on."""
+    from bothways.data.split import held_apart, picked
+
+    _warn_of_one_file(where)
+    with rows_of(kind, flags.source(where.train), flags) as rows:
+        train: Sequence[Any] = list(rows)
+    if where.eval is not None or flags.eval_split is not None:
+        other = replace(flags, split=flags.eval_split or flags.split)
+        with rows_of(kind, other.source(where.eval), other) as rows:
+            held: Sequence[Any] = list(rows)
+    else:
+        train, held = held_apart(train, settings.text.held_out)
+        print(f"bothways: {len(held):,} rows are kept apart to evaluate on", file=sys.stderr)
+    return picked(train, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
+
+
+def _warn_of_one_file(where: TuningFlags) -> None:
+    with suppress(OSError):
+        if where.train is not None and where.eval is not None and samefile(where.train, where.eval):
+            print(f"bothways: warning: {where.eval}: evaluated on the rows that are learnt from", file=sys.stderr)
+
+
+def _run(
+    kind: str,
+    train: Sequence[Any],
+    held: Sequence[Any],
+    settings: TuningSettings,
+    output: Path,
+    where: TuningFlags,
+) -> Taught:
+    from bothways.cli.training import show
+    from bothways.train.finetune import finetune, steps_of
+    from bothways.train.state import checkpoints
+
+    if where.resume and not checkpoints(output):
+        print(f"bothways: there is no run in {output} to go on with; a new one begins", file=sys.stderr)
+    with show(steps_of(len(train), settings)) as watch:
+        taught = finetune(
+            KINDS[kind].task, train, held, settings, output, resume=where.resume, device=where.device, watch=watch
+        )
+    outcome = taught.outcome
+    if outcome.stopped:
+        raise InputError(
+            f"{output}: the loss or gradient of step {outcome.progress.step} is not a finite number; its rows are in "
+            "nonfinite.json; go on with --resume --nonfinite skip, or start anew with a lower --lr"
+        )
+    if not outcome.finished:
+        print(f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume", file=sys.stderr)
+        raise KeyboardInterrupt
+    return taught
+
+
+def _show(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
+    names = list(runs[0].metrics)
+    values = {name: [run.metrics[name] for run in runs if name in run.metrics] for name in names}
+    if json:
+        print_json(
+            {
+                "folder": str(where.output),
+                "labels": list(runs[0].labels.names),
+                "best_metric": runs[0].best,
+                "metrics": {name: fmean(found) for name, found in values.items()},
+                "spreads": {name: pstdev(found) for name, found in values.items()},
+                "runs": [_told(run) for run in runs],
+            }
+        )
+        return
+    several = len(runs) > 1
+    if names:
+        rows = [
+            [f"{fmean(found):.4f}", *([f"{pstdev(found):.4f}"] if several else []), name]
+            for name, found in values.items()
+            if "/" not in name  # those of each label are in what `bothways evaluate` shows
+        ]
+        print_table(["value", *(["±"] if several else []), "metric"], rows)
+    for run in runs:
+        at = run.outcome.progress
+        best = (
+            ""
+            if at.best_step is None
+            else f"; {run.best} was best at step {at.best_step:,}: {-(at.best_loss or 0):.4f}"
+        )
+        print(f"{run.folder / 'model'}: {at.step:,} steps, {at.tokens:,} tokens{best}")
+
+
+def _told(run: Taught) -> dict[str, Any]:
+    at, speed = run.outcome.progress, run.outcome.reading
+    return {
+        "folder": str(run.folder),
+        "steps": at.step,
+        "tokens": at.tokens,
+        "metrics": run.metrics,
+        "best": None if at.best_loss is None else {"step": at.best_step, run.best: -at.best_loss},
+        "tokens_per_second": None if speed is None else speed.tokens_per_second,
+    }

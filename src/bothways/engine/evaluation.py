@@ -1,0 +1,56 @@
+"""How good a task's answers are, over rows of any number: they are read, answered and judged some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from bothways.data.labelled import Labels
+from bothways.engine.pipeline import Pipeline
+from bothways.errors import InputError
+from bothways.tasks.learning import Learnable
+from bothways.text.windows import Windows
+
+__all__ = ["Reading", "answered", "evaluated"]
+
+ROWS_AT_A_TIME = 4096  # enough for batches of nearly equal lengths, little to hold in memory
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read: in windows (None: as the task does by default), and how many tokens they may have."""
+
+    windows: Windows | None = None
+    max_length: int | None = None
+
+
+def answered(
+    pipeline: Pipeline, task: Learnable[Any], rows: Iterable[Any], reading: Reading
+) -> Iterator[tuple[Any, Any]]:
+    """Each row with the task's answer, in order."""
+    rows = iter(rows)
+    while some := list(islice(rows, ROWS_AT_A_TIME)):
+        yield from zip(some, pipeline.answers(task.request_of(some, reading.windows, reading.max_length)))
+
+
+def evaluated(
+    pipeline: Pipeline,
+    task: Learnable[Any],
+    rows: Iterable[Any],
+    labels: Labels,
+    reading: Reading,
+    watch: Callable[[Any, Any], None] = lambda row, answer: None,
+) -> tuple[dict[str, float], Sequence[Any]]:
+    """The metrics of a task's answers, and what they were made from, a few numbers a row.
+
+    watch: is told of each row and its answer.    Raises InputError where there is no row.
+    """
+    outcomes = []
+    for row, answer in answered(pipeline, task, rows, reading):
+        watch(row, answer)
+        outcomes.append(task.outcome(row, answer, labels))
+    if not outcomes:
+        raise InputError("no rows to evaluate on")
+    return task.metrics(outcomes, labels), outcomes
