@@ -86,6 +86,31 @@ def test_fill_mask_prints_candidates(tiny_masked: Path, capsys: pytest.CaptureFi
     assert one[0]["token_str"] in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def tiny_answering(save_bert: Callable[..., Path]) -> Path:
+    return save_bert("BertForQuestionAnswering")
+
+
+def test_answer_shows_answers_in_their_places(
+    tiny_answering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = "the cat sat on the mat, a dog ran to the red house\nis it blue?"
+    asked = ("answer", tiny_answering, "--question", "the house?")
+    assert run(*asked, "--context", context, "--top-k", "3", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["answer"] for one in found] == [context[one["start"] : one["end"]] for one in found]
+    assert len(found) == 3
+    (tmp_path / "context.txt").write_text(context)
+    assert run(*asked, "--context-file", tmp_path / "context.txt", "--json", "--max-answer-len", "1") == 0
+    (word,) = [json.loads(capsys.readouterr().out)["answer"]]
+    assert run(*asked, "--context", context, "--max-answer-len", "1") == 0
+    shown = capsys.readouterr().out
+    assert "the house?" in shown
+    assert f"[{word}]" in shown
+    assert run(*asked, "--context", context, "--top-k", "999", "--handle-impossible-answer") == 0
+    assert "(none)" in capsys.readouterr().out
+
+
 def test_fill_mask_scores_targets(tiny_masked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     targets = ["--target", "cat", "--target", "unable"]
     assert run("fill-mask", tiny_masked, "the [MASK] sat", *targets, "--json") == 0
@@ -270,6 +295,11 @@ def test_truncation_is_reported(minilm: Path, capsys: pytest.CaptureFixture[str]
         (["fill-mask", "{masked}", "the [MASK] sat", "--target", "☃"], "'☃'"),
         (["fill-mask", "{masked}", "the [MASK] sat", "--target", "cat", "--pieces", "2"], "not both"),
         (["fill-mask", "{masked}", "the [MASK] sat", "--pieces", "0"], "pieces"),
+        (["answer", "{minilm}", "--question", "a?", "--context", "a"], "no question-answering head"),
+        (["answer", "{minilm}", "--context", "a"], "question"),
+        (["answer", "{minilm}", "--question", "a?"], "--context-file"),
+        (["answer", "{minilm}", "--question", "a?", "--context", "a", "--context-file", "b.txt"], "either"),
+        (["answer", "{minilm}", "--question", "a?", "--context-file", "{tmp}/b.txt"], "no such file"),
         (["inspect", "{masked}", "the cat", "--layer", "2"], "from 0 to 1"),
         (["inspect", "{masked}", "the cat", "--head", "-5"], "from 0 to 3"),
         (["inspect", "{masked}", "the cat", "--head", "some"], '"mean" or "all"'),

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from small_models import MASKED, SAVE_FAMILY
+from tokenizers.processors import TemplateProcessing
 
 from bothways import (
     BothwaysError,
@@ -720,11 +721,62 @@ def test_a_text_without_a_mask(whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "head"), [("fill-mask", "masked-language"), ("text-classification", "classification")]
+    ("task", "head"),
+    [("fill-mask", "masked-language"), ("text-classification", "classification"), ("question-answering",) * 2],
 )
 def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path], task: str, head: str) -> None:
     with refused("the model at", f"has no {head} head (weights that {task} needs)", kind=CheckpointError):
         pipeline(task, save_bert())
+
+
+QUESTION = "the cat ?"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "words"),
+    [
+        ((), {"question": None}, ("a question and a context", "question is NoneType")),
+        ((), {"context": None}, ("a question and a context", "context is NoneType")),
+        ((), {"context": ""}, ("input 0", "context is empty")),
+        ((), {"question": ["a", " \n"], "context": "cat"}, ("input 1", "question is empty")),
+        ((), {"question": ["a", "a\udc00"], "context": "cat"}, ("input 1", "question", "surrogate")),
+        ((), {"question": "a", "context": ["cat", 3]}, ("input 1", "context", "int")),
+        ((), {"question": ["a", "b"], "context": ["cat"] * 3}, ("2 questions", "3")),
+        (({"question": "a"},), {}, ("the input", "no context", "question")),
+        (([{"question": "a", "context": "cat"}, {"question": "b"}],), {}, ("input 1", "no context")),
+        (([{"question": "a", "context": "cat"}, "b"],), {}, ("input 1", "str")),
+        (({"question": "a", "context": "cat"},), {"question": "b"}, ("not both",)),
+        (("text",), {}, ("str",)),
+        ((), {"max_answer_len": 0}, ("max_answer_len", "at least 1")),
+        ((), {"top_k": 0}, ("top_k", "at least 1")),
+        ((), {"top_k": True}, ("top_k",)),
+        ((), {"max_seq_len": 2.5}, ("max_seq_len", "2.5")),
+        ((), {"max_question_len": -1}, ("max_question_len",)),
+        ((), {"doc_stride": -1}, ("doc_stride", "at least 0")),
+        ((), {"doc_stride": 18}, ("input 0", "18", "doc_stride of 18")),
+        ((), {"max_seq_len": 6}, ("input 0", "no room", "windows of 6")),
+        ((), {"question": QUESTION * 20}, ("input 0", "no room", "windows of 24")),
+        ((), {"handle_impossible_answer": "yes"}, ("handle_impossible_answer", "yes")),
+        ((), {"top": 3}, ("no option top", "top_k")),
+    ],
+    ids=str,
+)
+def test_questions_that_cannot_be_asked(
+    asked: Callable[[str], Path], inputs: tuple[Any, ...], options: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    usual = {} if inputs else {"question": QUESTION, "context": "the cat " * 30}
+    with refused(*words, kind=InputError):
+        pipeline("question-answering", asked("question-answering"), device="cpu")(*inputs, **{**usual, **options})
+
+
+def test_a_model_that_cannot_say_that_there_is_no_answer(save_bert: Callable[..., Path]) -> None:
+    folder = save_bert("BertForQuestionAnswering")
+    asked = {"question": QUESTION, "context": "the cat sat"}
+    pipe = pipeline("question-answering", folder, device="cpu")
+    pipe.tokenizer.backend.post_processor = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    assert pipe(**asked)["answer"]
+    with refused("[CLS]", "no answer", kind=InputError):
+        pipe(**asked, handle_impossible_answer=True)
 
 
 def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from bothways.data.batch import Answers, Batch
 from bothways.data.labelled import Labels
 from bothways.data.questions import Question
 from bothways.errors import ConfigError, InputError
 from bothways.nn.encoder import EncoderOutput
+from bothways.nn.losses import segment_cross_entropy
 from bothways.objectives.objective import Losses, Part
 from bothways.ragged import Layout, Ragged
 from bothways.tasks.contexts import Reading
@@ -201,9 +202,11 @@ class QuestionAnswering:
         and classes are of labels, which there are none of."""
         gold = batch.labels["answer"].values
         ends = head(output.last).T.contiguous()
-        first, last = (_rows_cross_entropy(scores, output.last.layout, gold[:, i]) for i, scores in enumerate(ends))
-        total, right = (first[0] + last[0]) / 2, (first[1] + last[1]) / 2
-        return Losses({"answer": Part(total, len(gold))}, {"accuracy": Part(right, len(gold))})
+        layout = output.last.layout
+        (start, starts), (end, right) = (segment_cross_entropy(ends[i], layout, gold[:, i]) for i in (0, 1))
+        return Losses(
+            {"answer": Part((start + end) / 2, len(gold))}, {"accuracy": Part((starts + right) / 2, len(gold))}
+        )
 
     def request_of(self, rows: Sequence[Question], windows: Windows | None, max_length: int | None) -> Request:
         impossible = True if any(row.answers == () for row in rows) else None
@@ -346,17 +349,3 @@ def _targets(row: Question, windows: Sequence[Encoded], facts: Facts) -> list[tu
     if found is None:
         raise InputError(f"{row.place}: no token has any of the answer's characters: {text!r:.60} at {start}")
     return found
-
-
-def _rows_cross_entropy(scores: Tensor, layout: Layout, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each sequence's choice among its own rows, summed; and how often the best one is right.
-
-    scores [T]; targets int64 [N]: each sequence's row, counted from its first. Sums are in fp32.
-    """
-    loss, right = scores[:0].float().sum(), targets.new_zeros(())
-    for group in layout.grouping.groups:
-        rows = scores[group.query_rows].view(group.count, group.query_length).float()
-        wanted = targets[torch.tensor(group.sequences, device=targets.device)]
-        loss = loss - rows.log_softmax(1).gather(1, wanted[:, None]).sum()
-        right = right + (rows.argmax(1) == wanted).sum()
-    return loss, right

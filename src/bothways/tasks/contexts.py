@@ -62,12 +62,12 @@ class Reading:
             tokens if one is question else _lengths(tokenizer, [one])[0]
             for one, question, tokens in zip(short, questions, lengths)
         ]
-        self._warn([tokens for tokens in lengths if tokens > self.question], len(questions))
         strides = self._strides(tokenizer, length, left, contexts, places)
         windows = _windows(tokenizer, short, contexts, length, strides)
         for place, one in zip(places, windows):
             if not context_rows(one[0]):
                 raise InputError(f"{place}: nothing in the context is a token of this model")
+        self._warn([tokens for tokens in lengths if tokens > self.question], len(questions))
         return [Read(one, tokens - rest) for one, tokens, rest in zip(windows, lengths, left)]
 
     def _strides(

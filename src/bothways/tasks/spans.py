@@ -45,7 +45,7 @@ def best_spans(
     """
     found: dict[tuple[int, int], float] = {}
     for window, own in zip(windows, scores):
-        for span in _spans_in(_probabilities(own, window, null), window, context, count, longest):
+        for span in _spans_in(own, window, context, null, count, longest):
             place = span.start, span.end
             found[place] = max(span.score, found.get(place, 0.0))
     ranked = sorted((-score, *place) for place, score in found.items())
@@ -57,7 +57,7 @@ def null_score(windows: Sequence[Encoded], scores: Sequence[NDArray[np.float32]]
 
     scores: as those of `best_spans`; the first row is the one that says it.
     """
-    return min(float(np.prod(_softmax(own[[0, *context_rows(window)]])[0])) for window, own in zip(windows, scores))
+    return min(float(_known(own, context_rows(window), True)[:, 0].prod()) for window, own in zip(windows, scores))
 
 
 def rows_of(windows: Sequence[Encoded], start: int, end: int) -> list[tuple[int, int]] | None:
@@ -87,35 +87,33 @@ def _overlapping(window: Encoded, start: int, end: int) -> NDArray[np.int64]:
     return np.flatnonzero((starts < ends) & (starts < end) & (ends > start))
 
 
-def _probabilities(scores: NDArray[np.float32], window: Encoded, null: bool) -> NDArray[np.float64]:
-    """[tokens of the context, 2]: that each is the first one, and the last one, of the answer."""
-    rows = context_rows(window)
-    known = _softmax(scores[[*([0] if null else []), *rows]])
-    return known[int(null) :]
+def _known(scores: NDArray[np.float32], rows: range, null: bool) -> NDArray[np.float64]:
+    """[2, tokens of the context]: that each is the first one, and the last one, of the answer; before them [CLS]'s."""
+    own = scores[rows.start : rows.stop]
+    columns = np.ascontiguousarray((np.concatenate([scores[:1], own]) if null else own).T, dtype=np.float64)
+    exp = np.exp(columns - columns.max(1, keepdims=True))
+    return exp / exp.sum(1, keepdims=True)
 
 
-def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of each column."""
-    exp = np.exp(scores.astype(np.float64) - scores.max(0, keepdims=True))
-    return exp / exp.sum(0, keepdims=True)
-
-
-def _spans_in(known: NDArray[np.float64], window: Encoded, context: str, count: int, longest: int) -> list[Span]:
-    """The likeliest spans of one window, best first. known: as from `_probabilities`."""
-    tokens, width = len(known), min(longest, len(known))
-    ends = np.concatenate([known[:, 1], np.zeros(width - 1)])
-    band = (known[:, :1] * sliding_window_view(ends, width)).ravel()  # [first token, tokens more]
+def _spans_in(
+    scores: NDArray[np.float32], window: Encoded, context: str, null: bool, count: int, longest: int
+) -> list[Span]:
+    """The likeliest spans of one window, best first."""
     rows, offsets = context_rows(window), window.offsets
+    starts, ends = _known(scores, rows, null)[:, int(null) :]
+    width = min(longest, len(rows))
+    band = starts[:, None] * sliding_window_view(np.concatenate([ends, np.zeros(width - 1)]), width)
+    values = band.ravel()  # [first token, tokens after it]
     tried = count
     while True:
         found: dict[tuple[int, int], float] = {}
-        for place in _highest(band, tried):
+        for place in _highest(values, tried):
             first, more = divmod(place, width)
-            if first + more < tokens and len(found) < count:
+            if first + more < len(rows) and len(found) < count:
                 start, end = _trimmed(context, offsets[rows[first]][0], offsets[rows[first + more]][1])
                 if start < end:
-                    found.setdefault((start, end), float(band[place]))
-        if len(found) == count or tried >= len(band):
+                    found.setdefault((start, end), float(values[place]))
+        if len(found) == count or tried >= len(values):
             return [Span(score, start, end) for (start, end), score in found.items()]
         tried *= 4  # some were blank, or the same characters in other tokens
 
