@@ -64,6 +64,18 @@ def whole(save_bert: Callable[..., Path]) -> Path:
     return save_bert(kind="BertForPreTraining", hidden_size=8, intermediate_size=12, num_hidden_layers=1)
 
 
+@pytest.fixture(scope="module")
+def tagger(save_bert: Callable[..., Path]) -> Path:
+    """One with a head for tokens."""
+    return save_bert(kind="BertForTokenClassification", hidden_size=8, intermediate_size=12, num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def made_for(whole: Path, tagger: Path) -> Callable[[str], Path]:
+    """task → a folder in which nothing is wrong, with the head that the task needs."""
+    return lambda task: {"token-classification": tagger}.get(task, whole)
+
+
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
     """A copy of it, to be spoilt."""
@@ -662,23 +674,25 @@ def encoder(whole: Path) -> SentenceEncoder:
 @pytest.mark.parametrize(
     "value", [None, 3, b"bytes", float("nan"), ["nested"], object()], ids=lambda v: type(v).__name__
 )
-def test_what_is_not_a_text(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+def test_what_is_not_a_text(made_for: Callable[[str], Path], encoder: SentenceEncoder, value: Any) -> None:
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value])
     with refused("text 1", type(value).__name__, kind=InputError):
         encoder.encode(["fine", value], prompt="before ")
     for task in TASKS:
         with refused("text 1", type(value).__name__, kind=InputError):
-            pipeline(task, whole, device="cpu")(["[MASK]", value])
+            pipeline(task, made_for(task), device="cpu")(["[MASK]", value])
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5], ids=repr)
-def test_what_is_neither_a_text_nor_a_list_of_texts(whole: Path, encoder: SentenceEncoder, value: Any) -> None:
+def test_what_is_neither_a_text_nor_a_list_of_texts(
+    made_for: Callable[[str], Path], encoder: SentenceEncoder, value: Any
+) -> None:
     with refused(type(value).__name__, kind=InputError):
         encoder.encode(value)
     for task in TASKS:
         with refused(type(value).__name__, kind=InputError):
-            pipeline(task, whole, device="cpu")(value)
+            pipeline(task, made_for(task), device="cpu")(value)
 
 
 def test_half_a_surrogate_pair(encoder: SentenceEncoder) -> None:
@@ -699,6 +713,8 @@ def test_a_text_without_a_mask(whole: Path) -> None:
 def test_a_model_without_the_head_a_task_needs(save_bert: Callable[..., Path]) -> None:
     with refused("the model at", "has no masked-language head (weights that fill-mask needs)", kind=CheckpointError):
         pipeline("fill-mask", save_bert())
+    with refused("has no tagging head (weights that token-classification needs)", kind=CheckpointError):
+        pipeline("token-classification", save_bert())
 
 
 def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:
@@ -732,12 +748,14 @@ def test_no_model(whole: Path) -> None:
     ],
     ids=str,
 )
-def test_a_device_or_precision_that_is_not_there(whole: Path, options: dict[str, Any], word: str) -> None:
+def test_a_device_or_precision_that_is_not_there(
+    whole: Path, made_for: Callable[[str], Path], options: dict[str, Any], word: str
+) -> None:
     with refused(word, kind=InputError):
         SentenceEncoder(whole, **options)
     for task in TASKS:
         with refused(word, kind=InputError):
-            pipeline(task, whole, **options)
+            pipeline(task, made_for(task), **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
