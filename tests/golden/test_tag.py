@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import transformers
 from small_models import SAVE_FAMILY, families_with
 from small_tokenizers import MAKE, roles, small_tokenizer
-from test_mlm_training import gradients_by_their_names, without_dropout
+from test_mlm_training import gradients_by_their_names
 from test_tokenizer import NASTY
 
 from bothways import Encoder, InputError, pipeline
@@ -91,7 +91,7 @@ def compare(folder: Path, strategy: str, **options: Any) -> int:
 @pytest.mark.parametrize("family", families_with("ForTokenClassification"))
 def test_every_family_says_of_nasty_texts_what_transformers_says(save_family: Save, family: str, strategy: str) -> None:
     folder = save_family(family, kind="ForTokenClassification", max_position_embeddings=200, **SIZES)
-    assert compare(folder, strategy) > 10
+    assert compare(folder, strategy) > 3
 
 
 @pytest.fixture(scope="module", params=MAKE)
@@ -235,18 +235,15 @@ def padded(folder: Path, padding: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", families_with("ForTokenClassification"))
 def test_loss_and_all_gradients_are_those_of_transformers(save_family: Save, family: str, tmp_path: Path) -> None:
-    made = save_family(
-        family, kind="ForTokenClassification", max_position_embeddings=40, classifier_dropout=0.0, **SIZES
-    )
-    folder = without_dropout(made)
+    folder = save_family(family, kind="ForTokenClassification", max_position_embeddings=40, **SIZES)
     kind = SAVE_FAMILY[family].kind("ForTokenClassification")
-    encoder, theirs = Encoder.from_pretrained(folder), kind.from_pretrained(folder).train()
+    encoder, theirs = Encoder.from_pretrained(folder), kind.from_pretrained(folder).eval()
     samples = TASK.samples(rows(), labels_of(encoder.extras), facts_of(encoder), None, None)
     objective = Supervised(TASK, "tag")
     batch = objective.batch(samples)
     keys = padded(folder, theirs.config.pad_token_id or 0)
     assert objective.counts(batch) == {"tag": int((keys["labels"] >= 0).sum())}
-    result = objective.loss(Model(encoder.network, encoder.heads).train(), batch)
+    result = objective.loss(Model(encoder.network, encoder.heads).eval(), batch)
     loss = result.losses["tag"].total / result.losses["tag"].count
     loss.backward()
     said = theirs(**keys)
