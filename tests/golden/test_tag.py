@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import transformers
 from small_models import SAVE_FAMILY, families_with
 from small_tokenizers import MAKE, roles, small_tokenizer
-from test_mlm_training import gradients_by_their_names, without_dropout
+from test_mlm_training import gradients_by_their_names
 from test_tokenizer import NASTY
 
 from bothways import Encoder, InputError, pipeline
@@ -29,7 +29,7 @@ from bothways.text.windows import Windows
 
 Save = Callable[..., Path]
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
-SIZES = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}, "std": 0.4}
+SIZES = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}, "seed": 1}
 TEXTS = [
     *(text for text in NASTY.values() if len(text) < 90),
     "  the café  sat on\tthe 💜 mat ,\n\nit's un-able!  ",
@@ -63,7 +63,7 @@ def tokenizer_of(folder: Path) -> Any:
     """Transformers' own; of a family that never has one of BERT's kind, too."""
     fast = (folder / "tokenizer.json").exists()
     kind = transformers.PreTrainedTokenizerFast if fast else transformers.BertTokenizer
-    return kind.from_pretrained(folder)
+    return kind.from_pretrained(folder, model_input_names=["input_ids", "attention_mask"])
 
 
 def compare(folder: Path, strategy: str, **options: Any) -> int:
@@ -78,7 +78,8 @@ def compare(folder: Path, strategy: str, **options: Any) -> int:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Tokenizer does not support real words"
-        expected = [theirs(text, **options) for text in TEXTS]
+        # Nothing is no text to a model without special tokens.
+        expected = [theirs(text, **options) if tokenizer_of(folder)(text)["input_ids"] else [] for text in TEXTS]
     answers = ours(TEXTS, aggregation_strategy=strategy, **options)
     assert ours(TEXTS[0], aggregation_strategy=strategy, **options) == answers[0]
     for text, mine, one in zip(TEXTS, answers, expected, strict=True):
@@ -90,7 +91,7 @@ def compare(folder: Path, strategy: str, **options: Any) -> int:
 @pytest.mark.parametrize("family", families_with("ForTokenClassification"))
 def test_every_family_says_of_nasty_texts_what_transformers_says(save_family: Save, family: str, strategy: str) -> None:
     folder = save_family(family, kind="ForTokenClassification", max_position_embeddings=200, **SIZES)
-    assert compare(folder, strategy) > 10
+    assert compare(folder, strategy) > 3
 
 
 @pytest.fixture(scope="module", params=MAKE)
@@ -117,7 +118,7 @@ def test_every_kind_of_tokenizer_gives_the_words_of_transformers(kind: Path, str
 
 @torch.inference_mode()
 def test_a_long_text_is_read_in_windows_and_each_token_where_it_has_most_context(kind: Path) -> None:
-    text, length, stride = " ".join(TEXTS[:6]), 23, 7
+    text, length, stride = " ".join([*TEXTS[:4], *TEXTS[-2:]]), 17, 5
     tokenizer = tokenizer_of(kind)
     model = transformers.RobertaForTokenClassification.from_pretrained(kind).eval()
     special = tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]
@@ -126,7 +127,7 @@ def test_a_long_text_is_read_in_windows_and_each_token_where_it_has_most_context
     whole = tokenizer(text, return_offsets_mapping=True)
     head, tail = whole["input_ids"][:before], whole["input_ids"][before + count :]
     room = length - len(head) - len(tail)
-    assert count > 3 * room
+    assert count > 2 * room
     best: dict[int, tuple[int, torch.Tensor]] = {}
     start = 0
     while True:
@@ -234,16 +235,15 @@ def padded(folder: Path, padding: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", families_with("ForTokenClassification"))
 def test_loss_and_all_gradients_are_those_of_transformers(save_family: Save, family: str, tmp_path: Path) -> None:
-    made = save_family(family, kind="ForTokenClassification", **{**SIZES, "std": 0.15, "max_position_embeddings": 40})
-    folder = without_dropout(made)
+    folder = save_family(family, kind="ForTokenClassification", max_position_embeddings=40, **SIZES)
     kind = SAVE_FAMILY[family].kind("ForTokenClassification")
-    encoder, theirs = Encoder.from_pretrained(folder), kind.from_pretrained(folder).train()
+    encoder, theirs = Encoder.from_pretrained(folder), kind.from_pretrained(folder).eval()
     samples = TASK.samples(rows(), labels_of(encoder.extras), facts_of(encoder), None, None)
     objective = Supervised(TASK, "tag")
     batch = objective.batch(samples)
     keys = padded(folder, theirs.config.pad_token_id or 0)
     assert objective.counts(batch) == {"tag": int((keys["labels"] >= 0).sum())}
-    result = objective.loss(Model(encoder.network, encoder.heads).train(), batch)
+    result = objective.loss(Model(encoder.network, encoder.heads).eval(), batch)
     loss = result.losses["tag"].total / result.losses["tag"].count
     loss.backward()
     said = theirs(**keys)

@@ -40,6 +40,14 @@ def tiny_masked(save_bert: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_tagger(save_bert: Callable[..., Path]) -> Path:
+    names = dict(enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC")))
+    return save_bert(
+        kind="BertForTokenClassification", id2label=names, label2id={n: i for i, n in names.items()}, seed=1
+    )
+
+
+@pytest.fixture(scope="session")
 def base_sized_masked(save_bert: Callable[..., Path], vocab: list[str]) -> Path:
     """12 layers of width 768 as bert-base has, but a small vocabulary and feed-forward part, stored in fp16."""
     folder = save_bert(

@@ -174,6 +174,30 @@ def test_choose_prints_the_best_choice_first(
     assert [score for score, _ in shown] == [f"{score:.4f}" for score in sorted(answer["scores"], reverse=True)]
     assert "at least two choices" in fails_with_one_line(capsys, "choose", chooser, *words[:2])
     assert "has no multiple-choice head" in fails_with_one_line(capsys, "choose", minilm, *words)
+def test_tag_prints_entities(
+    tiny_tagger: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = "the café sat  on the mat", "a dog was un able " * 20
+    assert run("tag", tiny_tagger, *texts, "--json") == 0
+    answers = json.loads(capsys.readouterr().out)
+    tag = bothways.pipeline("token-classification", tiny_tagger)
+    assert answers == tag(list(texts), aggregation_strategy="simple")
+    assert answers[1][-1]["end"] > 300
+    assert run("tag", tiny_tagger, texts[0]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == texts[0]
+    assert lines[2].split() == ["start", "end", "score", "entity", "text"]
+    found = answers[0][0]
+    where = [str(found["start"]), str(found["end"]), f"{found['score']:.4f}", found["entity_group"]]
+    assert lines[4].split()[:4] == where
+    assert texts[0][found["start"] : found["end"]] in lines[4]
+    assert max(map(cell_len, lines)) <= 80
+    tokens = ["--aggregation-strategy", "none", "--stride", "3", "--max-length", "9"]
+    assert run("tag", tiny_tagger, texts[1], *tokens, "--json") == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer == tag(texts[1], stride=3, max_length=9)
+    assert run("tag", tiny_tagger, texts[1], *tokens) == 0
 
 
 def test_inspect_shows_tokens_attention_and_layers_in_80_columns(
@@ -300,6 +324,10 @@ def test_truncation_is_reported(minilm: Path, capsys: pytest.CaptureFixture[str]
         (["answer", "{minilm}", "--question", "a?"], "--context-file"),
         (["answer", "{minilm}", "--question", "a?", "--context", "a", "--context-file", "b.txt"], "either"),
         (["answer", "{minilm}", "--question", "a?", "--context-file", "{tmp}/b.txt"], "no such file"),
+        (["tag", "{masked}", "the cat"], "no tagging head"),
+        (["tag", "{tagger}"], "no text given"),
+        (["tag", "{tagger}", "the cat", "--aggregation-strategy", "avarage"], "did you mean average?"),
+        (["tag", "{tagger}", "the cat", "--stride", "40"], "a stride of 40"),
         (["inspect", "{masked}", "the cat", "--layer", "2"], "from 0 to 1"),
         (["inspect", "{masked}", "the cat", "--head", "-5"], "from 0 to 3"),
         (["inspect", "{masked}", "the cat", "--head", "some"], '"mean" or "all"'),
@@ -315,13 +343,14 @@ def test_wrong_usage_and_bad_input_give_one_line_and_exit_code_2(
     says: str,
     minilm: Path,
     tiny_masked: Path,
+    tiny_tagger: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "latin.txt").write_bytes(b"fine\nna\xefve\n")
     before = sorted(tmp_path.iterdir())
-    places = {"minilm": minilm, "masked": tiny_masked, "tmp": tmp_path}
+    places = {"minilm": minilm, "masked": tiny_masked, "tagger": tiny_tagger, "tmp": tmp_path}
     error = fails_with_one_line(capsys, *(argument.format(**places) for argument in arguments))
     assert says.format(**places) in error
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "out"] == before, "something was left behind"

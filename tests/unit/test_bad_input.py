@@ -65,6 +65,18 @@ def whole(save_bert: Callable[..., Path]) -> Path:
     return save_bert(kind="BertForPreTraining", hidden_size=8, intermediate_size=12, num_hidden_layers=1)
 
 
+@pytest.fixture(scope="module")
+def tagger(save_bert: Callable[..., Path]) -> Path:
+    """One with a head for tokens."""
+    return save_bert(kind="BertForTokenClassification", hidden_size=8, intermediate_size=12, num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def made_for(whole: Path, tagger: Path) -> Callable[[str], Path]:
+    """task → a folder in which nothing is wrong, with the head that the task needs."""
+    return lambda task: {"token-classification": tagger}.get(task, whole)
+
+
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
     """A copy of it, to be spoilt."""
