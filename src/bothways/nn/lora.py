@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -191,9 +191,9 @@ def _replaced(network: EncoderNetwork, plain: Mapping[str, Linear]) -> Iterator[
             _put(network, name, part)
 
 
-def _plain(base: LoRALinear, weight: nn.Parameter) -> Linear:
+def _plain(base: LoRALinear, weight: Tensor) -> Linear:
     linear = Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
-    linear.weight, linear.bias = weight, base.bias
+    linear.weight, linear.bias = cast(nn.Parameter, weight), base.bias
     return linear
 
 
