@@ -174,6 +174,8 @@ def test_choose_prints_the_best_choice_first(
     assert [score for score, _ in shown] == [f"{score:.4f}" for score in sorted(answer["scores"], reverse=True)]
     assert "at least two choices" in fails_with_one_line(capsys, "choose", chooser, *words[:2])
     assert "has no multiple-choice head" in fails_with_one_line(capsys, "choose", minilm, *words)
+
+
 def test_tag_prints_entities(
     tiny_tagger: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

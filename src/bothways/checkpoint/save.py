@@ -16,6 +16,7 @@ from bothways.families import Family
 from bothways.families.family import config_to_hf
 from bothways.files import make_folder, write_json
 from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.lora import whole
 from bothways.text.formats import save_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
@@ -40,7 +41,8 @@ def save_parts(
     """
     if precision not in STORED:
         raise InputError(f"precision must be one of {', '.join(STORED)}, got {precision!r}")
-    tensors = {name: _stored(name, tensor, precision) for name, tensor in _tensors(family, network, heads).items()}
+    with whole(network):
+        tensors = {name: _stored(name, tensor, precision) for name, tensor in _tensors(family, network, heads).items()}
     make_folder(folder)
     write_weights(folder / WEIGHTS, tensors)
     if tokenizer is not None:

@@ -96,7 +96,7 @@ def _pack(module: nn.Module, dtype: torch.dtype) -> None:
         if not isinstance(child, Linear):
             _pack(child, dtype)
         elif packs(dtype):
-            setattr(module, name, PackedLinear(child.weight, child.bias, dtype))
+            setattr(module, name, PackedLinear(child.matrix(), child.bias, dtype))
         else:
             _convert(child, lambda p: p.to("cpu", dtype))
 

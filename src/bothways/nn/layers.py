@@ -63,6 +63,10 @@ class Linear(nn.Linear):
             y = ACTIVATIONS[act](y)
         return y if residual is None else y + residual
 
+    def matrix(self) -> Tensor:
+        """[out, in]: all that x is multiplied with."""
+        return self.weight
+
 
 class _Copied(torch.autograd.Function):
     """A weight, as it is in a copy of it."""

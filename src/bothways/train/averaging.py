@@ -8,13 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Average"]
+__all__ = ["Average", "means_of"]
 
 COUNT = "updates"
 
 
 class Average:
-    """An exponential moving average of all parameters (Polyak & Juditsky 1992), each as often as it is in the module.
+    """An exponential moving average of all parameters that learn (Polyak & Juditsky 1992), each as often as it is in
+    the module. What requires no gradient is its own average.
 
     decay: the share of the old average that stays. Early updates keep less, (1 + t) / (10 + t), so that fresh weights
     are soon forgotten.
@@ -25,7 +26,7 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay = decay
         self._updates = 0
-        self._parameters = dict(module.named_parameters())
+        self._parameters = {name: one for name, one in module.named_parameters() if one.requires_grad}
         self._means = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
@@ -58,3 +59,8 @@ class Average:
         self._updates = int(state[COUNT])
         for name, mean in self._means.items():
             mean.copy_(state[name])
+
+
+def means_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averages of a state by the parameters' names."""
+    return {name: mean for name, mean in state.items() if name != COUNT}

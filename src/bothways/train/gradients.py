@@ -55,6 +55,8 @@ class Gradients:
         output: a loss, or anything with the loss's `slope` in it.    beside: what else gradients are wanted of; they
         are given back.
         """
+        if not output.requires_grad:  # nothing that it is made of learns
+            return [None] * len(beside)
         found = torch.autograd.grad(output, [*self.parameters, *beside], slope, allow_unused=True)
         return found[len(self.parameters) :]
 

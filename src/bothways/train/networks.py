@@ -5,10 +5,13 @@ generator/                                    the generator: an encoder's folder
 shifts.safetensors                            in checkpoints: what the encoder's word vectors have of their own,
                                               where the rest is the generator's; without it a sum of both would be
                                               parted, to other last bits
+lora.safetensors                              in checkpoints: the low-rank matrices of an adapted encoder; its weights
+                                              are there as they were, and merged with these in all other folders
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +20,15 @@ from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.generator import GENERATOR
-from bothways.errors import CheckpointError
-from bothways.nn.sharing import SHARINGS, Sharing, folded, share, shifts
+from bothways.errors import BothwaysError, CheckpointError
+from bothways.nn.lora import LoRA, lora_of, lora_weights, restore_lora, set_aside
+from bothways.nn.sharing import SHARINGS, Sharing, share, shifts
 from bothways.objectives.objective import Model
 
 __all__ = ["Networks"]
 
 SHIFTS = "shifts.safetensors"
+ADAPTED = "lora.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,11 @@ class Networks:
     def model(self) -> Model:
         """Their networks and heads, as an objective wants them. Always the same parameters by the same names."""
         return Model(self.encoder.network, self.encoder.heads, self._generating())
+
+    @property
+    def lora(self) -> LoRA | None:
+        """How the encoder is adapted; None where all of it learns."""
+        return lora_of(self.encoder.network)
 
     def _generating(self) -> Model | None:
         return None if self.generator is None else Model(self.generator.network, self.generator.heads)
@@ -52,8 +62,10 @@ class Networks:
 
         resumable: with what `read` needs.
         """
-        with folded(self.encoder.network):
+        with set_aside(self.encoder.network) if resumable else nullcontext():
             self.encoder.save_pretrained(folder)
+        if resumable and self.lora is not None:
+            save_file(lora_weights(self.encoder.network), folder / ADAPTED)
         if self.generator is not None:
             self.generator.save_pretrained(folder / GENERATOR)
         if resumable and self.sharing == "disentangled":
@@ -62,12 +74,15 @@ class Networks:
             )
 
     @classmethod
-    def read(cls, folder: Path, sharing: Sharing | None) -> Networks:
-        """What `save` wrote, sharing again what it shared. sharing: None where there is no generator.
+    def read(cls, folder: Path, sharing: Sharing | None, lora: LoRA | None = None) -> Networks:
+        """What `save` wrote to resume from, sharing again what it shared, and adapted as it was.
 
+        sharing: None where there is no generator.    lora: None where nothing was adapted.
         Raises ConfigError or CheckpointError, naming the file, on whatever does not fit.
         """
         encoder = Encoder.from_pretrained(folder)
+        if lora is not None:
+            _adapt(encoder, lora, folder / ADAPTED)
         if sharing is None:
             return cls(encoder)
         if sharing not in SHARINGS:
@@ -76,6 +91,13 @@ class Networks:
         own = load_file(folder / SHIFTS) if sharing == "disentangled" else None
         share(encoder.network, generator.network, sharing, own)
         return cls(encoder, generator, sharing)
+
+
+def _adapt(encoder: Encoder, lora: LoRA, file: Path) -> None:
+    try:
+        restore_lora(encoder.network, lora, load_file(file))
+    except BothwaysError as error:
+        raise CheckpointError(f"{file}: {error}") from None
 
 
 def _count(module: nn.Module) -> int:

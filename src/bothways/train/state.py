@@ -3,6 +3,7 @@
     run/checkpoints/step-00001000/    config.json, model.safetensors, tokenizer: a folder like any other model's
                                       generator/, shifts.safetensors: in runs that have a generator (`train.networks`)
                                       optimizer.safetensors, state.json: what training needs besides
+                                      lora.safetensors: in runs that adapt an encoder by low-rank matrices
                                       average.safetensors: the average of the weights, in runs that keep one
 
 Nothing in them is pickled. `state.json` has the checksum of every other file, so damage is found, not trained on.
@@ -25,10 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bothways.data.corpus import sha256
-from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning, InputError
+from bothways.errors import BothwaysError, CheckpointError, ConfigError, DamagedCheckpointWarning, InputError
 from bothways.files import make_folder, read_object, write_json
+from bothways.nn.lora import LoRA
 from bothways.objectives.objective import Model
-from bothways.train.averaging import Average
+from bothways.train.averaging import Average, means_of
 from bothways.train.networks import Networks
 from bothways.train.optim import optimizer_state, restore_optimizer
 from bothways.train.progress import Progress
@@ -39,6 +41,7 @@ FOLDER = "checkpoints"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGE = "average.safetensors"
+LORA = "lora"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ def save_checkpoint(
         if average is not None:
             save_file(average.state(), aside / AVERAGE)
         state = {"progress": asdict(progress), "corpus": corpus, "settings": dict(settings), "sha256": _sums(aside)}
-        write_json(aside / STATE, state | _shared(networks))
+        write_json(aside / STATE, state | _shared(networks) | _adapted(networks))
         for path in sorted(aside.rglob("*"), reverse=True):  # what is in a folder before the folder
             _to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
@@ -134,11 +137,11 @@ def best(run: Path, progress: Progress) -> tuple[Networks, Progress] | None:
 
 def _evaluated(folder: Path) -> tuple[Networks, Progress]:
     state = _checked(folder)
-    networks = Networks.read(folder, state.get("sharing"))
+    networks = _networks(folder, state)
     if (folder / AVERAGE).is_file():
-        means = load_file(folder / AVERAGE)
-        for name, parameter in networks.model().named_parameters():
-            parameter.data = means[name]
+        model = networks.model()
+        for name, mean in means_of(load_file(folder / AVERAGE)).items():
+            model.get_parameter(name).data = mean
     return networks, _progress(folder, state)
 
 
@@ -189,13 +192,22 @@ def _read(folder: Path, parts: Parts, check: Check) -> Restored:
     state = _checked(folder)
     progress = _progress(folder, state)
     check(progress)
-    networks = Networks.read(folder, state.get("sharing"))
+    networks = _networks(folder, state)
     model = networks.model()
     optimizer, average = parts(model)
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
     if average is not None:
         average.restore(load_file(folder / AVERAGE))
     return Restored(networks, model, optimizer, average, progress, folder, state.get("corpus"))
+
+
+def _networks(folder: Path, state: Mapping[str, Any]) -> Networks:
+    """Raises CheckpointError where the state says of low-rank matrices what cannot be."""
+    lora = state.get(LORA)
+    try:
+        return Networks.read(folder, state.get("sharing"), None if lora is None else LoRA(**lora))
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: {error}") from None
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -207,6 +219,11 @@ def _sums(folder: Path) -> dict[str, str]:
 def _shared(networks: Networks) -> dict[str, str]:
     """What the state says of a generator."""
     return {} if networks.generator is None else {"sharing": networks.sharing}
+
+
+def _adapted(networks: Networks) -> dict[str, Any]:
+    """What the state says of low-rank matrices."""
+    return {} if networks.lora is None else {LORA: asdict(networks.lora)}
 
 
 def prune(run: Path, keep: int, progress: Progress) -> None:
