@@ -1,0 +1,73 @@
+"""What a fine-tuning run begins with: an encoder that is there, a head for the task, and how it shall learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from bothways.checkpoint.encoder import Encoder, tokenizer_of
+from bothways.checkpoint.labels import LABEL_KEYS, labels_of, said_of
+from bothways.data.labelled import Labels
+from bothways.errors import ConfigError
+from bothways.nn.encoder import Pooler
+from bothways.nn.layers import initialise
+from bothways.nn.lora import add_lora
+from bothways.tasks.learning import Learnable
+from bothways.train.start import fresh_head, set_dropout, warn_of_fresh, warn_of_left
+from bothways.train.tuning import TuningSettings
+
+__all__ = ["encoder_of", "with_head"]
+
+
+def encoder_of(settings: TuningSettings) -> Encoder:
+    """The encoder to begin with. Raises ConfigError where none is said, or what loading it raises."""
+    if not settings.adapt.model:
+        raise ConfigError("model is missing: say which encoder to begin with, a folder or an id on the hub")
+    encoder = Encoder.from_pretrained(settings.adapt.model)
+    tokenizer_of(encoder, settings.adapt.model)
+    return encoder
+
+
+def with_head(encoder: Encoder, task: Learnable[Any], labels: Labels, settings: TuningSettings) -> Encoder:
+    """The encoder with the task's head alone: its own, if it has one for these labels, or a fresh one."""
+    name, head = settings.adapt.model, task.head or ""
+    family = encoder.family
+    if head not in family.heads:
+        raise ConfigError(f"{name}: {family.model_type} models have no head for it, only {', '.join(family.heads)}")
+    generator = torch.Generator().manual_seed(settings.run.seed)
+    named = bool(labels.names) or labels.kind == "regression"
+    kept = head in encoder.heads and (not named or _same(labels_of(encoder.extras).names, _said_names(labels)))
+    extras = {key: value for key, value in encoder.extras.items() if key not in LABEL_KEYS}
+    extras |= said_of(labels) if named else {}
+    if settings.adapt.pooling is not None:
+        kept = kept and extras.get("classifier_pooling") == settings.adapt.pooling
+        extras["classifier_pooling"] = settings.adapt.pooling
+    pools = encoder.network.pooler is None and family.heads[head].pools
+    if pools:
+        encoder.network.pooler = Pooler(encoder.config)
+        initialise(encoder.network.pooler, encoder.config.init_std, generator)
+    module = encoder.heads[head] if kept else fresh_head(head, encoder.network, family, extras, generator)
+    left = [f"head {one}" for one in encoder.heads if one != head or not kept] + list(encoder.lost)
+    warn_of_left(name, left)
+    warn_of_fresh(name, [*([] if kept else [f"head {head} for these labels"]), *(["pooler"] if pools else [])])
+    adapted = replace(encoder, heads={head: module}, extras=extras, unused=())
+    set_dropout(adapted.network, settings.adapt.dropout, adapted.heads)
+    adapt = settings.adapt
+    if adapt.lora_rank:
+        parts, dropped = adapt.lora_parts, adapt.lora_dropout
+        add_lora(adapted.network, adapt.lora_rank, adapt.lora_alpha, dropped, parts, generator)
+    return adapted
+
+
+def _same(there: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a head is for these labels; LABEL_0, LABEL_1 … say nothing of what they are."""
+    unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(there))
+    return tuple(there) == tuple(names) or (unnamed and len(there) == len(names))
+
+
+def _said_names(labels: Labels) -> tuple[str, ...]:
+    """The names that a config has for labels."""
+    return labels.names or ("LABEL_0",)
