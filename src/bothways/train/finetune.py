@@ -31,6 +31,7 @@ from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.curves import plot_curves
 from bothways.train.folder import Lock, begin, check_run, described
+from bothways.train.history import METRICS, read_metrics
 from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.meter import Meter
 from bothways.train.networks import Networks
@@ -44,6 +45,7 @@ from bothways.train.start import set_dropout
 from bothways.train.state import Restored, best, prune, restore
 from bothways.train.states import States
 from bothways.train.tuning import TuningSettings
+from bothways.train.tuning_card import write_tuning_card
 
 __all__ = ["Taught", "finetune", "steps_of"]
 
@@ -112,7 +114,7 @@ def finetune(
             _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
         if outcome.finished:
-            _finish(started, settings, output, outcome)
+            _finish(material, started, settings, output, outcome, metrics)
         return Taught(output, outcome, labels, metrics, learnt.best(labels))
 
 
@@ -248,12 +250,31 @@ def _meter(encoder: Encoder, steps: RowSteps, device: torch.device) -> Meter:
     return Meter(steps.steps, 3 * flops_of_token(encoder.config, length, 0.0), rate)
 
 
-def _finish(started: Restored, settings: TuningSettings, output: Path, outcome: Outcome) -> None:
-    prune(output, settings.run.keep, outcome.progress)
+def _finish(
+    material: Material,
+    started: Restored,
+    settings: TuningSettings,
+    output: Path,
+    outcome: Outcome,
+    metrics: dict[str, float],
+) -> None:
+    """Write the models and their cards; what the run needed only while it lasted goes."""
+    at, reading = outcome.progress, outcome.reading
+    prune(output, settings.run.keep, at)
     with nullcontext() if started.average is None else started.average.swapped():
         started.networks.save(output / "model")
-    if (found := best(output, outcome.progress)) is not None:
-        found[0].save(output / "best")
+    write_tuning_card(output / "model", settings, material, started.networks, at, metrics, reading)
+    if (found := best(output, at)) is not None:
+        networks, there = found
+        networks.save(output / "best")
+        told = _logged(output, there.step)
+        write_tuning_card(output / "best", settings, material, networks, there, told, reading)
     States.remove(output)
     with suppress(MissingExtraError):  # no picture without matplotlib
         plot_curves(output)
+
+
+def _logged(output: Path, step: int) -> dict[str, float]:
+    """What the evaluation after a step found, as the log has it."""
+    rows = [row for row in read_metrics(output / METRICS) if row["step"] == step and "held_out" in row]
+    return dict(rows[-1]["held_out"]) if rows else {}
