@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from bothways.nn.encoder import Pooler
 from bothways.nn.layers import initialise
 from bothways.nn.lora import add_lora
 from bothways.tasks.learning import Learnable
-from bothways.train.start import fresh_head, set_dropout, warn_of_fresh, warn_of_left
+from bothways.train.start import fresh_head, set_dropout
 from bothways.train.tuning import TuningSettings
 
 __all__ = ["encoder_of", "with_head"]
@@ -31,7 +31,9 @@ def encoder_of(settings: TuningSettings) -> Encoder:
     return encoder
 
 
-def with_head(encoder: Encoder, task: Learnable[Any], labels: Labels, settings: TuningSettings) -> Encoder:
+def with_head(
+    encoder: Encoder, task: Learnable[Any], labels: Labels, settings: TuningSettings, told: Callable[[str], None]
+) -> Encoder:
     """The encoder with the task's head alone: its own, if it has one for these labels, or a fresh one."""
     name, head = settings.adapt.model, task.head or ""
     family = encoder.family
@@ -50,9 +52,10 @@ def with_head(encoder: Encoder, task: Learnable[Any], labels: Labels, settings: 
         encoder.network.pooler = Pooler(encoder.config)
         initialise(encoder.network.pooler, encoder.config.init_std, generator)
     module = encoder.heads[head] if kept else fresh_head(head, encoder.network, family, extras, generator)
+    fresh = [*([] if kept else [f"head {head}"]), *(["pooler"] if pools else [])]
     left = [f"head {one}" for one in encoder.heads if one != head or not kept] + list(encoder.lost)
-    warn_of_left(name, left)
-    warn_of_fresh(name, [*([] if kept else [f"head {head} for these labels"]), *(["pooler"] if pools else [])])
+    if fresh or left:
+        told("; ".join(_counted(what, parts) for what, parts in (("fresh", fresh), ("left behind", left)) if parts))
     adapted = replace(encoder, heads={head: module}, extras=extras, unused=())
     set_dropout(adapted.network, settings.adapt.dropout, adapted.heads)
     adapt = settings.adapt
@@ -60,6 +63,11 @@ def with_head(encoder: Encoder, task: Learnable[Any], labels: Labels, settings: 
         parts, dropped = adapt.lora_parts, adapt.lora_dropout
         add_lora(adapted.network, adapt.lora_rank, adapt.lora_alpha, dropped, parts, generator)
     return adapted
+
+
+def _counted(what: str, parts: Sequence[str]) -> str:
+    named = ", ".join(parts[:5]) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "")
+    return f"{what}: {named}"
 
 
 def _same(there: Sequence[str], names: Sequence[str]) -> bool:

@@ -86,7 +86,8 @@ def finetune(
 
     task: a name in TASKS of one that can be learnt.    rows, held: as the task reads them; none held: no evaluation.
     labels: in the order to number them; None: those of the rows.
-    watch: is told of every event.    told: is told of the disk that the states of a frozen encoder will take.
+    watch: is told of every event.    told: is told what begins with fresh weights, and of the disk that
+    the states of a frozen encoder will take.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
@@ -103,7 +104,7 @@ def finetune(
         labels = learnt.labels_of(rows, labels)
         if held:
             learnt.labels_of(held, labels)
-        encoder = with_head(encoder, learnt, labels, settings)
+        encoder = with_head(encoder, learnt, labels, settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
         states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
         frozen = states if settings.adapt.layers == 0 else None
