@@ -36,7 +36,7 @@ from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.meter import Meter
 from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
-from bothways.train.plan import flops_of_token, matmul_rate
+from bothways.train.plan import flops_of_token, rate_here
 from bothways.train.progress import Progress
 from bothways.train.rows import RowSteps
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
@@ -48,8 +48,6 @@ from bothways.train.tuning import TuningSettings
 from bothways.train.tuning_card import write_tuning_card
 
 __all__ = ["Taught", "finetune", "steps_of"]
-
-RATE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +244,7 @@ def _metrics(material: Material, pipeline: Pipeline, settings: TuningSettings) -
 
 def _meter(encoder: Encoder, steps: RowSteps, device: torch.device) -> Meter:
     dtype = encoder.network.dtype or torch.float32
-    rate = matmul_rate(dtype, device, RATE_SECONDS, 1024 if device.type == "cpu" else 4096)
+    rate = rate_here(dtype, device)
     length = sum(steps.lengths) / len(steps.lengths)
     return Meter(steps.steps, 3 * flops_of_token(encoder.config, length, 0.0), rate)
 
