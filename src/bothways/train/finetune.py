@@ -112,6 +112,7 @@ def finetune(
         if frozen is not None:
             _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
+        metrics = metrics or _logged(output, outcome.progress.step)  # of a run that was finished already
         if outcome.finished:
             _finish(material, started, settings, output, outcome, metrics)
         return Taught(output, outcome, labels, metrics, learnt.best(labels))

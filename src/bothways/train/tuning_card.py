@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bothways.train.card import model_told, write_tables
+from bothways.train.card import CARD, model_told, write_tables
 from bothways.train.folder import described
 from bothways.train.meter import Reading
 from bothways.train.networks import Networks
@@ -41,7 +41,12 @@ def write_tuning_card(
     metrics: Mapping[str, float],
     reading: Reading | None,
 ) -> None:
-    """Write `README.md` beside a model. metrics: of this model, on the rows held out; empty where none were."""
+    """Write `README.md` beside a model. metrics: of this model, on the rows held out; empty where none were.
+
+    reading: None where the run's steps were taken by another process; a card that is there stays.
+    """
+    if reading is None and (folder / CARD).exists():
+        return
     encoder, model = networks.encoder, _name(settings.adapt.model)
     kind = encoder.family.architecture(encoder.heads)
     said = encoder.extras.get("classifier_pooling") if settings.adapt.pooling not in (None, "cls") else None
