@@ -42,7 +42,7 @@ from bothways.train.rows import RowSteps
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
 from bothways.train.start import fresh_head, set_dropout, warn_of_fresh, warn_of_left
 from bothways.train.state import Restored, best, prune, restore
-from bothways.train.tuning import TuningSettings
+from bothways.train.tuning import LossSettings, TuningSettings
 
 __all__ = ["Taught", "finetune", "steps_of"]
 
@@ -109,9 +109,10 @@ def finetune(
             check_board()
         learnt = _learnable(task)
         encoder = _encoder(settings)
-        labels = learnt.labels_of(rows, labels)
-        if held:
-            learnt.labels_of(held, labels)
+        labels = labels or _numbered(learnt.labels_of(rows), encoder, learnt)
+        for some in (rows, *([held] if held else [])):
+            learnt.labels_of(some, labels)
+        _check_heeded(learnt, labels, settings)
         encoder = _with_head(encoder, learnt, labels, settings)
         material = _material(task, learnt, labels, rows, held, encoder, settings)
         steps = _steps(material, settings)
@@ -137,6 +138,24 @@ def _encoder(settings: TuningSettings) -> Encoder:
     encoder = Encoder.from_pretrained(settings.adapt.model)
     tokenizer_of(encoder, settings.adapt.model)
     return encoder
+
+
+def _numbered(labels: Labels, encoder: Encoder, task: Learnable[Any]) -> Labels:
+    """The labels in the order in which the encoder's head has the same ones, so that it is kept."""
+    known = labels_of(encoder.extras).names if task.head in encoder.heads else ()
+    return replace(labels, names=known) if sorted(known) == sorted(labels.names) else labels
+
+
+def _check_heeded(task: Learnable[Any], labels: Labels, settings: TuningSettings) -> None:
+    """Raises ConfigError on a setting that says nothing of such rows."""
+    loss, text, usual = settings.loss, settings.text, LossSettings()
+    for key in ("smoothing", "class_weights"):
+        if getattr(loss, key) != getattr(usual, key) and key not in task.weighs(labels):
+            raise ConfigError(f"{key} is for rows that have one of several labels each; leave it out")
+    if task.head == "classify" and text.windows == "cut" and text.stride is not None:
+        raise ConfigError("stride is for windows: say windows = mean or max with it, or leave it out")
+    if task.head in ("tag", "answer") and text.windows != "cut":
+        raise ConfigError(f"windows = {text.windows} is for labels of whole texts; tags and answers are always read so")
 
 
 def _with_head(encoder: Encoder, task: Learnable[Any], labels: Labels, settings: TuningSettings) -> Encoder:
@@ -193,7 +212,7 @@ def _material(
     if settings.loss.class_weights == "balanced":
         weighing = replace(objective.weighing, classes=_balanced(objective, samples, labels))
         objective = replace(objective, weighing=weighing)
-    return Material(name, task, labels, samples, held, objective, _identity(rows))
+    return Material(name, task, labels, samples, held, objective, _identity([*rows, None, *held]))
 
 
 def _samples(
@@ -219,14 +238,15 @@ def _balanced(objective: Supervised, samples: Sequence[Sample], labels: Labels) 
     if labels.kind != "single" or values.is_floating_point() or not labels.names:
         raise ConfigError("class_weights = balanced is for rows that have one of several labels each")
     counts = values.bincount(minlength=len(labels.names)).tolist()
-    return tuple(len(values) / (len(counts) * count) if count else 0.0 for count in counts)
+    there = sum(count > 0 for count in counts)
+    return tuple(len(values) / (there * count) if count else 0.0 for count in counts)
 
 
 def _identity(rows: Sequence[Any]) -> str:
     """What stands for the rows, wherever they are read from."""
     found = blake2b(digest_size=16)
     for row in rows:
-        said = [getattr(row, one.name) for one in fields(row) if one.name != "place"]
+        said = row and [getattr(row, one.name) for one in fields(row) if one.name != "place"]
         found.update(repr(said).encode("utf-8", errors="backslashreplace"))
     return found.hexdigest()
 
@@ -313,6 +333,9 @@ def _run(
     meter = _meter(started.networks.encoder, steps, device)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)
     outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
+    if outcome.finished and material.held and not found:  # resumed at its end
+        with nullcontext() if started.average is None else started.average.swapped():
+            judged(Streams(device))
     return outcome, found
 
 
@@ -338,5 +361,5 @@ def _finish(started: Restored, settings: TuningSettings, output: Path, outcome: 
         started.networks.save(output / "model")
     if (found := best(output, outcome.progress)) is not None:
         found[0].save(output / "best")
-    with suppress(MissingExtraError):  # no picture without matplotlib
+    with suppress(MissingExtraError, InputError):  # no picture without matplotlib, nor of fewer steps than are logged
         plot_curves(output)
