@@ -32,7 +32,8 @@ __all__ = ["NULL_THRESHOLD", "Answered", "Outcome", "QuestionAnswering"]
 NULL_THRESHOLD = "null_threshold"
 """The key of a model's config with the odds from which on a question counts as one without an answer."""
 
-LABELS = Labels("single", ("start", "end"), "answers")
+LABELS = Labels("single", (), "answers")  # which have no names
+ENDS = 2
 # Likelihoods as small as this are as good as none; odds stay numbers that a file can have.
 LEAST = 1e-300
 NOWHERE: Mapping[str, Any] = {"start": 0, "end": 0, "answer": ""}
@@ -165,16 +166,19 @@ class QuestionAnswering:
     def best(self, labels: Labels) -> str:
         return "f1"
 
+    def weighs(self, labels: Labels) -> frozenset[str]:
+        return frozenset()
+
     def labels_of(self, rows: Sequence[Question], labels: Labels | None = None) -> Labels:
-        """The two scores that a token has. Raises InputError on a row of which the answer is not known, and where none
-        has one."""
+        """None that have names: an answer is told by where it begins and ends. Raises InputError on a row of which the
+        answer is not known, and where none has one."""
         if not rows:
             raise InputError("no rows to learn from")
         for row in rows:
             _golds(row)
         if labels is None and not any(map(_golds, rows)):
             raise InputError(f"{rows[0].place}: none of {len(rows):,} questions has an answer")
-        if labels is not None and len(labels.names) != len(LABELS.names):
+        if labels is not None and labels.names and len(labels.names) != ENDS:
             raise InputError(f"an answer has a start and an end, but the model has {len(labels.names)} labels")
         return labels or LABELS
 

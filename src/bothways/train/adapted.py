@@ -17,9 +17,9 @@ from bothways.nn.layers import initialise
 from bothways.nn.lora import add_lora
 from bothways.tasks.learning import Learnable
 from bothways.train.start import fresh_head, set_dropout
-from bothways.train.tuning import TuningSettings
+from bothways.train.tuning import LossSettings, TuningSettings
 
-__all__ = ["encoder_of", "with_head"]
+__all__ = ["check_heeded", "encoder_of", "numbered", "with_head"]
 
 
 def encoder_of(settings: TuningSettings) -> Encoder:
@@ -29,6 +29,24 @@ def encoder_of(settings: TuningSettings) -> Encoder:
     encoder = Encoder.from_pretrained(settings.adapt.model)
     tokenizer_of(encoder, settings.adapt.model)
     return encoder
+
+
+def numbered(labels: Labels, encoder: Encoder, task: Learnable[Any]) -> Labels:
+    """The labels in the order in which the encoder's head has the same ones, so that it is kept."""
+    known = labels_of(encoder.extras).names if task.head in encoder.heads else ()
+    return replace(labels, names=known) if sorted(known) == sorted(labels.names) else labels
+
+
+def check_heeded(task: Learnable[Any], labels: Labels, settings: TuningSettings) -> None:
+    """Raises ConfigError on a setting that says nothing of such rows."""
+    loss, text, usual, heeded = settings.loss, settings.text, LossSettings(), task.weighs(labels)
+    for key in ("smoothing", "class_weights"):
+        if getattr(loss, key) != getattr(usual, key) and key not in heeded:
+            raise ConfigError(f"{key} is for rows that have one of several labels each; leave it out")
+    if "windows" in heeded and text.windows == "cut" and text.stride is not None:
+        raise ConfigError("stride is for windows: say windows = mean or max with it, or leave it out")
+    if "windows" not in heeded and text.windows != "cut":
+        raise ConfigError(f"windows = {text.windows} is for labels of whole texts; tags and answers are always read so")
 
 
 def with_head(

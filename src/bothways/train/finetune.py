@@ -26,7 +26,7 @@ from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
 from bothways.tasks.learning import Learnable
-from bothways.train.adapted import encoder_of, with_head
+from bothways.train.adapted import check_heeded, encoder_of, numbered, with_head
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.curves import plot_curves
@@ -99,9 +99,10 @@ def finetune(
             check_board()
         learnt = _learnable(task)
         encoder = encoder_of(settings)
-        labels = learnt.labels_of(rows, labels)
-        if held:
-            learnt.labels_of(held, labels)
+        labels = labels or numbered(learnt.labels_of(rows), encoder, learnt)
+        for some in (rows, *([held] if held else [])):
+            learnt.labels_of(some, labels)
+        check_heeded(learnt, labels, settings)
         encoder = with_head(encoder, learnt, labels, settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
         states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
@@ -112,7 +113,6 @@ def finetune(
         if frozen is not None:
             _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
-        metrics = metrics or _logged(output, outcome.progress.step)  # of a run that was finished already
         if outcome.finished:
             _finish(material, started, settings, output, outcome, metrics)
         return Taught(output, outcome, labels, metrics, learnt.best(labels))
@@ -223,6 +223,9 @@ def _run(
     meter = _meter(encoder, steps, device)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)
     outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
+    if outcome.finished and material.held and not found:  # resumed at its end
+        with nullcontext() if started.average is None else started.average.swapped():
+            judged(Streams(device))
     return outcome, found
 
 
@@ -270,7 +273,7 @@ def _finish(
         told = _logged(output, there.step)
         write_tuning_card(output / "best", settings, material, networks, there, told, reading)
     States.remove(output)
-    with suppress(MissingExtraError):  # no picture without matplotlib
+    with suppress(MissingExtraError, InputError):  # no picture without matplotlib, nor of fewer steps than are logged
         plot_curves(output)
 
 
