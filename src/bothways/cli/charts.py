@@ -104,7 +104,7 @@ def draw_reliability(bins: Sequence[Bin], error: float, unit: str, path: Path) -
         for one in bins:
             middle, width = (one.low + one.high) / 2, (one.high - one.low) * 0.92
             above.bar(middle, one.right, width, color="#9ecae1", edgecolor="none")
-            below.bar(middle, one.count, width, color="#c6c6c6", edgecolor="none")
+            below.bar(middle, one.answers, width, color="#c6c6c6", edgecolor="none")
         scores, right = [one.score for one in bins], [one.right for one in bins]
         above.plot(scores, right, marker="o", markersize=4, color="#08519c", linewidth=1.2)
         above.set_xlim(0, 1)

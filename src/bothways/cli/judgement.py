@@ -88,7 +88,7 @@ def _print_labels(report: Report, kind: str) -> None:
 def _print_calibration(report: Report) -> None:
     assert report.calibration is not None
     rows = [
-        [f"{one.low:.2f} to {one.high:.2f}", f"{one.count:,}", f"{one.score:.4f}", f"{one.right:.4f}"]
+        [f"{one.low:.2f} to {one.high:.2f}", f"{one.answers:,}", f"{one.score:.4f}", f"{one.right:.4f}"]
         for one in report.calibration.bins()
     ]
     print_table(["score", "answers", "mean score", "right"], rows, title="Can the scores be trusted?", text=("score",))

@@ -43,7 +43,8 @@ app.command("bothways.cli.plan:plan", help="What a pretraining run will take: me
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
 app.command("bothways.cli.finetune:app", name="finetune", help="Train an encoder on labelled rows, resumably.")
 app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
-app.command("bothways.cli.evaluate:evaluate", help="What an encoder's frozen hidden states know of labelled rows.")
+app.command("bothways.cli.evaluate:evaluate", help="How good a model's answers are; --probe: what an encoder knows.")
+app.command("bothways.cli.predict:predict", help="A model's answers to the rows of a file, resumably.")
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
 app.command(
     "bothways.cli.families:families", help="The sizes of encoders known by name; --measure how fast they run here."

@@ -181,7 +181,7 @@ def _look_at_answer(row: Question, answer: Answered, labels: Labels) -> Look:
     marks = marked(answer.text, golds)
     if marks.em:
         return NOTHING, NOTHING, None
-    said = {"place": row.place, "id": row.id, "question": row.question, "context": row.context}
+    said: dict[str, Any] = {"place": row.place, "id": row.id, "question": row.question, "context": row.context}
     said |= {"truth": list(dict.fromkeys(golds)), "answer": answer.text, "f1": marks.f1}
     return NOTHING, NOTHING, Mistake(said, answer.score, answer.score * (1 - marks.f1))
 
@@ -216,9 +216,13 @@ def _tables(
         return {}, None
     if any(map(is_span_label, labels.names)):
         kinds = [name.removeprefix("support/") for name in metrics if name.startswith("support/")]
-        names = ("precision", "recall", "f1")
-        return {k: LabelScore(*(metrics[f"{n}/{k}"] for n in names), int(metrics[f"support/{k}"])) for k in kinds}, None
+        return {kind: _of_entities(metrics, kind) for kind in kinds}, None
     return _of_plain_tags(outcomes, labels)
+
+
+def _of_entities(metrics: Mapping[str, float], kind: str) -> LabelScore:
+    precision, recall, f1, support = (metrics[f"{name}/{kind}"] for name in ("precision", "recall", "f1", "support"))
+    return LabelScore(precision, recall, f1, int(support))
 
 
 def _of_plain_tags(outcomes: Sequence[Any], labels: Labels) -> tuple[Mapping[str, LabelScore], Confusion]:

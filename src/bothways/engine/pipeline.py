@@ -13,7 +13,7 @@ import torch
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
-from bothways.engine.backends import BACKENDS, place
+from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError, meant
@@ -82,6 +82,11 @@ class Pipeline:
         request = self.task.request(*inputs, **options)
         answers = self.answers(request)
         return answers[0] if request.single else answers
+
+    @property
+    def placement(self) -> Placement:
+        """Where it computes, and how exactly."""
+        return self._placement
 
     @property
     def labels(self) -> Labels:
