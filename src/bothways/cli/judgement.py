@@ -62,8 +62,9 @@ def print_report(report: Report, kind: str, folder: Path | None, saved: Mapping[
 def _said(name: str, kind: str, report: Report) -> str:
     if kind == "answer" and name == "f1":
         return "F1 of the words of answers"
-    unit = UNITS[kind] + (" of which all labels" if report.labels.kind == "multi" and kind == "classify" else "")
-    return SAID.get(name, name).format(unit=unit)
+    if name == "accuracy" and kind == "classify" and report.labels.kind == "multi":
+        return "accuracy: the share of rows that have exactly the labels answered"
+    return SAID.get(name, name).format(unit=UNITS[kind])
 
 
 def _number(value: float) -> str:

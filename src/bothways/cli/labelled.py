@@ -54,7 +54,7 @@ class LabelledRows:
         With --probe, its split to evaluate on.
     """
 
-    data: str | None = None
+    data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     eval: str | None = None
     text: str | None = None
     text_pair: str | None = None
@@ -177,7 +177,7 @@ class PredictedRows:
         Its split.
     """
 
-    data: str | None = None
+    data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None

@@ -79,8 +79,12 @@ class PartialLines:
         """Only when there is something to write: a run that fails at once leaves nothing."""
         if self._file is None:
             file = self._partial.open("r+b" if self._partial.exists() else "w+b")
+            try:
+                _lock(file, self._partial)
+            except InputError:
+                file.close()
+                raise
             self._file = file
-            _lock(file, self._partial)
             file.truncate(self._bytes)
             file.seek(self._bytes)
         return self._file

@@ -50,7 +50,7 @@ class Lines(Protocol):
 class ClassLines:
     """`{label, score}` of the best label; where there may be several, `labels`, those that are answered (`decided`).
 
-    scores: how many labels beside, best first, as `[{label, score}, …]`; None: all.
+    scores: how many labels of them beside, best first, as `[{label, score}, …]`; None: all.
     """
 
     labels: Labels
@@ -117,20 +117,9 @@ class AnswerLines:
     impossible: bool | None = None
 
     def request(self, rows: Sequence[Question], reading: Reading) -> Request:
-        """max_length: of a window, as transformers' `max_seq_len`."""
-        task = QuestionAnswering()
-        request = task.request(
-            question=[row.question for row in rows],
-            context=[row.context for row in rows],
-            top_k=self.top_k,
-            doc_stride=None if reading.windows is None else reading.windows.stride,
-            handle_impossible_answer=self.impossible,
-        )
-        read = request.options.reading
-        if reading.max_length is not None:
-            read = replace(read, length=reading.max_length)
-        places = tuple(row.place for row in rows)
-        return replace(request, options=replace(request.options, places=places, reading=read))
+        request = QuestionAnswering().request_of(rows, reading.windows, reading.max_length)
+        options = replace(request.options, top_k=self.top_k, impossible=self.impossible, scored=False)
+        return replace(request, options=options)
 
     def line(self, row: Question, answer: Any) -> dict[str, Any]:
         answers = [answer] if self.top_k == 1 else answer

@@ -281,10 +281,8 @@ def _read(request: Request, facts: Facts) -> list[Encoded]:
 
 def _reading(windows: Windows | None, max_length: int | None) -> Reading:
     """How rows are read in training and evaluation."""
-    usual = Reading()
-    if windows is not None:
-        usual = replace(usual, length=windows.length or max_length or usual.length, stride=windows.stride)
-    return usual if max_length is None else replace(usual, length=min(usual.length, max_length))
+    usual = Reading() if max_length is None else Reading(max_length)
+    return usual if windows is None else replace(usual, length=windows.length or usual.length, stride=windows.stride)
 
 
 def _impossible(options: Options, facts: Facts) -> bool:
