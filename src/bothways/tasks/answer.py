@@ -58,12 +58,13 @@ class Answered(NamedTuple):
     """What there is to say of a question, for metrics.
 
     text: the answer, "" for none.    best: the best answer that is one.    odds: of none against that; None where the
-    model has no way to say it.
+    model has no way to say it.    score: of text, as the pipeline gives it.
     """
 
     text: str
     best: str
     odds: float | None
+    score: float
 
 
 class Outcome(NamedTuple):
@@ -284,10 +285,8 @@ def _read(request: Request, facts: Facts) -> list[Encoded]:
 
 def _reading(windows: Windows | None, max_length: int | None) -> Reading:
     """How rows are read in training and evaluation."""
-    usual = Reading()
-    if windows is not None:
-        usual = replace(usual, length=windows.length or max_length or usual.length, stride=windows.stride)
-    return usual if max_length is None else replace(usual, length=min(usual.length, max_length))
+    usual = Reading() if max_length is None else Reading(max_length)
+    return usual if windows is None else replace(usual, length=windows.length or usual.length, stride=windows.stride)
 
 
 def _impossible(options: Options, facts: Facts) -> bool:
@@ -320,7 +319,8 @@ def _answer(
     rank = next((i for i, span in enumerate(spans) if _odds(none, span) > above), len(spans))
     if options.scored:
         best = context[spans[0].start : spans[0].end]
-        return Answered("" if rank == 0 else best, best, _odds(none, spans[0]) if null else None)
+        text, score = ("", none) if rank == 0 else (best, spans[0].score)
+        return Answered(text, best, _odds(none, spans[0]) if null else None, score)
     shown = [{"score": score, "start": start, "end": end, "answer": context[start:end]} for score, start, end in spans]
     if above < math.inf:
         shown.insert(rank, {"score": none, **NOWHERE})
