@@ -156,7 +156,15 @@ def _run(
         print(f"bothways: there is no run in {output} to go on with; a new one begins", file=sys.stderr)
     with show(steps_of(len(train), settings)) as watch:
         taught = finetune(
-            KINDS[kind].task, train, held, settings, output, resume=where.resume, device=where.device, watch=watch
+            KINDS[kind].task,
+            train,
+            held,
+            settings,
+            output,
+            resume=where.resume,
+            device=where.device,
+            watch=watch,
+            told=lambda line: print(f"bothways: {line}", file=sys.stderr),
         )
     outcome = taught.outcome
     if outcome.stopped:

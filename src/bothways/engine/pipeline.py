@@ -17,6 +17,7 @@ from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.config import EncoderConfig
+from bothways.nn.encoder import EncoderOutput
 from bothways.tasks import TASKS
 from bothways.tasks.task import Facts, Request, Round, Rounds
 from bothways.text.tokenizer import Encoded, cut_lengths, warn_of_truncation
@@ -135,13 +136,16 @@ class Pipeline:
 
         @torch.inference_mode()
         def work(batch: Batch) -> None:
-            output = self._network(batch.tokens, batch.types, keep=asked.keep)
+            output = self._output(batch, asked.keep)
             for i, one in zip(batch.origin, self.task.predict(output, self._head, batch, asked.asked)):
                 results[i] = one
 
         steps = schedule(asked.sequences, work, self._streams, device=self._placement.device)
         deque(progress(steps, len(results), "texts", self._bar), maxlen=0)
         return results
+
+    def _output(self, batch: Batch, keep: bool) -> EncoderOutput:
+        return self._network(batch.tokens, batch.types, keep=keep)
 
 
 def _check_arguments(

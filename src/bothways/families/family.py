@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 REQUIRED: Any = object()
+# What heads over whole texts may read; files of ModernBERT say it, and ours of any family.
+POOLED = ("cls", "mean", "max")
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,16 @@ class Head:
             object.__setattr__(self, "marks", self.rules[0].sources[:1])
 
     def made(self, network: EncoderNetwork, extras: Mapping[str, Any], names: Collection[str]) -> nn.Module:
-        """What `build` makes, with its dropout as the config says. Raises ConfigError on a rate that cannot be."""
+        """What `build` makes, with its dropout and, where one is said, its pooling as the config has them.
+
+        Raises ConfigError on a rate that cannot be, and on a pooling that is not known.
+        """
         head = self.build(network, extras, names)
+        said = extras.get("classifier_pooling")
+        if said is not None and getattr(head, "pooling", None) is not None:
+            if said not in POOLED:
+                raise ConfigError(f"classifier_pooling must be one of {', '.join(POOLED)}, got {said!r:.80}")
+            head.pooling = said
         for attribute, rate in self.drops.items():
             setattr(head, attribute, rate.read(extras, network.config))
         return head

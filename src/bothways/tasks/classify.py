@@ -135,7 +135,8 @@ class TextClassification:
         return {"single": "accuracy", "multi": "micro_f1", "regression": "pearson"}[labels.kind]
 
     def weighs(self, labels: Labels) -> frozenset[str]:
-        return frozenset({"single": ("smoothing", "class_weights"), "multi": ("smoothing",)}.get(labels.kind, ()))
+        said = {"single": ("smoothing", "class_weights"), "multi": ("smoothing",)}.get(labels.kind, ())
+        return frozenset((*said, "windows"))
 
     def labels_of(self, rows: Sequence[Example], labels: Labels | None = None) -> Labels:
         if labels is None:

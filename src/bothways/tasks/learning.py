@@ -72,7 +72,7 @@ class Learnable(Task[Any], Protocol[RowT]):
         """The metric that says which of several models is best; the higher the better."""
 
     def weighs(self, labels: Labels) -> frozenset[str]:
-        """What a run may say of losses that means something for these labels: smoothing, class_weights."""
+        """What a run may say that means something for these labels: smoothing, class_weights, windows."""
 
     def labels_of(self, rows: Sequence[RowT], labels: Labels | None = None) -> Labels:
         """What these rows are labelled with; checked against `labels`, if those are known.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bothways.train.networks import Networks
 from bothways.train.progress import Progress
 from bothways.train.settings import PretrainSettings
 
-__all__ = ["write_card"]
+__all__ = ["CARD", "model_told", "write_card", "write_tables"]
 
 CARD = "README.md"
 FRONT = "---\nlibrary_name: bothways\npipeline_tag: {tag}\n---\n"
@@ -84,16 +84,25 @@ def write_card(
     tables = {
         "Result": _result(progress),
         "Data": _data(corpus),
-        "Model": _model(encoder),
+        "Model": model_told(encoder),
         **({} if networks.generator is None else {"Generator": _generator(networks, networks.generator)}),
         "Settings": _settings(settings, networks),
-        "Software": {"bothways": __version__, "Python": platform.python_version()}
-        | {name: version(name) for name in SOFTWARE},
+    }
+    write_tables(folder, parts, tables, reading)
+
+
+def write_tables(
+    folder: Path, parts: Sequence[str], tables: Mapping[str, Mapping[str, Any]], reading: Reading | None
+) -> None:
+    """Write a card: text, then tables by their headings, with software and speed behind them."""
+    software = {"bothways": __version__, "Python": platform.python_version()}
+    more = {
+        "Software": software | {name: version(name) for name in SOFTWARE},
         **({} if reading is None else {"Speed": _speed(reading)}),
     }
-    parts += [_table(heading, values) for heading, values in tables.items()]
+    told = [*parts, *(_table(heading, values) for heading, values in {**tables, **more}.items())]
     with replacing(folder / CARD) as aside:
-        aside.write_text("\n".join(parts), encoding="utf-8")
+        aside.write_text("\n".join(told), encoding="utf-8")
 
 
 def _introduction(settings: PretrainSettings, progress: Progress) -> str:
@@ -164,7 +173,8 @@ def _settings(settings: PretrainSettings, networks: Networks) -> dict[str, Any]:
     return {key: value for key, value in told.items() if settings.heeds(key)}
 
 
-def _model(encoder: Encoder) -> dict[str, Any]:
+def model_told(encoder: Encoder) -> dict[str, Any]:
+    """An encoder's size, for a table."""
     config = encoder.config
     return {
         "family": encoder.family.model_type,

@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from bothways.checkpoint.encoder import Encoder, tokenizer_of
-from bothways.checkpoint.labels import LABEL_KEYS, labels_of, said_of
-from bothways.data.batch import Batch, Numbers
+from bothways.checkpoint.encoder import Encoder
+from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
-from bothways.engine.evaluation import Reading, evaluated
+from bothways.engine.evaluation import evaluated
+from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.streams import Streams
-from bothways.errors import ConfigError, InputError, MissingExtraError, TruncationWarning
-from bothways.nn.encoder import Pooler
-from bothways.nn.layers import initialise
+from bothways.errors import InputError, MissingExtraError, TruncationWarning
+from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
-from bothways.tasks.learning import Learnable, Sample, Supervised, Weighing
-from bothways.tasks.task import Facts
+from bothways.tasks.learning import Learnable
+from bothways.train.adapted import check_heeded, encoder_of, numbered, with_head
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.curves import plot_curves
 from bothways.train.folder import Lock, begin, check_run, described
+from bothways.train.history import METRICS, read_metrics
 from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.meter import Meter
 from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
-from bothways.train.plan import flops_of_token, matmul_rate
+from bothways.train.plan import flops_of_token, rate_here
 from bothways.train.progress import Progress
 from bothways.train.rows import RowSteps
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
-from bothways.train.start import fresh_head, set_dropout, warn_of_fresh, warn_of_left
+from bothways.train.samples import Material, material_of, reading_of
+from bothways.train.start import set_dropout
 from bothways.train.state import Restored, best, prune, restore
-from bothways.train.tuning import LossSettings, TuningSettings
+from bothways.train.states import States
+from bothways.train.tuning import TuningSettings
+from bothways.train.tuning_card import write_tuning_card
 
 __all__ = ["Taught", "finetune", "steps_of"]
-
-ROWS_AT_A_TIME = 4096
-RATE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +64,6 @@ class Taught:
     best: str
 
 
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What a run is taught with: a task, its labels, rows as tokens, and rows to evaluate on."""
-
-    name: str
-    task: Learnable[Any]
-    labels: Labels
-    samples: Sequence[Sample]
-    held: Sequence[Any]
-    objective: Supervised
-    identity: str
-
-
 def finetune(
     task: str,
     rows: Sequence[Any],
@@ -88,6 +75,7 @@ def finetune(
     resume: bool = False,
     device: torch.device | str = "cpu",
     watch: Watch = lambda event, reading: None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> Taught:
     """Train an encoder, with a head for the task, on labelled rows; or go on from the newest checkpoint in `output`.
 
@@ -96,7 +84,9 @@ def finetune(
 
     task: a name in TASKS of one that can be learnt.    rows, held: as the task reads them; none held: no evaluation.
     labels: in the order to number them; None: those of the rows.
-    watch: is told of every event.    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
+    watch: is told of every event.    told: is told what begins with fresh weights, and of the disk that
+    the states of a frozen encoder will take.
+    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
     settings that do not go together, rows that cannot be learnt from, an encoder without such a head, and on an output
@@ -108,19 +98,23 @@ def finetune(
         if settings.run.tensorboard:
             check_board()
         learnt = _learnable(task)
-        encoder = _encoder(settings)
-        labels = labels or _numbered(learnt.labels_of(rows), encoder, learnt)
+        encoder = encoder_of(settings)
+        labels = labels or numbered(learnt.labels_of(rows), encoder, learnt)
         for some in (rows, *([held] if held else [])):
             learnt.labels_of(some, labels)
-        _check_heeded(learnt, labels, settings)
-        encoder = _with_head(encoder, learnt, labels, settings)
-        material = _material(task, learnt, labels, rows, held, encoder, settings)
-        steps = _steps(material, settings)
+        check_heeded(learnt, labels, settings)
+        encoder = with_head(encoder, learnt, labels, settings, told)
+        material = material_of(task, learnt, labels, rows, held, encoder, settings)
+        states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
+        frozen = states if settings.adapt.layers == 0 else None
+        steps = _steps(material, settings, frozen)
         started = _started(encoder, material, steps, settings, output, resume, device)
         begin(output, settings, started, material.identity, lock, resume)
+        if frozen is not None:
+            _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
         if outcome.finished:
-            _finish(started, settings, output, outcome)
+            _finish(material, started, settings, output, outcome, metrics)
         return Taught(output, outcome, labels, metrics, learnt.best(labels))
 
 
@@ -132,129 +126,20 @@ def _learnable(name: str) -> Learnable[Any]:
     return task
 
 
-def _encoder(settings: TuningSettings) -> Encoder:
-    if not settings.adapt.model:
-        raise ConfigError("model is missing: say which encoder to begin with, a folder or an id on the hub")
-    encoder = Encoder.from_pretrained(settings.adapt.model)
-    tokenizer_of(encoder, settings.adapt.model)
-    return encoder
-
-
-def _numbered(labels: Labels, encoder: Encoder, task: Learnable[Any]) -> Labels:
-    """The labels in the order in which the encoder's head has the same ones, so that it is kept."""
-    known = labels_of(encoder.extras).names if task.head in encoder.heads else ()
-    return replace(labels, names=known) if sorted(known) == sorted(labels.names) else labels
-
-
-def _check_heeded(task: Learnable[Any], labels: Labels, settings: TuningSettings) -> None:
-    """Raises ConfigError on a setting that says nothing of such rows."""
-    loss, text, usual = settings.loss, settings.text, LossSettings()
-    for key in ("smoothing", "class_weights"):
-        if getattr(loss, key) != getattr(usual, key) and key not in task.weighs(labels):
-            raise ConfigError(f"{key} is for rows that have one of several labels each; leave it out")
-    if task.head == "classify" and text.windows == "cut" and text.stride is not None:
-        raise ConfigError("stride is for windows: say windows = mean or max with it, or leave it out")
-    if task.head in ("tag", "answer") and text.windows != "cut":
-        raise ConfigError(f"windows = {text.windows} is for labels of whole texts; tags and answers are always read so")
-
-
-def _with_head(encoder: Encoder, task: Learnable[Any], labels: Labels, settings: TuningSettings) -> Encoder:
-    """The encoder with the task's head alone: its own, if it has one for these labels, or a fresh one."""
-    name, head = settings.adapt.model, task.head or ""
-    family = encoder.family
-    if head not in family.heads:
-        raise ConfigError(f"{name}: {family.model_type} models have no head for it, only {', '.join(family.heads)}")
-    generator = torch.Generator().manual_seed(settings.run.seed)
-    named = bool(labels.names) or labels.kind == "regression"
-    kept = head in encoder.heads and (not named or labels_of(encoder.extras).names == said_names(labels))
-    extras = {key: value for key, value in encoder.extras.items() if key not in LABEL_KEYS}
-    extras |= said_of(labels) if named else {}
-    if settings.adapt.pooling is not None:
-        extras["classifier_pooling"] = settings.adapt.pooling
-        kept = False
-    pools = encoder.network.pooler is None and family.heads[head].pools
-    if pools:
-        encoder.network.pooler = Pooler(encoder.config)
-        initialise(encoder.network.pooler, encoder.config.init_std, generator)
-    module = encoder.heads[head] if kept else fresh_head(head, encoder.network, family, extras, generator)
-    left = [f"head {one}" for one in encoder.heads if one != head or not kept] + list(encoder.lost)
-    warn_of_left(name, left)
-    warn_of_fresh(name, [*([] if kept else [f"head {head} for these labels"]), *(["pooler"] if pools else [])])
-    adapted = replace(encoder, heads={head: module}, extras=extras, unused=())
-    set_dropout(adapted.network, settings.adapt.dropout, adapted.heads)
-    return adapted
-
-
-def said_names(labels: Labels) -> tuple[str, ...]:
-    """The names that a config has for labels."""
-    return labels.names or ("LABEL_0",)
-
-
-def _material(
-    name: str,
-    task: Learnable[Any],
-    labels: Labels,
-    rows: Sequence[Any],
-    held: Sequence[Any],
-    encoder: Encoder,
-    settings: TuningSettings,
-) -> Material:
-    """The rows as tokens. Warns of texts that are cut."""
-    facts = Facts(tokenizer_of(encoder), encoder.extras, encoder.config.longest)
-    samples = list(_samples(task, rows, labels, facts, settings))
-    cut = [len(sample) + sample.cut for sample in samples if sample.cut]
-    if cut:
-        limit = settings.text.max_length or facts.longest
-        told = f"{len(cut):,} of {len(samples):,} rows were cut to {limit} tokens (the longest had {max(cut):,})"
-        warnings.warn(told, TruncationWarning, stacklevel=3)
-    reduce = "mean" if settings.text.windows == "cut" else settings.text.windows
-    objective = Supervised(task, task.head or "", Weighing(settings.loss.smoothing, reduce=reduce))
-    if settings.loss.class_weights == "balanced":
-        weighing = replace(objective.weighing, classes=_balanced(objective, samples, labels))
-        objective = replace(objective, weighing=weighing)
-    return Material(name, task, labels, samples, held, objective, _identity([*rows, None, *held]))
-
-
-def _samples(
-    task: Learnable[Any], rows: Sequence[Any], labels: Labels, facts: Facts, settings: TuningSettings
-) -> Iterator[Sample]:
-    """Some at a time, since a tokenizer's results are many times as large as their numbers."""
-    reading = _reading(settings)
-    for start in range(0, len(rows), ROWS_AT_A_TIME):
-        some = rows[start : start + ROWS_AT_A_TIME]
-        for sample in task.samples(some, labels, facts, reading.windows, reading.max_length):
-            yield replace(sample, sequences=tuple(map(Numbers.of, sample.sequences)))
-
-
-def _reading(settings: TuningSettings) -> Reading:
-    return Reading(settings.text.reading(), settings.text.max_length)
-
-
-def _balanced(objective: Supervised, samples: Sequence[Sample], labels: Labels) -> tuple[float, ...]:
-    """How much rows of each label weigh, so that all labels weigh alike, and rows 1 on average."""
-    (loss,) = objective.losses
-    parts = [objective.batch(samples[i : i + ROWS_AT_A_TIME]) for i in range(0, len(samples), ROWS_AT_A_TIME)]
-    values = torch.cat([part.labels[loss].values for part in parts])
-    if labels.kind != "single" or values.is_floating_point() or not labels.names:
-        raise ConfigError("class_weights = balanced is for rows that have one of several labels each")
-    counts = values.bincount(minlength=len(labels.names)).tolist()
-    there = sum(count > 0 for count in counts)
-    return tuple(len(values) / (there * count) if count else 0.0 for count in counts)
-
-
-def _identity(rows: Sequence[Any]) -> str:
-    """What stands for the rows, wherever they are read from."""
-    found = blake2b(digest_size=16)
-    for row in rows:
-        said = row and [getattr(row, one.name) for one in fields(row) if one.name != "place"]
-        found.update(repr(said).encode("utf-8", errors="backslashreplace"))
-    return found.hexdigest()
-
-
-def _steps(material: Material, settings: TuningSettings) -> RowSteps:
+def _steps(material: Material, settings: TuningSettings, frozen: States | None) -> RowSteps:
     lengths, size = [len(sample) for sample in material.samples], settings.rows.batch_size
     steps = steps_of(len(lengths), settings)
-    return RowSteps(lengths, partial(_batch, material), size, settings.rows.batch_tokens, steps, settings.run.seed)
+    made = partial(_batch, material)
+    if frozen is not None:
+        made = partial(frozen.batch, material.objective, material.samples)
+    return RowSteps(lengths, made, size, settings.rows.batch_tokens, steps, settings.run.seed)
+
+
+def _compute(
+    states: States, encoder: Encoder, material: Material, device: torch.device, told: Callable[[str], None]
+) -> None:
+    sequences = [one for sample in material.samples for one in sample.sequences]
+    states.compute(encoder, encoder.heads[material.objective.head], sequences, device, told)
 
 
 def steps_of(rows: int, settings: TuningSettings) -> int:
@@ -279,6 +164,7 @@ def _started(
 
     def parts(model: Model) -> tuple[torch.optim.Optimizer, Average | None]:
         adam = settings.adam
+        freeze(model.network, settings.adapt.layers)
         groups = parameter_groups(model.to(device), adam.weight_decay, adam.lr, adam.layer_decay, adam.head_lr)
         return OPTIMIZERS[settings.update.optimizer](groups, adam), average_of(model, settings.update)
 
@@ -307,14 +193,18 @@ def _run(
 ) -> tuple[Outcome, dict[str, float]]:
     """The loop, with everything that is told of it; and what the last evaluation found."""
     run, found = settings.run, dict[str, float]()
+    encoder, model = started.networks.encoder, started.model
+    pipeline_of = _pipelines(material, encoder, settings, device)
+    if settings.adapt.layers == 0:
+        model = Model(cast(EncoderNetwork, FrozenNetwork(encoder.config)), encoder.heads)
 
     def judged(streams: Streams) -> Judged:
-        found.update(_metrics(material, started.networks.encoder, settings, device))
+        found.update(_metrics(material, pipeline_of(), settings))
         whole = {name: value for name, value in found.items() if "/" not in name}  # not of each label
         return Judged(whole, -found[material.task.best(material.labels)])
 
     trainer = Trainer(
-        started.model,
+        model,
         material.objective,
         started.optimizer,
         steps,
@@ -330,7 +220,7 @@ def _run(
         ),
         started.average,
     )
-    meter = _meter(started.networks.encoder, steps, device)
+    meter = _meter(encoder, steps, device)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)
     outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
     if outcome.finished and material.held and not found:  # resumed at its end
@@ -339,27 +229,55 @@ def _run(
     return outcome, found
 
 
-def _metrics(material: Material, encoder: Encoder, settings: TuningSettings, device: torch.device) -> dict[str, float]:
-    """How good the model is as it is now, on the rows held out."""
+def _pipelines(
+    material: Material, encoder: Encoder, settings: TuningSettings, device: torch.device
+) -> Callable[[], Pipeline]:
+    """What makes a pipeline of the model as it is then; of a frozen one only the head changes."""
     precision = "fp32" if device.type == "cpu" else settings.update.precision
-    pipeline = Pipeline(material.name, encoder, device=str(device), precision=precision, bar=False)
+    if settings.adapt.layers != 0 or not material.held:
+        return partial(Pipeline, material.name, encoder, device=str(device), precision=precision, bar=False)
+    return FrozenPipeline(material.name, encoder, device=str(device), precision=precision).renewed
+
+
+def _metrics(material: Material, pipeline: Pipeline, settings: TuningSettings) -> dict[str, float]:
+    """How good it is on the rows held out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)  # told once, before the run
-        return evaluated(pipeline, material.task, material.held, material.labels, _reading(settings))[0]
+        return evaluated(pipeline, material.task, material.held, material.labels, reading_of(settings))[0]
 
 
 def _meter(encoder: Encoder, steps: RowSteps, device: torch.device) -> Meter:
     dtype = encoder.network.dtype or torch.float32
-    rate = matmul_rate(dtype, device, RATE_SECONDS, 1024 if device.type == "cpu" else 4096)
+    rate = rate_here(dtype, device)
     length = sum(steps.lengths) / len(steps.lengths)
     return Meter(steps.steps, 3 * flops_of_token(encoder.config, length, 0.0), rate)
 
 
-def _finish(started: Restored, settings: TuningSettings, output: Path, outcome: Outcome) -> None:
-    prune(output, settings.run.keep, outcome.progress)
+def _finish(
+    material: Material,
+    started: Restored,
+    settings: TuningSettings,
+    output: Path,
+    outcome: Outcome,
+    metrics: dict[str, float],
+) -> None:
+    """Write the models and their cards; what the run needed only while it lasted goes."""
+    at, reading = outcome.progress, outcome.reading
+    prune(output, settings.run.keep, at)
     with nullcontext() if started.average is None else started.average.swapped():
         started.networks.save(output / "model")
-    if (found := best(output, outcome.progress)) is not None:
-        found[0].save(output / "best")
+    write_tuning_card(output / "model", settings, material, started.networks, at, metrics, reading)
+    if (found := best(output, at)) is not None:
+        networks, there = found
+        networks.save(output / "best")
+        told = _logged(output, there.step)
+        write_tuning_card(output / "best", settings, material, networks, there, told, reading)
+    States.remove(output)
     with suppress(MissingExtraError, InputError):  # no picture without matplotlib, nor of fewer steps than are logged
         plot_curves(output)
+
+
+def _logged(output: Path, step: int) -> dict[str, float]:
+    """What the evaluation after a step found, as the log has it."""
+    rows = [row for row in read_metrics(output / METRICS) if row["step"] == step and "held_out" in row]
+    return dict(rows[-1]["held_out"]) if rows else {}

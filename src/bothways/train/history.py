@@ -50,7 +50,8 @@ LOSSES = {
 # The losses of words that are predicted: it is theirs, where a log says "accuracy" of one.
 OF_WORDS = ("mlm", "causal")
 # Kinds of metrics that are the better the higher they are, or the lower.
-HIGHER, LOWER = ("accuracy", "precision", "recall"), ("loss", "perplexity")
+HIGHER = ("accuracy", "precision", "recall", "f1", "em", "mcc", "pearson", "spearman")
+LOWER = ("loss", "perplexity", "ece")
 # Settings that what is held out, and what is asked of it, depend on.
 ASKED = {
     "corpus": ("identity", "longest"),

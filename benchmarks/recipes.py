@@ -1,0 +1,132 @@
+"""What an encoder comes to, fine-tuned: `bothways finetune` with a recipe for each task, as rows of a table.
+
+python benchmarks/recipes.py DATA ENCODER [--tasks STS-B,CoLA] [--seeds 3] [--json recipes.jsonl]
+
+DATA has glue/TASK/{train,dev}.tsv, conll2003/eng.{train,testb}, squad/{train-v1.1,dev-v1.1}.json[.zst],
+goemotions/{train,test}.tsv and labels.txt, arc/ARC-Easy.{train,test}.jsonl. Figures are of the last epoch, not of the
+best one; times are of whole processes, reading and evaluating included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """kind: of `bothways finetune`.    train, held: files in DATA.    flags: what else is said.    metrics: shown."""
+
+    kind: str
+    train: str
+    held: str
+    flags: str
+    metrics: tuple[str, ...]
+    seeds: int | None = None
+
+
+def _glue(task: str, flags: str, *metrics: str) -> Recipe:
+    return Recipe("classify", f"glue/{task}/train.tsv", f"glue/{task}/dev.tsv", f"--warmup 0.1 {flags}", metrics)
+
+
+FOUR = "--epochs 4 --lr 1e-4"
+RECIPES: dict[str, Recipe] = {
+    "STS-B": _glue("STS-B", FOUR, "pearson", "spearman"),
+    "MRPC": _glue("MRPC", FOUR, "accuracy", "macro_f1"),
+    "CoLA": _glue("CoLA", FOUR, "mcc"),
+    "RTE": _glue("RTE", f"{FOUR} --max-length 256", "accuracy"),
+    "SST-2": _glue("SST-2", "--epochs 2 --lr 5e-5 --warmup 0.06", "accuracy"),
+    "CoNLL-2003": Recipe(
+        "tag",
+        "conll2003/eng.train",
+        "conll2003/eng.testb",
+        "--format conll --epochs 3 --lr 1e-4 --warmup 0.1",
+        ("f1", "precision", "recall"),
+    ),
+    "SQuAD 10k": Recipe(
+        "answer",
+        "squad/train-v1.1.json.zst",
+        "squad/dev-v1.1.json.zst",
+        "--max-train-samples 10000 --epochs 2 --lr 1e-4 --warmup 0.1",
+        ("em", "f1"),
+        seeds=1,
+    ),
+    "GoEmotions": Recipe(
+        "classify",
+        "goemotions/train.tsv",
+        "goemotions/test.tsv",
+        "--text 1 --label 2 --separator , --label-names {data}/goemotions/labels.txt --epochs 3 --lr 1e-4 --warmup 0.1",
+        ("micro_f1", "macro_f1"),
+        seeds=1,
+    ),
+    "ARC-Easy": Recipe(
+        "choose", "arc/ARC-Easy.train.jsonl", "arc/ARC-Easy.test.jsonl", f"{FOUR} --warmup 0.1", ("accuracy",), seeds=1
+    ),
+    "MRPC, mean pooling": _glue("MRPC", f"{FOUR} --pooling mean", "accuracy", "macro_f1"),
+    "MRPC, frozen": _glue("MRPC", "--epochs 20 --lr 1e-3 --layers 0", "accuracy", "macro_f1"),
+    "MRPC, LoRA 8": _glue("MRPC", "--epochs 4 --lr 1e-3 --lora-rank 8", "accuracy", "macro_f1"),
+    "CoLA, mean pooling": _glue("CoLA", f"{FOUR} --pooling mean", "mcc"),
+    "CoLA, frozen": _glue("CoLA", "--epochs 20 --lr 1e-3 --layers 0", "mcc"),
+    "CoLA, LoRA 8": _glue("CoLA", "--epochs 4 --lr 1e-3 --lora-rank 8", "mcc"),
+}
+
+
+def tuned(recipe: Recipe, data: Path, encoder: str, seeds: int, output: Path) -> dict[str, Any]:
+    """What `bothways finetune` says of a recipe, with seconds and the peak of memory in MB."""
+    said = recipe.flags.format(data=data).split()
+    command = [sys.executable, "-m", "bothways", "finetune", recipe.kind, "--json", "--model", encoder, *said]
+    command += ["--train", str(data / recipe.train), "--eval", str(data / recipe.held), "--output", str(output)]
+    command += ["--seeds", str(recipe.seeds or seeds), "--save-every", "1000000"]
+    started = time.monotonic()
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        raise SystemExit(result.returncode)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+    return {**json.loads(result.stdout), "seconds": time.monotonic() - started, "peak_mb": peak}
+
+
+def row(name: str, recipe: Recipe, found: dict[str, Any]) -> str:
+    """A row of the table, in hundredths."""
+    several = len(found["runs"]) > 1
+    cells = [
+        f"{metric} {100 * found['metrics'][metric]:.1f}"
+        + (f" ± {100 * found['spreads'][metric]:.1f}" if several else "")
+        for metric in recipe.metrics
+    ]
+    tokens = sum(run["tokens"] for run in found["runs"])
+    return (
+        f"| {name} | {len(found['runs'])} | {', '.join(cells)} | {found['seconds'] / len(found['runs']):,.0f} "
+        f"| {tokens / found['seconds']:,.0f} | {found['peak_mb']:,.0f} |"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each recipe as it is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("encoder")
+    parser.add_argument("--tasks", default=";".join(RECIPES), help="names, with ; between them")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    said = parser.parse_args(arguments)
+    print("| recipe | seeds | last epoch | seconds a run | tokens/s | peak MB so far |\n|---|---:|---|---:|---:|---:|")
+    for name in said.tasks.split(";"):
+        with tempfile.TemporaryDirectory() as folder:
+            found = tuned(RECIPES[name], said.data, said.encoder, said.seeds, Path(folder) / "run")
+        print(row(name, RECIPES[name], found), flush=True)
+        if said.json is not None:
+            with said.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"recipe": name, **found}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
