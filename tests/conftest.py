@@ -115,5 +115,5 @@ def unmeasured() -> Iterator[None]:
     """Runs of fine-tuning do not measure first how fast this machine is, and draw no curves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bothways.train.finetune.plot_curves", lambda folder: None)
-        patch.setattr("bothways.train.finetune.matmul_rate", lambda *arguments: 1e9)
+        patch.setattr("bothways.train.plan.matmul_rate", lambda *arguments, **named: 1e9)
         yield

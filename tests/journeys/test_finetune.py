@@ -25,10 +25,7 @@ Save = Callable[..., Path]
 SHORT = {"--precision": "fp32", "--lr": "1e-3", "--batch-size": "8", "--log-every": "1"}
 MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
-pytestmark = [
-    pytest.mark.usefixtures("unmeasured"),
-    pytest.mark.filterwarnings("ignore::bothways.errors.FreshWeightsWarning"),
-]
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from bothways.checkpoint.encoder import tokenizer_of
 from bothways.data.batch import Batch
 from bothways.data.labelled import Example
 from bothways.engine.streams import Streams
-from bothways.errors import FreshWeightsWarning
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
 from bothways.tasks.learning import Supervised
@@ -51,11 +50,7 @@ from bothways.train.tuning import (
 Save = Callable[..., Path]
 CPU = torch.device("cpu")
 
-pytestmark = [
-    pytest.mark.usefixtures("unmeasured"),
-    pytest.mark.filterwarnings("ignore::bothways.errors.FreshWeightsWarning"),
-    pytest.mark.filterwarnings("ignore::bothways.errors.UnusedWeightsWarning"),
-]
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 def settings(folder: Path, **keys: Any) -> TuningSettings:
@@ -213,7 +208,7 @@ def test_every_task_learns_a_handful_of_rows_by_heart(save_bert: Save, what: str
         ("albert", "label"),
         ("deberta-v2", "pairs"),
         ("distilbert", "label"),
-        ("electra", "several labels"),
+        ("electra", "tags"),
         ("gpt2", "label"),
         ("modernbert", "tags"),
     ],
@@ -303,8 +298,9 @@ def test_a_head_for_the_same_labels_is_kept(save_bert: Save, kind: str, tmp_path
 
 def test_a_head_for_other_labels_is_not_kept(save_bert: Save, tmp_path: Path) -> None:
     folder = save_bert(kind="BertForSequenceClassification", **labelled(("place", "animal", "food")))
-    with pytest.warns(FreshWeightsWarning, match="no head classify for these labels: fresh weights"):
-        finetune("text-classification", texts(12), [], settings(folder), tmp_path)
+    told: list[str] = []
+    finetune("text-classification", texts(12), [], settings(folder), tmp_path, told=told.append)
+    assert told == ["fresh: head classify; left behind: head classify"]
 
 
 def test_labels_that_are_said_keep_their_order(save_bert: Save, tmp_path: Path) -> None:
