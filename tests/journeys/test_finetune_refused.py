@@ -140,7 +140,7 @@ FILES: dict[str, tuple[str, str, Sequence[str], Sequence[str], str]] = {
         "rows.jsonl",
         [json.dumps(SQUAD), json.dumps({**SQUAD, "answers": {"text": ["cat"], "answer_start": [5]}})],
         [],
-        r"rows\.jsonl: line 2.*--skip-misplaced",
+        r"rows\.jsonl: line 2.*skip_misplaced",
     ),
     "questions without an answer": (
         "answer",
@@ -227,7 +227,7 @@ SETTINGS: dict[str, tuple[str, Sequence[str], str, str]] = {
     "weighed answers": ("answer", ["--class-weights", "balanced"], "bert", r"class_weights is for rows that have"),
     "weighed choices": ("choose", ["--class-weights", "balanced"], "bert", r"class_weights is for rows that have"),
     "weighed labels of several": ("several", ["--class-weights", "balanced"], "bert", r"class_weights is for rows"),
-    "weights that are none": ("classify", ["--class-weights", "even"], "bert", r"class.weights.*even"),
+    "weights that are none": ("classify", ["--class-weights", "even"], "bert", r"even.*class.weights"),
     "a model without a tokenizer": ("classify", [], "without a tokenizer", r"tokenizer"),
     "a family without such a head": ("choose", [], "gpt2", r"gpt2 models have no head for it"),
     "a device that is not here": ("classify", ["--device", "cuda:7"], "bert", r"cuda:7"),

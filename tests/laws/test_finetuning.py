@@ -32,7 +32,7 @@ from bothways.tasks.learning import Supervised
 from bothways.tasks.task import Facts
 from bothways.text.windows import Windows
 from bothways.train.curves import plot_curves
-from bothways.train.finetune import Taught, finetune
+from bothways.train.finetune import Taught, finetune, steps_of
 from bothways.train.progress import Cursor, Progress
 from bothways.train.rows import RowSteps, dealt
 from bothways.train.settings import UpdateSettings
@@ -321,3 +321,36 @@ def test_a_run_of_fewer_steps_than_are_logged_ends_well(
     assert taught.metrics == {}
     assert (tmp_path / "model").is_dir()
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_all_labels_are_known_where_few_rows_are_used(save_bert: Save, tmp_path: Path) -> None:
+    """Those that no picked row has, too: rows to evaluate on may have them."""
+    changed = settings(save_bert(), text=TextSettings(max_train_samples=2, max_eval_samples=7))
+    taught = finetune("text-classification", texts(30), texts(12, 1), changed, tmp_path)
+    assert taught.labels.names == ("animal", "colour", "place")
+    assert taught.outcome.progress.step == steps_of(30, changed) == 2
+    assert taught.metrics["accuracy"] * 7 == pytest.approx(round(taught.metrics["accuracy"] * 7))
+
+
+def test_states_that_another_run_left_are_not_learnt_from(save_bert: Save, tmp_path: Path) -> None:
+    """Of the same size, in a folder that has no checkpoint yet."""
+    first, other = save_bert(seed=1), save_bert(seed=2)
+    left = []
+
+    class Ended(Exception):
+        """As if the process were killed."""
+
+    def end(event: Any, reading: Any) -> None:
+        raise Ended
+
+    def frozen(folder: Path, output: Path, **watch: Any) -> None:
+        adapt = AdaptSettings(str(folder), layers=0)
+        finetune("text-classification", texts(12), [], settings(folder, adapt=adapt), output, **watch)
+
+    with pytest.raises(Ended):
+        frozen(first, tmp_path / "run", watch=end)
+    (tmp_path / "run" / "metrics.jsonl").unlink(missing_ok=True)  # of few steps nothing is on the disk yet
+    for output in ("run", "anew"):
+        frozen(other, tmp_path / output)
+        left.append((tmp_path / output / "model" / "model.safetensors").read_bytes())
+    assert left[0] == left[1]

@@ -119,7 +119,7 @@ def _rows(
     kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFlags
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     """The rows to learn from, and those to evaluate on."""
-    from bothways.data.split import held_apart, picked
+    from bothways.data.split import held_apart
 
     _warn_of_one_file(where)
     with rows_of(kind, flags.source(where.train), flags) as rows:
@@ -131,7 +131,7 @@ def _rows(
     else:
         train, held = held_apart(train, settings.text.held_out)
         print(f"bothways: {len(held):,} rows are kept apart to evaluate on", file=sys.stderr)
-    return picked(train, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
+    return train, held
 
 
 def _warn_of_one_file(where: TuningFlags) -> None:

@@ -16,6 +16,7 @@ import torch
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
+from bothways.data.split import picked
 from bothways.engine.evaluation import evaluated
 from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
@@ -103,6 +104,7 @@ def finetune(
         for some in (rows, *([held] if held else [])):
             learnt.labels_of(some, labels)
         check_heeded(learnt, labels, settings)
+        rows, held = picked(rows, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
         encoder = with_head(encoder, learnt, labels, settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
         states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
@@ -111,6 +113,8 @@ def finetune(
         started = _started(encoder, material, steps, settings, output, resume, device)
         begin(output, settings, started, material.identity, lock, resume)
         if frozen is not None:
+            if not started.progress.step:
+                States.remove(output)  # those of another run, which was ended before its first checkpoint
             _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
         if outcome.finished:
@@ -143,7 +147,8 @@ def _compute(
 
 
 def steps_of(rows: int, settings: TuningSettings) -> int:
-    """How many steps a run over so many rows has."""
+    """How many steps a run over so many rows, or as many of them as it shall use, has."""
+    rows = min(rows, settings.text.max_train_samples or rows)
     return max(1, math.ceil(settings.rows.epochs * -(-rows // settings.rows.batch_size)))
 
 

@@ -220,7 +220,9 @@ def set_dropout(network: EncoderNetwork, dropout: float | None, heads: Mapping[s
     config = _dropping(network.config, dropout)
     with torch.device("meta"):
         twin = EncoderNetwork(config, pooler=network.pooler is not None)
-    for part, like in zip(network.modules(), twin.modules()):
-        if hasattr(part, "dropout"):
+    twins = dict(twin.named_modules())
+    for name, part in network.named_modules():
+        like = twins.get(name)  # a low-rank part has none that drops, and keeps its own
+        if hasattr(part, "dropout") and hasattr(like, "dropout"):
             part.dropout = like.dropout
     network.config = config
