@@ -18,18 +18,19 @@ from bothways.errors import AssumedPoolingWarning, BorrowedRulesWarning, Bothway
 __all__ = ["app", "main"]
 
 # Commands are imported when they are called, so that what stands above their flags stands here.
-EVALUATE = """How good a model's answers are; --probe: what an encoder knows.
-
-The model's head says what is asked of the rows: labels of texts, tags of words, answers to questions, or the right one
-of several choices. It prints metrics, how good each label is, whether scores can be trusted, and thresholds that would
-do better; --output keeps all that in a folder, with pictures and the worst mistakes.
-
-With --probe, a linear model learns the labels from the frozen hidden states of an encoder."""
-PREDICT = """A model's answers to the rows of a file of any size, resumably.
-
-A line each, in their order: the row's number, from 1, and the answer, in the shape that pipelines give. Lines are
-written to OUTPUT.partial some at a time; after Ctrl-C, or when the process was killed, --resume goes on from there, and
-the file becomes the same, byte for byte."""
+EVALUATE = (
+    "How good a model's answers are; --probe: what an encoder knows.\n\n"
+    "The model's head says what is asked of the rows: labels of texts, tags of words, answers to questions, or the "
+    "right one of several choices. It prints metrics, how good each label is, whether scores can be trusted, and "
+    "thresholds that would do better; --output keeps all that in a folder, with pictures and the worst mistakes.\n\n"
+    "With --probe, a linear model learns the labels from the frozen hidden states of an encoder."
+)
+PREDICT = (
+    "A model's answers to the rows of a file of any size, resumably.\n\n"
+    "A line each, in their order: the row's number, from 1, and the answer, in the shape that pipelines give. Lines "
+    "are written to OUTPUT.partial some at a time; after Ctrl-C, or when the process was killed, --resume goes on from "
+    "there, and the file becomes the same, byte for byte."
+)
 
 app = App(
     name="bothways",
