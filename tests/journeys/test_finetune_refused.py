@@ -207,6 +207,12 @@ SETTINGS: dict[str, tuple[str, Sequence[str], str, str]] = {
     "what is no number": ("classify", ["--epochs", "few"], "bert", r"epochs"),
     "layers and low ranks": ("classify", ["--layers", "1", "--lora-rank", "2"], "bert", r"lora_rank and layers"),
     "nothing held out": ("classify", ["--held-out", "0"], "bert", r"held_out must be more than 0"),
+    "a warmup of more steps than there are": (
+        "classify",
+        ["--warmup", "7", "--epochs", "2"],
+        "bert",
+        r"warmup must be between 0 and the 2 steps, got 7",
+    ),
     "no seeds": ("classify", ["--seeds", "0"], "bert", r"seeds must be at least 1, got 0"),
     "texts that are too long": ("classify", ["--max-length", "25"], "bert", r"max_length.*24"),
     "windows that are too long": ("tag", ["--max-length", "25"], "bert", r"25 tokens.*24"),

@@ -130,7 +130,8 @@ def _rows(
             held: Sequence[Any] = list(rows)
     else:
         train, held = held_apart(train, settings.text.held_out)
-        print(f"bothways: {len(held):,} rows are kept apart to evaluate on", file=sys.stderr)
+        counted = "1 row is" if len(held) == 1 else f"{len(held):,} rows are"
+        print(f"bothways: {counted} kept apart to evaluate on", file=sys.stderr)
     return train, held
 
 

@@ -21,7 +21,7 @@ from bothways.engine.evaluation import evaluated
 from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.streams import Streams
-from bothways.errors import InputError, MissingExtraError, TruncationWarning
+from bothways.errors import ConfigError, InputError, MissingExtraError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
@@ -132,7 +132,9 @@ def _learnable(name: str) -> Learnable[Any]:
 
 def _steps(material: Material, settings: TuningSettings, frozen: States | None) -> RowSteps:
     lengths, size = [len(sample) for sample in material.samples], settings.rows.batch_size
-    steps = steps_of(len(lengths), settings)
+    steps, warmup = steps_of(len(lengths), settings), settings.update.warmup
+    if warmup is not None and warmup > steps:
+        raise ConfigError(f"warmup must be between 0 and the {steps} steps, got {warmup}")
     made = partial(_batch, material)
     if frozen is not None:
         made = partial(frozen.batch, material.objective, material.samples)

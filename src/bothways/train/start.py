@@ -220,9 +220,8 @@ def set_dropout(network: EncoderNetwork, dropout: float | None, heads: Mapping[s
     config = _dropping(network.config, dropout)
     with torch.device("meta"):
         twin = EncoderNetwork(config, pooler=network.pooler is not None)
-    twins = dict(twin.named_modules())
+    rates = {name: like.dropout for name, like in twin.named_modules() if hasattr(like, "dropout")}
     for name, part in network.named_modules():
-        like = twins.get(name)  # a low-rank part has none that drops, and keeps its own
-        if hasattr(part, "dropout") and hasattr(like, "dropout"):
-            part.dropout = like.dropout
+        if name in rates:  # low-rank parts keep their own
+            part.dropout = rates[name]
     network.config = config
