@@ -320,3 +320,19 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[Callable[[], tuple[
         return lines[-1]
 
     return failing
+
+
+def test_whole_numbers_are_scores_where_it_is_said(
+    tmp_path: Path, save_bert: Callable[..., Path], unmeasured: None
+) -> None:
+    rows = tmp_path / "rows.tsv"
+    rows.write_text(
+        "text\tlabel\n"
+        + "".join(f"the cat {word}\t{i % 4}\n" for i, word in enumerate(["sat", "ran", "is", "was"] * 5))
+    )
+    model = save_bert()
+    said = ("--model", model, "--train", rows, "--epochs", "1", "--log-every", "1")
+    assert run("finetune", "classify", *said, "--kind", "regression", "--output", tmp_path / "run") == 0
+    config = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert (config["problem_type"], len(config["id2label"])) == ("regression", 1)
+    assert run("finetune", "choose", *said, "--kind", "regression", "--output", tmp_path / "other") == 2

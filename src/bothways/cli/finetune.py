@@ -18,6 +18,7 @@ from bothways.cli.rows import KINDS, RowFlags, rows_of
 from bothways.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from bothways.data.labelled import Labels
     from bothways.train.finetune import Taught
     from bothways.train.tuning import TuningSettings
 
@@ -101,11 +102,12 @@ def _finetune(kind: str, flags: Sequence[str], config: Path | None, json: bool) 
     if where.seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {where.seeds}")
     train, held = _rows(kind, settings, row_flags, where)
+    labels = _labels(kind, train, row_flags)
     if where.seeds == 1:
-        runs = [_run(kind, train, held, settings, where.output, where)]
+        runs = [_run(kind, train, held, labels, settings, where.output, where)]
     else:
         runs = [
-            _run(kind, train, held, _seeded(settings, i), where.output / f"seed-{settings.run.seed + i}", where)
+            _run(kind, train, held, labels, _seeded(settings, i), where.output / f"seed-{settings.run.seed + i}", where)
             for i in range(where.seeds)
         ]
     _show(runs, where, json)
@@ -135,6 +137,17 @@ def _rows(
     return train, held
 
 
+def _labels(kind: str, rows: Sequence[Any], flags: RowFlags) -> Labels | None:
+    """The labels of rows, where it is said what they are; else those that the task finds."""
+    if flags.kind is None:
+        return None
+    if kind != "classify":
+        raise ConfigError(f"kind is for labels of texts, not for {KINDS[kind].title}; leave it out")
+    from bothways.data.labelled import Labels
+
+    return Labels.of(rows, flags.label or "label", kind=flags.kind)
+
+
 def _warn_of_one_file(where: TuningFlags) -> None:
     with suppress(OSError):
         if where.train is not None and where.eval is not None and samefile(where.train, where.eval):
@@ -145,6 +158,7 @@ def _run(
     kind: str,
     train: Sequence[Any],
     held: Sequence[Any],
+    labels: Labels | None,
     settings: TuningSettings,
     output: Path,
     where: TuningFlags,
@@ -162,6 +176,7 @@ def _run(
             held,
             settings,
             output,
+            labels=labels,
             resume=where.resume,
             device=where.device,
             watch=watch,

@@ -105,6 +105,9 @@ class MultipleChoice:
     def best(self, labels: Labels) -> str:
         return "accuracy"
 
+    def says(self, rows: Sequence[Choice]) -> Mapping[str, Any]:
+        return {}
+
     def weighs(self, labels: Labels) -> frozenset[str]:
         return frozenset()
 

@@ -134,6 +134,9 @@ class TextClassification:
         """Accuracy; micro-averaged F1 where there may be several labels; Pearson's correlation for numbers."""
         return {"single": "accuracy", "multi": "micro_f1", "regression": "pearson"}[labels.kind]
 
+    def says(self, rows: Sequence[Example]) -> Mapping[str, Any]:
+        return {}
+
     def weighs(self, labels: Labels) -> frozenset[str]:
         said = {"single": ("smoothing", "class_weights"), "multi": ("smoothing",)}.get(labels.kind, ())
         return frozenset((*said, "windows"))

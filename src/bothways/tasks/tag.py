@@ -145,6 +145,9 @@ class TokenClassification:
     def best(self, labels: Labels) -> str:
         return "f1" if _has_spans(labels) else "accuracy"
 
+    def says(self, rows: Sequence[Tagged]) -> Mapping[str, Any]:
+        return {}
+
     def weighs(self, labels: Labels) -> frozenset[str]:
         return frozenset(("smoothing", "class_weights"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,9 +50,17 @@ def check_heeded(task: Learnable[Any], labels: Labels, settings: TuningSettings)
 
 
 def with_head(
-    encoder: Encoder, task: Learnable[Any], labels: Labels, settings: TuningSettings, told: Callable[[str], None]
+    encoder: Encoder,
+    task: Learnable[Any],
+    labels: Labels,
+    says: Mapping[str, Any],
+    settings: TuningSettings,
+    told: Callable[[str], None],
 ) -> Encoder:
-    """The encoder with the task's head alone: its own, if it has one for these labels, or a fresh one."""
+    """The encoder with the task's head alone: its own, if it has one for these labels, or a fresh one.
+
+    says: keys that its config shall have.    told: is told which weights are fresh, and which stay behind.
+    """
     name, head = settings.adapt.model, task.head or ""
     family = encoder.family
     if head not in family.heads:
@@ -61,7 +69,7 @@ def with_head(
     named = bool(labels.names) or labels.kind == "regression"
     kept = head in encoder.heads and (not named or _same(labels_of(encoder.extras).names, _said_names(labels)))
     extras = {key: value for key, value in encoder.extras.items() if key not in LABEL_KEYS}
-    extras |= said_of(labels) if named else {}
+    extras = {**says, **extras, **(said_of(labels) if named else {})}
     if settings.adapt.pooling is not None:
         kept = kept and extras.get("classifier_pooling") == settings.adapt.pooling
         extras["classifier_pooling"] = settings.adapt.pooling

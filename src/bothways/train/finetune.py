@@ -105,7 +105,7 @@ def finetune(
             learnt.labels_of(some, labels)
         check_heeded(learnt, labels, settings)
         rows, held = picked(rows, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
-        encoder = with_head(encoder, learnt, labels, settings, told)
+        encoder = with_head(encoder, learnt, labels, learnt.says(rows), settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
         states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
         frozen = states if settings.adapt.layers == 0 else None
