@@ -30,6 +30,15 @@ class Positions:
         self.bias = bias
         self.vectors = vectors
 
+    def filled(self, rows: int) -> Positions:
+        """The same with so many rows of filler behind."""
+        angles = {theta: (_behind(cos, rows), _behind(sin, rows)) for theta, (cos, sin) in self.turns.items()}
+        return Positions(angles, self.bias, self.vectors)
+
+
+def _behind(angles: Tensor, rows: int) -> Tensor:
+    return F.pad(angles, (0, 0, 0, 0, 0, rows))
+
 
 class SelfAttention(nn.Module):
     """Multi-head attention of each sequence over itself; q, k and v come from one product."""
@@ -68,7 +77,8 @@ class SelfAttention(nn.Module):
         return self.relative(self.relative.tables(positions.vectors, self.qkv))
 
     def forward(self, x: Tensor, layout: Layout, positions: Positions, queries: Tensor | None = None) -> Tensor:
-        """x [T, width] → the heads' outputs side by side [T, width], before `out`."""
+        """x [T, width] → the heads' outputs side by side [T, width], before `out`. Rows of x behind the layout's are
+        filler."""
         q, k, v = self.project(x, positions, queries)
         return attend(
             q,
@@ -81,6 +91,7 @@ class SelfAttention(nn.Module):
             causal=self.causal,
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
+            filler=len(q) - layout.total,
         ).flatten(1)
 
     def weights(self, x: Tensor, layout: Layout, positions: Positions) -> list[Tensor]:

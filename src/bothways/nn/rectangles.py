@@ -40,7 +40,7 @@ class _Rectangle:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """back: int64 [T · H], where each row of [T · H, D] is in the rectangles laid end to end."""
+    """back: int64 [T · H], where each row of [T · H, D] is in the rectangles laid end to end; of filler, an idle row."""
 
     rectangles: tuple[_Rectangle, ...]
     back: Tensor
@@ -51,9 +51,12 @@ def attend_rectangles(
 ) -> Tensor:
     """q, k, v [T, H, D] → [T, H, D]: softmax attention of each sequence over itself.
 
+    lengths: of the sequences. Rows behind them are filler, fewer than it takes to the next multiple of LANES: what they
+    get is of no use, and their gradients are zero.
+
     mask: bool [L, L] with L at least the longest sequence, True where a row may not look; each sees itself.
     """
-    out = _Attention.apply(q, k, v, _plan(lengths, q.shape[1]), mask, scale, dropout)
+    out = _Attention.apply(q, k, v, _plan(lengths, q.shape[1], len(q)), mask, scale, dropout)
     assert isinstance(out, Tensor)
     return out
 
@@ -136,14 +139,15 @@ def _ungathered(parts: list[Tensor], plan: _Plan, like: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)  # the layers of a forward share it; so do the batches of all streams
-def _plan(lengths: tuple[int, ...], heads: int) -> _Plan:
+def _plan(lengths: tuple[int, ...], heads: int, total: int) -> _Plan:
+    """total: rows of all sequences, and of filler."""
     starts = np.cumsum([0, *lengths])
     alike: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         if length:
             alike.setdefault(-(-length // LANES) * LANES, []).append(i)
     rectangles: list[_Rectangle] = []
-    back = np.empty(int(starts[-1]) * heads, np.int64)
+    back = np.empty(total * heads, np.int64)
     behind = 0
     for length, sequences in alike.items():
         for some in _powers_of_two(sequences, max(1, SCORES_AT_A_TIME // (heads * length * length))):
@@ -153,6 +157,8 @@ def _plan(lengths: tuple[int, ...], heads: int) -> _Plan:
             index = (rows[:, None, :] * heads + np.arange(heads)[:, None]).reshape(-1)
             used = np.repeat(real[:, None, :], heads, axis=1).reshape(-1)
             back[index[used]] = behind + np.flatnonzero(used)
+            if not real.all():
+                back[starts[-1] * heads :] = behind + np.flatnonzero(~used)[0]
             behind += len(index)
             idle = None if real.all() else torch.from_numpy(~real)
             rectangles.append(_Rectangle(len(some), length, torch.from_numpy(index), idle))
