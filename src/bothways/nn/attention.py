@@ -50,7 +50,7 @@ def attend(
     causal: bool = False,
     scale: float | None = None,
     dropout: float = 0.0,
-    filler: int = 0,
+    filler: int | None = None,
 ) -> Tensor:
     """Softmax attention of each sequence of `layout_q` over the same-numbered sequence of `layout_k`.
 
@@ -60,17 +60,18 @@ def attend(
     window: a row sees at most this many rows to either side of it.
     causal: a row sees no later row. Where the lengths differ, the last rows of both sides are aligned.
     scale: of the scores; 1/√D if None.    dropout: probability of dropping an attention weight.
-    filler: rows of q, k and v behind those of the layouts. Nothing looks at them; what they get is of no use.
+    filler: rows of q, k and v behind those of the layouts. Nothing looks at them; what they get is of no use. Where it is
+    a number, and be it 0, few shapes come before few rows in attention, too.
 
     A row that sees nothing gives zeros. Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
     """
-    _check(q, k, v, layout_q, layout_k, window, dropout, filler)
+    _check(q, k, v, layout_q, layout_k, window, dropout, filler or 0)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     choices = _Choices(bias, window, causal, scale, dropout)
     if layout_k is layout_q and _trains_in_rectangles(q, k, v, layout_q, choices):
         longest = -(-layout_q.longest // LANES) * LANES
         mask = _mask((longest, longest), (0, longest, 0, longest), choices, q.device)
-        return attend_rectangles(q, k, v, layout_q.lengths, mask, scale, dropout)
+        return attend_rectangles(q, k, v, layout_q.lengths, mask, scale, dropout, filler is not None)
     if filler:
         sides = q[: layout_q.total], k[: layout_k.total], v[: layout_k.total]
         return F.pad(_attend(*sides, layout_q, layout_k, choices), (0, 0, 0, 0, 0, filler))
