@@ -60,8 +60,8 @@ def attend(
     window: a row sees at most this many rows to either side of it.
     causal: a row sees no later row. Where the lengths differ, the last rows of both sides are aligned.
     scale: of the scores; 1/√D if None.    dropout: probability of dropping an attention weight.
-    filler: rows of q, k and v behind those of the layouts. Nothing looks at them; what they get is of no use. Where it is
-    a number, and be it 0, few shapes come before few rows in attention, too.
+    filler: rows of q, k and v behind those of the layouts. Nothing looks at them; what they get is of no use. Where
+    it is a number, and be it 0, few shapes come before few rows in attention, too.
 
     A row that sees nothing gives zeros. Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
     """
@@ -162,9 +162,7 @@ def _trains_in_rectangles(q: Tensor, k: Tensor, v: Tensor, layout: Layout, choic
     return choices.window is None or layout.longest <= BLOCK + 2 * choices.window
 
 
-def _attend_varlen(
-    q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, choices: _Choices
-) -> Tensor:
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, choices: _Choices) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     side = -1 if choices.window is None else choices.window

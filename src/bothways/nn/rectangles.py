@@ -41,7 +41,8 @@ class _Rectangle:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """back: int64 [T · H], where each row of [T · H, D] is in the rectangles laid end to end; of filler, an idle row."""
+    """back: int64 [T · H], where each row of [T · H, D] is in the rectangles laid end to end; of filler, an
+    idle row."""
 
     rectangles: tuple[_Rectangle, ...]
     back: Tensor
@@ -59,8 +60,8 @@ def attend_rectangles(
 ) -> Tensor:
     """q, k, v [T, H, D] → [T, H, D]: softmax attention of each sequence over itself.
 
-    filling: have more idle rows and fewer rectangles.    lengths: of the sequences. Rows behind them are filler, fewer than it takes to the next multiple of LANES: what they
-    get is of no use, and their gradients are zero.
+    lengths: of the sequences. Rows behind them are filler, fewer than it takes to the next multiple of LANES: what they
+    get is of no use, and their gradients are zero.    filling: have more idle rows and fewer rectangles.
 
     mask: bool [L, L] with L at least the longest sequence, True where a row may not look; each sees itself.
     """

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from bothways.nn.layers import Embedding
+from bothways.objectives.objective import Model
 
-__all__ = ["Rows", "Table"]
+__all__ = ["Rows", "Table", "tables_of"]
 
 Rows: TypeAlias = tuple[Tensor, Tensor]
 """ids int [T], and the gradients of their vectors [T, width]."""
@@ -54,3 +55,14 @@ class Table:
         weight = self.embedding.weight
         self._gradient.index_copy_(0, self.rows, self.sums)
         weight.grad = self._gradient
+
+
+def tables_of(model: Model, scaled: bool = False) -> tuple[Table, ...]:
+    """The word tables of a model that nothing but their rows is read of, where that is worth while: on a CPU.
+
+    scaled: whether losses are scaled, as in fp16; then there are none, for whoever scales looks at whole gradients.
+    """
+    words = model.network.embeddings.words
+    tied = [part for part in model.heads.modules() for one in part.parameters(recurse=False) if one is words.weight]
+    learns = words.weight.requires_grad and type(words) is Embedding
+    return (Table(words),) if learns and words.weight.device.type == "cpu" and not tied and not scaled else ()
