@@ -21,8 +21,8 @@ ROWS_AT_A_TIME = 512
 
 
 class Positions:
-    """What the layers of one forward share: angles by their base, a bias for all, vectors of relative positions; and how
-    many rows of filler are behind theirs (see `attend`)."""
+    """What the layers of one forward share: angles by their base, a bias for all, vectors of relative positions; and
+    how many rows of filler are behind theirs (see `attend`)."""
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class SelfAttention(nn.Module):
         return self.relative(self.relative.tables(positions.vectors, self.qkv))
 
     def forward(self, x: Tensor, layout: Layout, positions: Positions, queries: Tensor | None = None) -> Tensor:
-        """x [T, width] → the heads' outputs side by side [T, width], before `out`. Behind the rows of the layout are those
-        of the positions' filler."""
+        """x [T, width] → the heads' outputs side by side [T, width], before `out`. Behind the rows of the layout are
+        those of the positions' filler."""
         q, k, v = self.project(x, positions, queries)
         return attend(
             q,
