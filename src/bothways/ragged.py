@@ -231,6 +231,8 @@ class Ragged:
 
     def first(self) -> Tensor:
         """The first row of each sequence."""
+        if all(self.layout.lengths):
+            return self.data.index_select(0, self.layout.offsets[:-1])
         return self._reduce(lambda group: group[:, 0])
 
     def last(self) -> Tensor:

@@ -50,6 +50,7 @@ def attend(
     causal: bool = False,
     scale: float | None = None,
     dropout: float = 0.0,
+    filler: int | None = None,
 ) -> Tensor:
     """Softmax attention of each sequence of `layout_q` over the same-numbered sequence of `layout_k`.
 
@@ -59,18 +60,27 @@ def attend(
     window: a row sees at most this many rows to either side of it.
     causal: a row sees no later row. Where the lengths differ, the last rows of both sides are aligned.
     scale: of the scores; 1/√D if None.    dropout: probability of dropping an attention weight.
+    filler: rows of q, k and v behind those of the layouts. Nothing looks at them; what they get is of no use. Where
+    it is a number, and be it 0, few shapes come before few rows in attention, too.
 
     A row that sees nothing gives zeros. Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
     """
-    _check(q, k, v, layout_q, layout_k, window, dropout)
+    _check(q, k, v, layout_q, layout_k, window, dropout, filler or 0)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if bias is None and dropout == 0.0 and len(k) and _varlen_runs(q, v):
-        return _attend_varlen(q, k, v, layout_q, layout_k, window, causal, scale)
     choices = _Choices(bias, window, causal, scale, dropout)
     if layout_k is layout_q and _trains_in_rectangles(q, k, v, layout_q, choices):
         longest = -(-layout_q.longest // LANES) * LANES
         mask = _mask((longest, longest), (0, longest, 0, longest), choices, q.device)
-        return attend_rectangles(q, k, v, layout_q.lengths, mask, scale, dropout)
+        return attend_rectangles(q, k, v, layout_q.lengths, mask, scale, dropout, filler is not None)
+    if filler:
+        sides = q[: layout_q.total], k[: layout_k.total], v[: layout_k.total]
+        return F.pad(_attend(*sides, layout_q, layout_k, choices), (0, 0, 0, 0, 0, filler))
+    return _attend(q, k, v, layout_q, layout_k, choices)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, choices: _Choices) -> Tensor:
+    if choices.bias is None and choices.dropout == 0.0 and len(k) and _varlen_runs(q, v):
+        return _attend_varlen(q, k, v, layout_q, layout_k, choices)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
     return _attend_groups(q, k, v, grouping, choices)
 
@@ -89,7 +99,7 @@ def weights(
 
     q, k [T, H, D]; the rest as for `attend`, which never makes these weights itself where a kernel spares it that.
     """
-    _check(q, k, k, layout, layout, window, 0.0)
+    _check(q, k, k, layout, layout, window, 0.0, 0)
     choices = _Choices(bias, window, causal, q.shape[-1] ** -0.5 if scale is None else scale, 0.0)
     found: dict[int, Tensor] = {}
     sides = layout.grouping.split(q), layout.grouping.split(k)
@@ -111,9 +121,16 @@ def _group_weights(q: Tensor, k: Tensor, group: Group, choices: _Choices) -> Ten
 
 
 def _check(
-    q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, window: int | None, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout_q: Layout,
+    layout_k: Layout,
+    window: int | None,
+    dropout: float,
+    filler: int,
 ) -> None:
-    if (len(q), len(k), len(v)) != (layout_q.total, layout_k.total, layout_k.total):
+    if (len(q) - filler, len(k) - filler, len(v) - filler) != (layout_q.total, layout_k.total, layout_k.total):
         rows, layouts = f"{len(q)}, {len(k)}, {len(v)}", f"{layout_q.total}, {layout_k.total}, {layout_k.total}"
         raise InputError(f"q, k, v have {rows} rows, but their layouts {layouts}")
     if len(layout_q) != len(layout_k):
@@ -145,12 +162,10 @@ def _trains_in_rectangles(q: Tensor, k: Tensor, v: Tensor, layout: Layout, choic
     return choices.window is None or layout.longest <= BLOCK + 2 * choices.window
 
 
-def _attend_varlen(
-    q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, window: int | None, causal: bool, scale: float
-) -> Tensor:
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, choices: _Choices) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    side = -1 if window is None else window
+    side = -1 if choices.window is None else choices.window
     out = varlen_attn(
         q,
         k,
@@ -159,8 +174,8 @@ def _attend_varlen(
         layout_k.offsets,
         layout_q.longest,
         layout_k.longest,
-        scale=scale,
-        window_size=(side, 0 if causal else side),
+        scale=choices.scale,
+        window_size=(side, 0 if choices.causal else side),
     )
     assert isinstance(out, Tensor)
     return out

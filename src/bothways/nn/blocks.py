@@ -21,14 +21,29 @@ ROWS_AT_A_TIME = 512
 
 
 class Positions:
-    """What the layers of one forward share: angles by their base, a bias for all, vectors of relative positions."""
+    """What the layers of one forward share: angles by their base, a bias for all, vectors of relative positions; and
+    how many rows of filler are behind theirs (see `attend`)."""
 
     def __init__(
-        self, turns: dict[float, Turns] | None = None, bias: Bias | None = None, vectors: Tensor | None = None
+        self,
+        turns: dict[float, Turns] | None = None,
+        bias: Bias | None = None,
+        vectors: Tensor | None = None,
+        filler: int | None = None,
     ) -> None:
         self.turns = turns or {}
         self.bias = bias
         self.vectors = vectors
+        self.filler = filler
+
+    def filled(self, rows: int) -> Positions:
+        """The same with so many rows of filler behind."""
+        angles = {theta: (_behind(cos, rows), _behind(sin, rows)) for theta, (cos, sin) in self.turns.items()}
+        return Positions(angles, self.bias, self.vectors, rows)
+
+
+def _behind(angles: Tensor, rows: int) -> Tensor:
+    return F.pad(angles, (0, 0, 0, 0, 0, rows))
 
 
 class SelfAttention(nn.Module):
@@ -68,7 +83,8 @@ class SelfAttention(nn.Module):
         return self.relative(self.relative.tables(positions.vectors, self.qkv))
 
     def forward(self, x: Tensor, layout: Layout, positions: Positions, queries: Tensor | None = None) -> Tensor:
-        """x [T, width] → the heads' outputs side by side [T, width], before `out`."""
+        """x [T, width] → the heads' outputs side by side [T, width], before `out`. Behind the rows of the layout are
+        those of the positions' filler."""
         q, k, v = self.project(x, positions, queries)
         return attend(
             q,
@@ -81,6 +97,7 @@ class SelfAttention(nn.Module):
             causal=self.causal,
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
+            filler=positions.filler,
         ).flatten(1)
 
     def weights(self, x: Tensor, layout: Layout, positions: Positions) -> list[Tensor]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Draw", "dropout", "replayed", "seeded", "uniform"]
+__all__ = ["Draw", "dropout", "masked", "replayed", "seeded", "uniform"]
 
 _current = threading.local()
 
@@ -64,11 +64,11 @@ class Draw:
         self._seed = int(torch.randint(1 << 62, ())) if generator is None else 0
 
     def first(self, x: Tensor) -> Tensor:
-        """Ones and zeros of x's shape and precision, from the batch's generator, which moves on."""
-        return self._kept(x, _generator() or np.random.SFC64(self._seed))
+        """x without what is dropped, by the batch's generator, which moves on."""
+        return masked(x, self._kept(x, _generator() or np.random.SFC64(self._seed)))
 
     def again(self, x: Tensor) -> Tensor:
-        """What `first` gave."""
+        """What `first` kept, for `masked`: int16 ones and zeros of x's shape."""
         generator = np.random.SFC64(self._seed)
         if self._state is not None:
             generator.state = self._state
@@ -76,20 +76,29 @@ class Draw:
 
     def _kept(self, x: Tensor, generator: np.random.SFC64) -> Tensor:
         bits = torch.from_numpy(generator.random_raw(-(-x.numel() // PER_DRAW)).view(np.int16))
-        kept = torch.empty(x.shape, dtype=x.dtype)
-        return torch.ge(bits[: x.numel()].view(x.shape), self._dropped - LEVELS // 2, out=kept)
+        return bits[: x.numel()].view(x.shape).ge_(self._dropped - LEVELS // 2)
+
+
+def masked(x: Tensor, kept: Tensor) -> Tensor:
+    """x where `kept` (int16, ones and zeros) is 1, and 0 elsewhere.
+
+    Numbers of 16 bits are multiplied as whole numbers, which takes no conversion.
+    """
+    if x.element_size() == kept.element_size():
+        return torch.mul(x.view(torch.int16), kept).view(x.dtype)
+    return x * kept
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, draw: Draw) -> Tensor:
         ctx.draw = draw
-        return draw.first(x).mul_(x).mul_(draw.grow)
+        return draw.first(x).mul_(draw.grow)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> tuple[Any, ...]:
         (slope,) = slopes
-        return ctx.draw.again(slope).mul_(slope).mul_(ctx.draw.grow), None
+        return masked(slope, ctx.draw.again(slope)).mul_(ctx.draw.grow), None
 
 
 def uniform(count: int, device: torch.device | str = "cpu") -> Tensor:

@@ -20,7 +20,7 @@ from bothways.nn.config import (
     RotaryPositions,
 )
 from bothways.nn.dropout import dropout, replayed
-from bothways.nn.layers import Embedding, Linear, norm
+from bothways.nn.layers import Embedding, Linear, filled, norm
 from bothways.nn.positions import DistanceBias, RelativeVectors, turns
 from bothways.ragged import Layout, Ragged
 
@@ -138,6 +138,8 @@ class EncoderNetwork(nn.Module):
     pooler: None where the checkpoint has none.
     dtype: of the hidden states, if other than that of the embeddings (set by a backend or for training, never by a
     family).    checkpointing: compute a layer's activations again on the way back instead of keeping them.
+    filling: in training on a CPU, have layers compute a multiple of 32 rows, the last of which nobody reads: oneDNN
+    compiles kernels for every number of rows.
     """
 
     def __init__(self, config: EncoderConfig, *, pooler: bool = True) -> None:
@@ -145,6 +147,7 @@ class EncoderNetwork(nn.Module):
         self.config = config
         self.dtype: torch.dtype | None = None
         self.checkpointing = False
+        self.filling = False
         self.embeddings = Embeddings(config)
         self.relative = RelativePositions(config)
         self.layers = nn.ModuleList(EncoderLayer(config, i) for i in range(config.distinct_layers))
@@ -157,13 +160,17 @@ class EncoderNetwork(nn.Module):
         x = embedded = self.embeddings(tokens, types, self.dtype)
         yield x
         positions = self.relative(tokens.layout, self.dtype)
+        total = len(x)
+        if self.filling and torch.is_grad_enabled() and self.convolution is None:
+            x = filled(x)
+            positions = positions.filled(len(x) - total)
         for step, layer in enumerate(order := self.config.order):
             x = self._layer(layer, x, tokens.layout, positions)
             if step == 0 and self.convolution is not None:
                 x = self.convolution(embedded, x, tokens.layout)
             if self.norm is not None and step == len(order) - 1:
                 x = self.norm(x)
-            yield x
+            yield x if len(x) == total else x[:total]
 
     def _layer(self, layer: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,12 +38,39 @@ class Embedding(nn.Embedding):
     (torch's own initialisation, on the meta device, imports its compiler: a second and 80 MB for nothing.)
     """
 
+    taker: Callable[[Tensor, Tensor], None] | None = None
+    """Takes ids [T] and the gradients of their vectors [T, width] on the way back, in place of the weight's, which are
+    nearly all zero."""
+
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids int [T] → [T, width]."""
+        if self.taker is None:
+            return super().forward(ids)
+        found = _Looked.apply(self.weight, ids, self.taker)
+        assert isinstance(found, Tensor)
+        return found
 
     def table(self) -> Tensor:
         """[rows, width]: all its vectors."""
         return self.weight
+
+
+class _Looked(torch.autograd.Function):
+    """Vectors of a table, whose gradients somebody takes."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, taker: Callable[[Tensor, Tensor], None]) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.taker = taker
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Any, ...]:
+        ctx.taker(ctx.saved_tensors[0], slopes[0])
+        return None, None, None
 
 
 class Linear(nn.Linear):

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bothways.nn.dropout import Draw
+from bothways.nn.dropout import Draw, masked
 
 __all__ = ["LANES", "attend_rectangles"]
 
 LANES = 32  # rows of a rectangle are a multiple of it
+IDLE = -1  # a sequence without rows
 SCORES_AT_A_TIME = 1 << 20  # of a rectangle, at most: 2 to 4 MB
 
 
@@ -40,20 +41,31 @@ class _Rectangle:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """back: int64 [T · H], where each row of [T · H, D] is in the rectangles laid end to end."""
+    """back: int64 [T · H], where each row of [T · H, D] is in the rectangles laid end to end; of filler, an
+    idle row."""
 
     rectangles: tuple[_Rectangle, ...]
     back: Tensor
 
 
 def attend_rectangles(
-    q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], mask: Tensor | None, scale: float, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: tuple[int, ...],
+    mask: Tensor | None,
+    scale: float,
+    dropout: float,
+    filling: bool = False,
 ) -> Tensor:
     """q, k, v [T, H, D] → [T, H, D]: softmax attention of each sequence over itself.
 
+    lengths: of the sequences. Rows behind them are filler, fewer than it takes to the next multiple of LANES: what they
+    get is of no use, and their gradients are zero.    filling: have more idle rows and fewer rectangles.
+
     mask: bool [L, L] with L at least the longest sequence, True where a row may not look; each sees itself.
     """
-    out = _Attention.apply(q, k, v, _plan(lengths, q.shape[1]), mask, scale, dropout)
+    out = _Attention.apply(q, k, v, _plan(lengths, q.shape[1], len(q), filling), mask, scale, dropout)
     assert isinstance(out, Tensor)
     return out
 
@@ -70,7 +82,7 @@ class _Attention(torch.autograd.Function):
             q_some, k_some, v_some = (_gathered(side, one, q.shape[1]) for side in sides)
             weights = _weights(q_some, k_some, one, mask, scale)
             draw = Draw(dropout) if dropout > 0.0 else None
-            dropped = weights if draw is None else draw.first(weights).mul_(weights)
+            dropped = weights if draw is None else draw.first(weights)
             parts.append(_product(dropped, v_some, 1.0 if draw is None else draw.grow).flatten(0, 1))
             saved += [q_some, k_some, v_some, weights]
             draws.append(draw)
@@ -91,9 +103,8 @@ class _Attention(torch.autograd.Function):
             grow = 1.0 if draw is None else draw.grow
             d_weights, dropped = _product(d, v.transpose(1, 2), grow), weights
             if draw is not None:
-                dropped = draw.again(weights)
-                d_weights.mul_(dropped)
-                dropped.mul_(weights)
+                kept = draw.again(weights)
+                d_weights, dropped = masked(d_weights, kept), masked(weights, kept)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             found[0].append(_product(d_scores, k, ctx.scale).flatten(0, 1))
             found[1].append(_product(d_scores.transpose(1, 2), q, ctx.scale).flatten(0, 1))
@@ -136,27 +147,37 @@ def _ungathered(parts: list[Tensor], plan: _Plan, like: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)  # the layers of a forward share it; so do the batches of all streams
-def _plan(lengths: tuple[int, ...], heads: int) -> _Plan:
+def _plan(lengths: tuple[int, ...], heads: int, total: int, filling: bool) -> _Plan:
+    """total: rows of all sequences, and of filler."""
     starts = np.cumsum([0, *lengths])
     alike: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         if length:
             alike.setdefault(-(-length // LANES) * LANES, []).append(i)
     rectangles: list[_Rectangle] = []
-    back = np.empty(int(starts[-1]) * heads, np.int64)
+    back = np.empty(total * heads, np.int64)
     behind = 0
     for length, sequences in alike.items():
-        for some in _powers_of_two(sequences, max(1, SCORES_AT_A_TIME // (heads * length * length))):
+        most = max(1, SCORES_AT_A_TIME // (heads * length * length))
+        for some in _powers_of_two(_filled(sequences, most) if filling else sequences, most):
             columns = np.arange(length)
-            real = columns < np.array([lengths[i] for i in some])[:, None]
-            rows = np.where(real, columns, 0) + starts[some][:, None]
+            real = columns < np.array([lengths[i] if i >= 0 else 0 for i in some])[:, None]
+            rows = np.where(real, columns, 0) + starts[np.maximum(some, 0)][:, None]
             index = (rows[:, None, :] * heads + np.arange(heads)[:, None]).reshape(-1)
             used = np.repeat(real[:, None, :], heads, axis=1).reshape(-1)
             back[index[used]] = behind + np.flatnonzero(used)
+            if not real.all():
+                back[starts[-1] * heads :] = behind + np.flatnonzero(~used)[0]
             behind += len(index)
             idle = None if real.all() else torch.from_numpy(~real)
             rectangles.append(_Rectangle(len(some), length, torch.from_numpy(index), idle))
     return _Plan(tuple(rectangles), torch.from_numpy(back))
+
+
+def _filled(sequences: list[int], most: int) -> list[int]:
+    """The sequences, and IDLE for as many as it takes to have one run or two."""
+    step = min(1 << max(0, len(sequences).bit_length() - 2), most)
+    return sequences + [IDLE] * (-len(sequences) % step)
 
 
 def _powers_of_two(items: list[int], most: int) -> list[list[int]]:

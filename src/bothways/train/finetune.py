@@ -45,6 +45,7 @@ from bothways.train.samples import Material, material_of, reading_of
 from bothways.train.start import set_dropout
 from bothways.train.state import Restored, best, prune, restore
 from bothways.train.states import States
+from bothways.train.tables import tables_of
 from bothways.train.tuning import TuningSettings
 from bothways.train.tuning_card import write_tuning_card
 
@@ -186,6 +187,7 @@ def _started(
         restored = started.networks.encoder
         set_dropout(restored.network, settings.adapt.dropout, restored.heads)
     set_up(started.model, settings.update, device)
+    started.model.network.filling = True
     return started
 
 
@@ -226,6 +228,7 @@ def _run(
             run.patience if material.held else 0,
         ),
         started.average,
+        () if settings.adapt.layers == 0 else tables_of(model, settings.update.precision == "fp16"),
     )
     meter = _meter(encoder, steps, device)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)

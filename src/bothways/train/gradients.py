@@ -7,6 +7,7 @@ Here each is added to `parameter.grad` as soon as it is known and its turn has c
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,13 +15,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from bothways.train.tables import Rows, Table
+
 __all__ = ["Gradients", "gradients_in_order"]
 
 
 class Gradients:
     """What `gradients_in_order` gives: each batch has its turn, in which `of` adds its gradients."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], tables: Sequence[Table] = ()) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._added = [0] * len(self.parameters)  # batches that a parameter's gradient has been added up to
         self._ended: set[int] = set()
@@ -30,6 +33,7 @@ class Gradients:
         self._taken: set[int] = set()
         self._changed = threading.Condition()
         self._here = threading.local()
+        self._rows: dict[Table, dict[int, list[Rows]]] = {table: defaultdict(list) for table in tables}
 
     @contextmanager
     def turn(self, number: int) -> Iterator[None]:
@@ -60,11 +64,24 @@ class Gradients:
         found = torch.autograd.grad(output, [*self.parameters, *beside], slope, allow_unused=True)
         return found[len(self.parameters) :]
 
-    def add(self, index: int, gradient: Tensor) -> Tensor:
+    def take(self, table: Table, ids: Tensor, slopes: Tensor) -> None:
+        """Keep the gradients of a table's rows in the batch at hand, as they come."""
+        number = getattr(self._here, "number", self._last)
+        with self._changed:
+            self._rows[table][number].append((ids, slopes))
+
+    def settle(self) -> None:
+        """Give each table the rows of all batches, in the batches' order."""
+        for table, batches in self._rows.items():
+            table.settle([one for _, some in sorted(batches.items()) for one in some])
+
+    def add(self, index: int, gradient: Tensor | None) -> Tensor | None:
         """A parameter's gradient in the batch at hand, as torch's hooks have it; what they get back has no memory.
 
         On a CPU torch calls in the batch's own thread; on a GPU, where batches come one by one, in one of torch's.
         """
+        if gradient is None:  # of a table, whose rows are taken
+            return None
         number, parameter = getattr(self._here, "number", self._last), self.parameters[index]
         with self._changed:
             self._changed.wait_for(lambda: self._lost(number) or max(self._first, self._added[index]) >= number)
@@ -100,13 +117,21 @@ class Gradients:
 
 
 @contextmanager
-def gradients_in_order(parameters: Iterable[nn.Parameter]) -> Iterator[Gradients]:
-    """Until the end, gradients of these parameters go through `Gradients`; nobody else may ask for them meanwhile."""
-    gradients = Gradients(parameters)
-    added: Callable[[int, Tensor], Tensor] = gradients.add
+def gradients_in_order(parameters: Iterable[nn.Parameter], tables: Sequence[Table] = ()) -> Iterator[Gradients]:
+    """Until the end, gradients of these parameters go through `Gradients`; nobody else may ask for them meanwhile.
+
+    tables: whose gradients are kept as rows.
+    """
+    gradients = Gradients(parameters, tables)
+    added: Callable[[int, Tensor | None], Tensor | None] = gradients.add
     hooks = [one.register_hook(partial(added, i)) for i, one in enumerate(gradients.parameters)]
+    for table in tables:
+        table.embedding.taker = partial(gradients.take, table)
     try:
         yield gradients
+        gradients.settle()
     finally:
         for hook in hooks:
             hook.remove()
+        for table in tables:
+            table.embedding.taker = None

@@ -7,7 +7,7 @@ run that is stopped anywhere and resumed from a checkpoint gives the same losses
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -22,6 +22,7 @@ from bothways.train.progress import Cursor, Progress
 from bothways.train.schedule import learning_rate
 from bothways.train.settings import UpdateSettings
 from bothways.train.step import StepResult, train_step
+from bothways.train.tables import Table
 
 __all__ = ["Event", "Judged", "Steps", "Times", "Trainer", "ended_early"]
 
@@ -79,7 +80,7 @@ class Trainer:
     """What a run is made of. Weights and optimizer change as `events` runs; nothing else does.
 
     steps: the batches.    evaluation: how good the model is, as it is then; None where nothing is held out.
-    average: of the weights, which is evaluated in their place, or None.
+    average: of the weights, which is evaluated in their place, or None.    tables: whose gradients are kept as rows.
     """
 
     model: Model
@@ -91,6 +92,7 @@ class Trainer:
     update: UpdateSettings
     times: Times
     average: Average | None = None
+    tables: Sequence[Table] = ()
 
     def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Go on from `progress` to the last step.
@@ -122,6 +124,7 @@ class Trainer:
                 clip=self.update.clip,
                 longest=longest,
                 scaler=scaler,
+                tables=self.tables,
             )
             if self.average is not None and result.applied:
                 self.average.update()

@@ -18,6 +18,7 @@ from bothways.nn.dropout import seeded
 from bothways.nn.layers import copied
 from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
 from bothways.train.gradients import Gradients, gradients_in_order
+from bothways.train.tables import Table
 
 __all__ = ["Means", "StepResult", "evaluate", "train_step"]
 
@@ -64,6 +65,7 @@ def train_step(
     clip: float = 0.0,
     longest: float = math.inf,
     scaler: torch.amp.GradScaler | None = None,
+    tables: Sequence[Table] = (),
 ) -> StepResult:
     """Gradients of the batches' losses, as if they were one batch; then a step, unless a number is not finite.
 
@@ -73,17 +75,22 @@ def train_step(
 
     seed: of dropout, and of all else that the objective leaves to chance.    clip: gradients are shortened to it; 0 for
     none.    longest: a longer gradient, before that, is a spike, and the step is not taken.
+    tables: whose gradients are kept as rows; on a CPU, without a scaler.
     """
     counts: dict[str, int] = defaultdict(int)
     for batch in batches:
         for name, count in objective.counts(batch).items():
             counts[name] += count
     optimizer.zero_grad(set_to_none=True)
-    with copied(model, model.network.dtype), gradients_in_order(model.parameters()) as gradients:
+    for table in tables:
+        table.clear()
+    with copied(model, model.network.dtype), gradients_in_order(model.parameters(), tables) as gradients:
         sums = list(_Back(model, objective, counts, seed, streams, scaler, gradients).all(batches))
     if scaler is not None:
         scaler.unscale_(optimizer)
-    gradient = _clip(model, clip)
+    gradient = _clip(model, clip, tables)
+    for table in tables:
+        table.write()
     means = _means(sums)
     loss = sum(means[name] * objective.losses[name] for name in counts if counts[name])
     applied = math.isfinite(loss) and math.isfinite(gradient) and gradient <= longest
@@ -163,14 +170,22 @@ def _told(result: Losses) -> Told:
     return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
 
-def _clip(model: Model, longest: float) -> float:
+def _clip(model: Model, longest: float, tables: Sequence[Table]) -> float:
     """Shorten the gradient to `longest` (0: not at all); its length before.
 
     Two networks without a parameter in common are shortened each by itself: one that is told much would else hold back
     the other, from step to step by another factor.
     """
-    parts = [torch.nn.utils.clip_grad_norm_(part, longest or math.inf) for part in _apart(model)]
-    return math.hypot(*map(float, parts))
+    rows = {id(table.embedding.weight): table.sums for table in tables}
+    lengths = []
+    for part in _apart(model):
+        gradients = [found for one in part if (found := rows.get(id(one), one.grad)) is not None]
+        length = torch.nn.utils.get_total_norm(gradients)
+        share = (longest or math.inf) / (length + 1e-6)
+        if not share >= 1.0:
+            torch._foreach_mul_(gradients, share)
+        lengths.append(float(length))
+    return math.hypot(*lengths)
 
 
 def _apart(model: Model) -> list[list[nn.Parameter]]:
