@@ -221,6 +221,6 @@ def set_dropout(network: EncoderNetwork, dropout: float | None, heads: Mapping[s
     with torch.device("meta"):
         twin = EncoderNetwork(config, pooler=network.pooler is not None)
     for part, like in zip(network.modules(), twin.modules()):
-        if hasattr(part, "dropout"):
+        if hasattr(like, "dropout"):  # an adapted map has one of its own, which its twin has not
             part.dropout = like.dropout
     network.config = config
