@@ -16,7 +16,7 @@ import torch
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
-from bothways.engine.evaluation import evaluated
+from bothways.engine.evaluation import evaluated, need_metrics_of
 from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.streams import Streams
@@ -72,6 +72,7 @@ def finetune(
     output: Path,
     *,
     labels: Labels | None = None,
+    every: Sequence[Any] | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     watch: Watch = lambda event, reading: None,
@@ -83,7 +84,7 @@ def finetune(
     which did best on the rows held out.
 
     task: a name in TASKS of one that can be learnt.    rows, held: as the task reads them; none held: no evaluation.
-    labels: in the order to number them; None: those of the rows.
+    labels: in the order to number them; None: those of the rows, or of `every`, which has more.
     watch: is told of every event.    told: is told what begins with fresh weights, and of the disk that
     the states of a frozen encoder will take.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
@@ -99,10 +100,12 @@ def finetune(
             check_board()
         learnt = _learnable(task)
         encoder = encoder_of(settings)
-        labels = labels or numbered(learnt.labels_of(rows), encoder, learnt)
+        labels = labels or numbered(learnt.labels_of(every or rows), encoder, learnt)
         for some in (rows, *([held] if held else [])):
             learnt.labels_of(some, labels)
         check_heeded(learnt, labels, settings)
+        if held:
+            need_metrics_of(learnt, labels)
         encoder = with_head(encoder, learnt, labels, settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
         states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
@@ -111,6 +114,8 @@ def finetune(
         started = _started(encoder, material, steps, settings, output, resume, device)
         begin(output, settings, started, material.identity, lock, resume)
         if frozen is not None:
+            if started.progress.step == 0:
+                States.remove(output)  # of a run that was killed before its first checkpoint, maybe of other rows
             _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
         if outcome.finished:
@@ -199,7 +204,9 @@ def _run(
         model = Model(cast(EncoderNetwork, FrozenNetwork(encoder.config)), encoder.heads)
 
     def judged(streams: Streams) -> Judged:
-        found.update(_metrics(material, pipeline_of(), settings))
+        now = _metrics(material, pipeline_of(), settings)
+        found.clear()  # a kind of entity that is found no more has no metrics
+        found.update(now)
         whole = {name: value for name, value in found.items() if "/" not in name}  # not of each label
         return Judged(whole, -found[material.task.best(material.labels)])
 
