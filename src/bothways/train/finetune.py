@@ -101,11 +101,7 @@ def finetune(
         learnt = _learnable(task)
         encoder = encoder_of(settings)
         labels = labels or numbered(learnt.labels_of(every or rows), encoder, learnt)
-        for some in (rows, *([held] if held else [])):
-            learnt.labels_of(some, labels)
-        check_heeded(learnt, labels, settings)
-        if held:
-            need_metrics_of(learnt, labels)
+        _check(learnt, labels, rows, held, settings)
         encoder = with_head(encoder, learnt, labels, settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
         states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
@@ -129,6 +125,17 @@ def _learnable(name: str) -> Learnable[Any]:
         known = ", ".join(one for one, value in TASKS.items() if hasattr(value, "samples"))
         raise InputError(f"{name!r} is no task that can be learnt; known: {known}")
     return task
+
+
+def _check(
+    task: Learnable[Any], labels: Labels, rows: Sequence[Any], held: Sequence[Any], settings: TuningSettings
+) -> None:
+    """Raise InputError, ConfigError or MissingExtraError on what would only come up in the midst of the run."""
+    for some in (rows, *([held] if held else [])):
+        task.labels_of(some, labels)
+    check_heeded(task, labels, settings)
+    if held:
+        need_metrics_of(task, labels)
 
 
 def _steps(material: Material, settings: TuningSettings, frozen: States | None) -> RowSteps:
