@@ -336,3 +336,20 @@ def test_whole_numbers_are_scores_where_it_is_said(
     config = json.loads((tmp_path / "run/model/config.json").read_text())
     assert (config["problem_type"], len(config["id2label"])) == ("regression", 1)
     assert run("finetune", "choose", *said, "--kind", "regression", "--output", tmp_path / "other") == 2
+
+
+def test_a_label_that_is_only_among_rows_kept_apart_is_a_label(tune: Any, tmp_path: Path, capsys: Any) -> None:
+    """As a rare tag may be, or any label of few rows that are picked."""
+    lines = [f"a cat {number},{'ab'[number % 2]}" for number in range(30)] + ["a dog,rare"]
+    file = write_lines(tmp_path / "rows.csv", ["text,label", *lines])
+    for flags in (["--max-train-samples", "4"], []):
+        code, _ = tune("classify", "--train", file, "--epochs", "1", "--held-out", "0.5", "--json", *flags)
+        assert code == 0
+        assert json.loads(capsys.readouterr().out)["labels"] == ["a", "b", "rare"]
+    tagged = [json.dumps({"text": line.split(",")[0], "labels": ["x"]}) for line in lines]
+    several = write_lines(
+        tmp_path / "several.jsonl",
+        [*tagged[:5], *(line.replace('"x"', f'"l{i}"') for i, line in enumerate(tagged[5:]))],
+    )
+    code, _ = tune("classify", "--train", several, "--label", "labels", "--epochs", "1", "--held-out", "0.5", "--json")
+    assert code == 0

@@ -113,6 +113,13 @@ FILES: dict[str, tuple[str, str, Sequence[str], Sequence[str], str]] = {
         ["--label-names", "names.txt"],
         r"line 1, column 'label': label 7, but there are 2 names, from 0",
     ),
+    "a blank line among names": (
+        "classify",
+        "rows.jsonl",
+        [text(0), text(1), text(0)],
+        ["--label-names", "blank.txt"],
+        r"blank\.txt: line 2 is blank",
+    ),
     "a line of another width": (
         "tag",
         "rows.conll",
@@ -147,7 +154,7 @@ FILES: dict[str, tuple[str, str, Sequence[str], Sequence[str], str]] = {
         "rows.jsonl",
         [json.dumps({**SQUAD, "context": f"a dog {i}", "answers": {"text": [], "answer_start": []}}) for i in "abc"],
         [],
-        r"rows\.jsonl: line \d: none of 2 questions has an answer",
+        r"rows\.jsonl: line \d: none of 3 questions has an answer",
     ),
     "a question that is no object": ("answer", "rows.json", ['{"data": [3]}'], [], r"rows\.json"),
     "a choice that is not there": (
@@ -175,6 +182,7 @@ def test_files_that_cannot_be_learnt_from_are_named(
     kind, name, lines, flags, said = FILES[what]
     monkeypatch.chdir(tmp_path)
     file("names.txt", ["x", "y"])
+    file("blank.txt", ["x", "", "y"])
     found = refused(kind, "--train", file(name, lines), *flags)
     assert re.search(said, found), found
 
@@ -226,6 +234,9 @@ SETTINGS: dict[str, tuple[str, Sequence[str], str, str]] = {
     "windows of tags": ("tag", ["--windows", "mean"], "bert", r"windows = mean is for labels of whole texts"),
     "windows of answers": ("answer", ["--windows", "max"], "bert", r"windows = max is for labels of whole texts"),
     "windows of choices": ("choose", ["--windows", "max"], "bert", r"windows"),
+    "pooled tags": ("tag", ["--pooling", "mean"], "bert", r"pooling is for labels of whole texts"),
+    "pooled answers": ("answer", ["--pooling", "mean"], "bert", r"pooling is for labels of whole texts"),
+    "more layers than there are": ("classify", ["--layers", "9"], "bert", r"bothways: layers must be .* 0 to 2, got 9"),
     "smoothed numbers": ("scores", ["--smoothing", "0.1"], "bert", r"smoothing is for rows that have"),
     "smoothed answers": ("answer", ["--smoothing", "0.1"], "bert", r"smoothing is for rows that have"),
     "smoothed choices": ("choose", ["--smoothing", "0.1"], "bert", r"smoothing is for rows that have"),

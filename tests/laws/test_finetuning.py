@@ -3,6 +3,8 @@ trained on is what it answers with."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +28,7 @@ from bothways.checkpoint.encoder import tokenizer_of
 from bothways.data.batch import Batch
 from bothways.data.labelled import Example
 from bothways.engine.streams import Streams
+from bothways.errors import InputError, MissingExtraError
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
 from bothways.tasks.learning import Supervised
@@ -279,7 +282,102 @@ def test_texts_are_learnt_in_the_windows_that_they_are_read_in(save_bert: Save, 
     assert max(len(sample.sequences) for sample in samples) > 2
 
 
+# Stopped and resumed
+
+
+@pytest.mark.parametrize(
+    "adapt", [{"lora_rank": 2, "lora_dropout": 0.1}, {"layers": 0, "pooling": "mean"}, {"layers": 1, "dropout": 0.1}]
+)
+def test_an_adapted_encoder_goes_on_as_if_it_had_not_been_stopped(
+    save_bert: Save, adapt: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = save_bert(std=0.1)
+    changed = settings(
+        folder, adapt=AdaptSettings(str(folder), **adapt), update=UpdateSettings(precision="fp32", ema=0.5)
+    )
+
+    def run(output: Path, **options: Any) -> Taught:
+        return finetune("text-classification", texts(20), texts(6), changed, output, **options)
+
+    def stop(event: Any, reading: Any) -> None:
+        if event.kind == "step" and event.progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    assert run(tmp_path / "whole").outcome.finished
+    assert not run(tmp_path / "parts", watch=stop).outcome.finished
+    assert run(tmp_path / "parts", resume=True).outcome.finished
+    for name in ("model", "best"):
+        whole, parts = (tmp_path / one / name / "model.safetensors" for one in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_hidden_states_that_a_killed_run_left_are_not_taken_for_those_of_other_rows(
+    save_bert: Save, tmp_path: Path
+) -> None:
+    """They are as many: one a row."""
+    folder = save_bert(std=0.3)
+    changed = settings(folder, adapt=AdaptSettings(str(folder), dropout=0.0, layers=0))
+    rows = texts(12)
+
+    def run(output: Path) -> bytes:
+        finetune("text-classification", rows, [], changed, output)
+        return (output / "model" / "model.safetensors").read_bytes()
+
+    whole = run(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    width = bothways.Encoder.from_pretrained(folder).config.width
+    np.full((len(rows), width), 7.0, np.float32).tofile(killed / "states.f32")
+    assert run(killed) == whole
+
+
+def test_a_run_is_not_resumed_with_labels_in_another_order(save_bert: Save, tmp_path: Path) -> None:
+    folder, rows = save_bert(), texts(12)
+    known = replace(TASKS["text-classification"].labels_of(rows), names=NAMES)  # type: ignore[attr-defined]
+    finetune("text-classification", rows, [], settings(folder), tmp_path, labels=known)
+    other = replace(known, names=tuple(reversed(NAMES)))
+    with pytest.raises(InputError, match="its rows were others than these"):
+        finetune("text-classification", rows, [], settings(folder), tmp_path, labels=other, resume=True)
+
+
+def test_metrics_that_cannot_be_computed_are_told_before_anything_is(
+    save_bert: Save, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = save_bert()
+    for name, rows, library in (
+        ("text-classification", texts(12), "sklearn"),
+        ("token-classification", sentences(12), "seqeval.metrics.sequence_labeling"),
+    ):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, library, None)
+            with pytest.raises(MissingExtraError, match="metrics"):
+                finetune(name, rows, rows, settings(folder), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
 # What heads are kept
+
+
+def test_a_head_that_pools_as_is_said_is_kept(save_bert: Save, tmp_path: Path) -> None:
+    folder = save_bert(kind="BertForSequenceClassification", **labelled(NAMES))
+    for pooling, fresh in (("cls", False), ("mean", True)):
+        told: list[str] = []
+        changed = settings(folder, adapt=AdaptSettings(str(folder), dropout=0.0, pooling=pooling))
+        finetune("text-classification", texts(12), [], changed, tmp_path / pooling, told=told.append)
+        assert any("fresh: head classify" in line for line in told) == fresh
+
+
+def test_the_card_says_how_a_text_is_pooled_when_that_came_with_the_encoder(save_bert: Save, tmp_path: Path) -> None:
+    folder = save_bert(kind="BertForSequenceClassification", classifier_pooling="mean", **labelled(NAMES))
+    finetune("text-classification", texts(12), [], settings(folder), tmp_path)
+    assert "only bothways gives its answers" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_labels_of_rows_that_are_not_learnt_from_count_too(save_bert: Save, tmp_path: Path) -> None:
+    rows = texts(12)
+    some = [row for row in rows if row.label != "place"]
+    taught = finetune("text-classification", some, rows, settings(save_bert()), tmp_path, every=rows)
+    assert taught.labels.names == ("animal", "colour", "place")
 
 
 @pytest.mark.parametrize("kind", ROWS)

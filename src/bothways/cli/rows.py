@@ -68,8 +68,13 @@ class RowFlags:
         return TableSource(path, None, "", self.format, self.header, self.quoted, self.surplus)
 
     def names(self) -> list[str]:
-        """Those of labels that are numbers."""
-        return [] if self.label_names is None else [line.strip() for line in read_lines(self.label_names) if line]
+        """Those of labels that are numbers. Raises InputError on a blank line, since each line counts."""
+        names = [] if self.label_names is None else [line.strip() for line in read_lines(self.label_names)]
+        while names and not names[-1]:
+            names.pop()
+        if "" in names:
+            raise InputError(f"{self.label_names}: line {names.index('') + 1} is blank: the label {names.index('')}")
+        return names
 
 
 Rows = AbstractContextManager[tuple[str, Iterator[Any]]]

@@ -12,11 +12,15 @@ from bothways.data.labelled import Labels
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.scheduler import progress
 from bothways.errors import InputError
+from bothways.tasks.classify import TextClassification
+from bothways.tasks.entities import is_span_label
 from bothways.tasks.learning import Learnable
+from bothways.tasks.metrics import entity_metrics, need_metrics
+from bothways.tasks.tag import TokenClassification
 from bothways.text.tokenizer import Cuts
 from bothways.text.windows import Windows
 
-__all__ = ["Reading", "answered", "evaluated"]
+__all__ = ["Reading", "answered", "evaluated", "need_metrics_of"]
 
 ROWS_AT_A_TIME = 4096  # enough for batches of nearly equal lengths, little to hold in memory
 
@@ -27,6 +31,14 @@ class Reading:
 
     windows: Windows | None = None
     max_length: int | None = None
+
+
+def need_metrics_of(task: Learnable[Any], labels: Labels) -> None:
+    """Raise MissingExtraError where a task's metrics take a library that is not installed."""
+    if isinstance(task, TokenClassification) and any(map(is_span_label, labels.names)):
+        entity_metrics([], [])
+    elif isinstance(task, (TextClassification, TokenClassification)) and labels.kind != "multi":
+        need_metrics()
 
 
 def answered(

@@ -15,7 +15,7 @@ from bothways.data.questions import Question
 from bothways.data.tagged import Tagged
 from bothways.engine import evaluation
 from bothways.engine.calibration import Calibration
-from bothways.engine.evaluation import Reading, evaluated
+from bothways.engine.evaluation import Reading, evaluated, need_metrics_of
 from bothways.engine.mistakes import Mistake, Worst
 from bothways.engine.pipeline import Pipeline
 from bothways.tasks.answer import Answered, QuestionAnswering
@@ -27,11 +27,9 @@ from bothways.tasks.metrics import (
     LabelScore,
     best_thresholds,
     confusion_matrix,
-    entity_metrics,
     label_scores,
     marked,
     multi_metrics,
-    need_metrics,
 )
 from bothways.tasks.tag import TokenClassification
 
@@ -86,7 +84,7 @@ def judged(pipeline: Pipeline, rows: Iterable[Any], reading: Reading, *, most: i
     """
     task: Any = pipeline.task
     labels = pipeline.labels if isinstance(task, (TextClassification, TokenClassification)) else ENDS
-    _need(task, labels)
+    need_metrics_of(task, labels)
     calibration, worst = Calibration(), Worst(most)
     look = LOOKS[type(task)]
 
@@ -106,13 +104,6 @@ def judged(pipeline: Pipeline, rows: Iterable[Any], reading: Reading, *, most: i
     if seen is not None and "ece" not in whole:
         whole["ece"] = seen.error
     return Report(labels, len(outcomes), whole, table, confusion, seen, tuned, tuned_metrics, thresholds, worst)
-
-
-def _need(task: Any, labels: Labels) -> None:
-    if isinstance(task, TokenClassification) and any(map(is_span_label, labels.names)):
-        entity_metrics([], [])
-    elif isinstance(task, (TextClassification, TokenClassification)) and labels.kind != "multi":
-        need_metrics()
 
 
 def _checked(task: Learnable[Any], rows: Iterable[Any], labels: Labels) -> Iterator[Any]:

@@ -81,7 +81,8 @@ class ClassLines:
         if self.scores is None:
             by_name = {one["label"]: one["score"] for one in said["scores"]}
             return cells | {f"score of {name}": by_name[name] for name in self.labels.names}
-        for i, one in enumerate(said.get("scores", [])[1:], start=2):
+        others = [one for one in said.get("scores", []) if one["label"] != said["label"]]
+        for i, one in enumerate(others, start=2):
             cells |= {f"label_{i}": one["label"], f"score_{i}": one["score"]}
         return cells
 

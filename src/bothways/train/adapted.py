@@ -21,6 +21,8 @@ from bothways.train.tuning import LossSettings, TuningSettings
 
 __all__ = ["check_heeded", "encoder_of", "numbered", "with_head"]
 
+POOLING = ("classify", "choose")  # heads that read one row of a sequence
+
 
 def encoder_of(settings: TuningSettings) -> Encoder:
     """The encoder to begin with. Raises ConfigError where none is said, or what loading it raises."""
@@ -43,6 +45,8 @@ def check_heeded(task: Learnable[Any], labels: Labels, settings: TuningSettings)
     for key in ("smoothing", "class_weights"):
         if getattr(loss, key) != getattr(usual, key) and key not in heeded:
             raise ConfigError(f"{key} is for rows that have one of several labels each; leave it out")
+    if settings.adapt.pooling is not None and task.head not in POOLING:
+        raise ConfigError("pooling is for labels of whole texts and for choices; tags and answers are of each token")
     if "windows" in heeded and text.windows == "cut" and text.stride is not None:
         raise ConfigError("stride is for windows: say windows = mean or max with it, or leave it out")
     if "windows" not in heeded and text.windows != "cut":
@@ -71,7 +75,7 @@ def with_head(
     extras = {key: value for key, value in encoder.extras.items() if key not in LABEL_KEYS}
     extras = {**says, **extras, **(said_of(labels) if named else {})}
     if settings.adapt.pooling is not None:
-        kept = kept and extras.get("classifier_pooling") == settings.adapt.pooling
+        kept = kept and getattr(encoder.heads[head], "pooling", None) == settings.adapt.pooling
         extras["classifier_pooling"] = settings.adapt.pooling
     pools = encoder.network.pooler is None and family.heads[head].pools
     if pools:

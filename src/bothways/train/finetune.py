@@ -17,7 +17,7 @@ from bothways.checkpoint.encoder import Encoder
 from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
 from bothways.data.split import picked
-from bothways.engine.evaluation import evaluated
+from bothways.engine.evaluation import evaluated, need_metrics_of
 from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.streams import Streams
@@ -74,6 +74,7 @@ def finetune(
     output: Path,
     *,
     labels: Labels | None = None,
+    every: Sequence[Any] | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     watch: Watch = lambda event, reading: None,
@@ -85,7 +86,7 @@ def finetune(
     which did best on the rows held out.
 
     task: a name in TASKS of one that can be learnt.    rows, held: as the task reads them; none held: no evaluation.
-    labels: in the order to number them; None: those of the rows.
+    labels: in the order to number them; None: those of the rows, or of `every`, which has more.
     watch: is told of every event.    told: is told what begins with fresh weights, and of the disk that
     the states of a frozen encoder will take.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
@@ -101,10 +102,8 @@ def finetune(
             check_board()
         learnt = _learnable(task)
         encoder = encoder_of(settings)
-        labels = labels or numbered(learnt.labels_of(rows), encoder, learnt)
-        for some in (rows, *([held] if held else [])):
-            learnt.labels_of(some, labels)
-        check_heeded(learnt, labels, settings)
+        labels = labels or numbered(learnt.labels_of(every or rows), encoder, learnt)
+        _check(learnt, labels, rows, held, settings)
         rows, held = picked(rows, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
         encoder = with_head(encoder, learnt, labels, learnt.says(rows), settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
@@ -114,8 +113,8 @@ def finetune(
         started = _started(encoder, material, steps, settings, output, resume, device)
         begin(output, settings, started, material.identity, lock, resume)
         if frozen is not None:
-            if not started.progress.step:
-                States.remove(output)  # those of another run, which was ended before its first checkpoint
+            if started.progress.step == 0:
+                States.remove(output)  # of a run that was killed before its first checkpoint, maybe of other rows
             _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
         if outcome.finished:
@@ -129,6 +128,17 @@ def _learnable(name: str) -> Learnable[Any]:
         known = ", ".join(one for one, value in TASKS.items() if hasattr(value, "samples"))
         raise InputError(f"{name!r} is no task that can be learnt; known: {known}")
     return task
+
+
+def _check(
+    task: Learnable[Any], labels: Labels, rows: Sequence[Any], held: Sequence[Any], settings: TuningSettings
+) -> None:
+    """Raise InputError, ConfigError or MissingExtraError on what would only come up in the midst of the run."""
+    for some in (rows, *([held] if held else [])):
+        task.labels_of(some, labels)
+    check_heeded(task, labels, settings)
+    if held:
+        need_metrics_of(task, labels)
 
 
 def _steps(material: Material, settings: TuningSettings, frozen: States | None) -> RowSteps:
@@ -208,7 +218,9 @@ def _run(
         model = Model(cast(EncoderNetwork, FrozenNetwork(encoder.config)), encoder.heads)
 
     def judged(streams: Streams) -> Judged:
-        found.update(_metrics(material, pipeline_of(), settings))
+        now = _metrics(material, pipeline_of(), settings)
+        found.clear()  # a kind of entity that is found no more has no metrics
+        found.update(now)
         whole = {name: value for name, value in found.items() if "/" not in name}  # not of each label
         return Judged(whole, -found[material.task.best(material.labels)])
 

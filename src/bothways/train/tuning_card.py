@@ -47,10 +47,10 @@ def write_tuning_card(
     """
     if reading is None and (folder / CARD).exists():
         return
-    encoder, model = networks.encoder, _name(settings.adapt.model)
+    encoder, model, head = networks.encoder, _name(settings.adapt.model), material.objective.head
     kind = encoder.family.architecture(encoder.heads)
-    said = encoder.extras.get("classifier_pooling") if settings.adapt.pooling not in (None, "cls") else None
-    ours = said is not None and encoder.family.model_type != "modernbert"
+    said = encoder.extras.get("classifier_pooling") if getattr(encoder.heads[head], "pooling", None) else None
+    ours = said not in (None, "cls") and encoder.family.model_type != "modernbert"
     parts = [
         f"{FRONT.format(task=material.name)}# {model}, fine-tuned for {material.name}\n",
         f"From `{model}`: {progress.step:,} steps over {len(material.samples):,} rows, seed {settings.run.seed}.\n",
