@@ -21,6 +21,7 @@ from typing import Any
 
 import cold
 import families
+import finetuning
 import machine
 import numpy as np
 import objectives
@@ -31,9 +32,10 @@ from environments import REQUIREMENTS, ROOT, ensure, folder_of
 from rounds import Job, Result, Worker, attempt, measure, note, prepare
 from systems.registry import REFERENCE, SYSTEMS, System
 
-PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining", "objectives")
-APART = ("cold", "families", "pretraining", "objectives")  # parts that are measured by files of their own
-TRAINED = {"pretraining": pretraining, "objectives": objectives}  # parts that train, beside transformers
+PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining", "objectives", "finetuning")
+APART = ("cold", "families", "pretraining", "objectives", "finetuning")  # parts that are measured by files of their own
+# Parts that train, beside transformers.
+TRAINED = {"pretraining": pretraining, "objectives": objectives, "finetuning": finetuning}
 FULL_ROUNDS, QUICK_ROUNDS = 5, 3
 
 

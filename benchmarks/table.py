@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import finetuning
 import objectives
 import pretraining
 from families import ratio
@@ -211,6 +212,23 @@ def pipeline_line(sizes: dict[str, dict[str, Any]]) -> str:
     return f"Pretraining: from shards to packed, masked batches {speed / 1e6:.2f} M tokens/s on one core. {told}."
 
 
+def finetuning_table(found: dict[str, dict[str, Any] | str]) -> str:
+    """Each workload of fine-tuning; one that failed has its reason underneath."""
+    sides = ("bothways", "transformers")
+    head = ["fine-tuning, 32 rows a step, bf16", *(f"{side}, tokens/s" for side in sides), "×"]
+    head += ["peak MB", "transformers'", "peak / transformers'"]
+    rows = []
+    for name, result in found.items():
+        if not isinstance(result, str):
+            cells = [finetuning.WORKLOADS[name].title]
+            cells += [figure(median(result["speeds"][side]), 0) for side in sides]
+            cells.append(figure(finetuning.ratio(result), 2, "×"))
+            cells += [figure(result["megabytes"][side], 0) for side in sides]
+            rows.append([*cells, figure(finetuning.memory_ratio(result), 2)])
+    failures = [f"- finetuning, {name} failed: {result}" for name, result in found.items() if isinstance(result, str)]
+    return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
+
+
 def setting_in_words(result: dict[str, Any]) -> str:
     """The rounds of one size, and the rows at a time that were tried for transformers."""
     amount, tried = result["amount"], result["setting"]["tried"]
@@ -301,6 +319,8 @@ def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[st
         parts.append(families_table(report["families"]))
     if report["pretraining"]:
         parts.append(pretraining_table(report["pretraining"]))
+    if report["finetuning"]:
+        parts.append(finetuning_table(report["finetuning"]))
     return "\n\n".join(parts)
 
 
