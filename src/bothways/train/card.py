@@ -20,7 +20,7 @@ from bothways.train.networks import Networks
 from bothways.train.progress import Progress
 from bothways.train.settings import PretrainSettings
 
-__all__ = ["CARD", "model_told", "write_card", "write_tables"]
+__all__ = ["CARD", "model_name", "model_told", "write_card", "write_tables"]
 
 CARD = "README.md"
 FRONT = "---\nlibrary_name: bothways\npipeline_tag: {tag}\n---\n"
@@ -77,7 +77,7 @@ def write_card(
     """
     if reading is None and (folder / CARD).exists():
         return
-    encoder, start = networks.encoder, settings.model.start
+    encoder, start = networks.encoder, settings.model.start and model_name(settings.model.start)
     title = f"{settings.model.preset}, pretrained" if start is None else f"{start}, pretrained further"
     front = FRONT.format(tag=_tag(networks))
     parts = [f"{front}# {title}\n", _introduction(settings, progress), "## Loading", _loading(networks)]
@@ -89,6 +89,11 @@ def write_card(
         "Settings": _settings(settings, networks),
     }
     write_tables(folder, parts, tables, reading)
+
+
+def model_name(model: str) -> str:
+    """An id on the hub as it is, a folder by its name: where it was is nobody's business."""
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def write_tables(
@@ -106,7 +111,8 @@ def write_tables(
 
 
 def _introduction(settings: PretrainSettings, progress: Progress) -> str:
-    origin = "from fresh weights" if settings.model.start is None else f"from `{settings.model.start}`"
+    start = settings.model.start
+    origin = "from fresh weights" if start is None else f"from `{model_name(start)}`"
     done = f"{progress.step:,} steps, {progress.tokens:,} tokens, seed {settings.run.seed}"
     titles = " and ".join(OBJECTIVES[name].title for name in settings.objective.objectives)
     return f"Trained by {titles}, {origin}: {done}.\n"
@@ -167,6 +173,8 @@ def _settings(settings: PretrainSettings, networks: Networks) -> dict[str, Any]:
         "dropout": networks.encoder.config.dropout,
         "warmup": settings.update.rising(settings.step.steps),
     }
+    if settings.model.start is not None:
+        found["start"] = model_name(settings.model.start)
     if networks.generator is not None:
         found["sharing"] = networks.sharing
     told = {key: found.get(key, value) for key, value in flat.items() if key in found or value is not None}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bothways.train.card import CARD, model_told, write_tables
+from bothways.train.card import CARD, model_name, model_told, write_tables
 from bothways.train.folder import described
 from bothways.train.meter import Reading
 from bothways.train.networks import Networks
@@ -47,7 +47,7 @@ def write_tuning_card(
     """
     if reading is None and (folder / CARD).exists():
         return
-    encoder, model, head = networks.encoder, _name(settings.adapt.model), material.objective.head
+    encoder, model, head = networks.encoder, model_name(settings.adapt.model), material.objective.head
     kind = encoder.family.architecture(encoder.heads)
     said = encoder.extras.get("classifier_pooling") if getattr(encoder.heads[head], "pooling", None) else None
     ours = said not in (None, "cls") and encoder.family.model_type != "modernbert"
@@ -81,9 +81,6 @@ def _labels(names: tuple[str, ...]) -> dict[str, Any]:
 def _settings(settings: TuningSettings) -> dict[str, Any]:
     """All that was said or has a default."""
     flat = {key: value for part in described(settings).values() for key, value in part.items()}
-    return {key: value for key, value in flat.items() if value is not None} | {"model": _name(settings.adapt.model)}
-
-
-def _name(model: str) -> str:
-    """An id on the hub as it is, a folder by its name: where it was is nobody's business."""
-    return Path(model).resolve().name if Path(model).exists() else model
+    return {key: value for key, value in flat.items() if value is not None} | {
+        "model": model_name(settings.adapt.model)
+    }
