@@ -9,7 +9,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_WAIT_POLICY"] = "passive"  # waiting threads sleep: on a busy machine spinning ones cost a factor of 500
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -108,3 +108,12 @@ def topics() -> list[str]:
     text = "\n".join(pages[name] for name in sorted(pages)[:24])
     sentences = [" ".join(part.split()) for part in text.replace("\n\n", ". ").split(". ")]
     return [sentence for sentence in sentences if 3 <= len(sentence) <= 500][:300]
+
+
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Runs of fine-tuning do not measure first how fast this machine is, and draw no curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bothways.train.finetune.plot_curves", lambda folder: None)
+        patch.setattr("bothways.train.plan.matmul_rate", lambda *arguments, **named: 1e9)
+        yield

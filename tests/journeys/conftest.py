@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics as pages
 
@@ -106,9 +105,11 @@ def fails(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> C
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The matrix-product rate is measured by a single, small product."""
-    monkeypatch.setattr("bothways.train.pretrain.RATE_SECONDS", 0.0)
-    monkeypatch.setattr("bothways.train.pretrain.RATE_SIZES", {"cpu": 64})
-    monkeypatch.setattr("bothways.train.plan.matmul_rate", partial(matmul_rate, seconds=0.0, size=64))
+
+    def rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.0, size: int = 64) -> float:
+        return matmul_rate(dtype, device, seconds=0.0, size=64)
+
+    monkeypatch.setattr("bothways.train.plan.matmul_rate", rate)
 
 
 @pytest.fixture

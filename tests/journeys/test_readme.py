@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -27,6 +28,12 @@ COMMANDS = [
 ]
 
 
+TASKS = {
+    "my-classifier": "SequenceClassification",
+    "my-tagger": "TokenClassification",
+    "my-answerer": "QuestionAnswering",
+    "my-chooser": "MultipleChoice",
+}
 PRETRAIN = """
 preset = "bert-tiny"
 corpus = "shards"
@@ -48,11 +55,15 @@ def in_cache(cache: Path, name: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, minilm: Path, base_sized_masked: Path) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, minilm: Path, base_sized_masked: Path, save_bert: Callable[..., Path]
+) -> Path:
     """A working folder, with a cache of the hub in it that has both models."""
     folder = tmp_path_factory.mktemp("readme")
     in_cache(folder / "cache", "sentence-transformers/all-MiniLM-L6-v2", minilm)
     in_cache(folder / "cache", "bert-base-uncased", base_sized_masked)
+    for name, kind in TASKS.items():
+        (folder / name).symlink_to(save_bert(kind=f"BertFor{kind}"), target_is_directory=True)
     (folder / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
     paragraphs = [text for name in sorted(topics)[:40] for text in topics[name].split("\n\n")]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in paragraphs)

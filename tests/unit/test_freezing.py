@@ -107,9 +107,7 @@ def test_layers_that_share_weights_learn_together_or_not_at_all(save_family: Sav
     freeze(network, 3)  # the second group runs three times
     assert {name.split(".")[1] for name in learning(network) if name.startswith("layers.")} == {"1"}
     for wrong in (1, 2, 4):
-        with pytest.raises(
-            ConfigError, match=f"trained_layers is {wrong}, but this model's 6 layers share weights; say 6"
-        ):
+        with pytest.raises(ConfigError, match=f"layers is {wrong}, but this model's 6 layers share weights; say 6"):
             freeze(network, wrong)
     freeze(network, 6)
     assert {name.partition(".")[0] for name in learning(network)} == {"layers", "pooler"}
@@ -118,7 +116,7 @@ def test_layers_that_share_weights_learn_together_or_not_at_all(save_family: Sav
 @pytest.mark.parametrize("wrong", [-1, 3, True, 1.5])
 def test_a_number_of_layers_that_cannot_be_is_one_line(save_family: Save, wrong: Any) -> None:
     network = encoder_of(save_family, "bert", depth=2).network
-    with pytest.raises(ConfigError, match="trained_layers must be a whole number from 0 to 2, got"):
+    with pytest.raises(ConfigError, match="layers must be a whole number from 0 to 2, got"):
         freeze(network, wrong)
     assert len(learning(network)) == len(list(network.parameters()))
 

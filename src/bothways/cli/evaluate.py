@@ -1,33 +1,91 @@
-"""`bothways evaluate`: how well labels can be read off a model."""
+"""`bothways evaluate`: how good a model's answers are; with --probe, how well labels can be read off an encoder."""
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from bothways.cli.labelled import SWITCH, LabelledRows
-from bothways.cli.output import print_json, print_table
-from bothways.data.labelled import Example, Labels, chosen, labelled
+from bothways.cli.labelled import SWITCH, FormRows, LabelledRows
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
-    from bothways.data.columns import Columns
-    from bothways.data.table import TableSource
-    from bothways.engine.probe import ProbeResult, ProbeRun
+    from bothways.engine.judging import Report
+    from bothways.engine.pipeline import Pipeline
 
 __all__ = ["evaluate"]
 
-METRICS = {
-    "accuracy": "accuracy",
-    "macro_f1": "F1, mean over labels",
-    "mcc": "Matthews' correlation",
-    "pearson": "Pearson's correlation",
-    "spearman": "Spearman's correlation",
-}
-SAID_LABELS = 8
+
+@dataclass(frozen=True)
+class ProbeFlags:
+    """What only a probe has.
+
+    Parameters
+    ----------
+    max_rows
+        With --probe: learn from, and evaluate on, at most so many rows each, picked from all over the file.
+    seeds
+        With --probe: so many divisions of the training rows; the mean and the spread are shown. Without rows to
+        evaluate on, each keeps other ones aside for it; with them, all training rows are learnt from each time, and
+        only those that the regularisation is chosen on differ.
+    layer
+        With --probe: whose hidden states: last; a number, 0 for the embeddings; mean, of all of them; or best, that
+        which does best on the fifth of the training rows that the regularisation is chosen on.
+    pooling
+        With --probe: what makes a vector of a text's hidden states: mean, cls, max, lasttoken, weightedmean,
+        mean_sqrt_len_tokens.
+    pairs
+        With --probe: how a pair is read: together as one input, apart (the default), or both.
+    batch_tokens
+        With --probe: tokens computed at a time: memory against speed; the result does not depend on it.
+    """
+
+    max_rows: int | None = None
+    seeds: int = 1
+    layer: int | str = "last"
+    pooling: str = "mean"
+    pairs: str | None = None
+    batch_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class TaskFlags:
+    """What only the evaluation of a task has.
+
+    Parameters
+    ----------
+    output
+        A folder for metrics.json, per_label.csv, mistakes.jsonl and pictures (extra plot): confusion.png of labels,
+        reliability.png of scores.
+    max_samples
+        Evaluate on at most so many rows, picked from all over the file.
+    mistakes
+        How many mistakes mistakes.jsonl has at most: those that the model was surest of.
+    windows
+        Of classification: read a text that is too long in windows, and take the mean or the max of their scores; by
+        default it is cut. Tags and answers are read in windows anyway.
+    stride
+        Tokens that a window shares with the one before.
+    tune_thresholds
+        Where a row may have several labels, and of two labels: with --save, the thresholds that have the best F1 here
+        become the model's.
+    tune_null_threshold
+        Of questions: with --save, the odds of no answer from which on answers are held back, best here, become the
+        model's.
+    save
+        Write what was tuned into the model's config.json, which evaluate, predict and later pipelines heed.
+    """
+
+    output: Path | None = None
+    max_samples: int | None = None
+    mistakes: int = 200
+    windows: Literal["mean", "max"] | None = None
+    stride: int | None = None
+    tune_thresholds: Annotated[bool, SWITCH] = False
+    tune_null_threshold: Annotated[bool, SWITCH] = False
+    save: Annotated[bool, SWITCH] = False
 
 
 def evaluate(
@@ -36,21 +94,22 @@ def evaluate(
     *,
     probe: Annotated[bool, SWITCH] = False,
     rows: Annotated[LabelledRows, Parameter(name="*")] = LabelledRows(),  # noqa: B008 (frozen)
+    form: Annotated[FormRows, Parameter(name="*")] = FormRows(),  # noqa: B008
     kind: str | None = None,
-    max_rows: int | None = None,
-    seeds: int = 1,
-    layer: int | str = "last",
-    pooling: str = "mean",
-    pairs: str | None = None,
+    task: Annotated[TaskFlags, Parameter(name="*")] = TaskFlags(),
+    probing: Annotated[ProbeFlags, Parameter(name="*")] = ProbeFlags(),
     max_length: int | None = None,
-    batch_tokens: int | None = None,
     precision: str = "auto",
     device: str = "auto",
     json: Annotated[bool, SWITCH] = False,
 ) -> None:
-    """What an encoder knows without being trained for it: a linear model on its frozen hidden states.
+    """How good a model's answers are on labelled rows: metrics, each label, calibration, thresholds, mistakes.
 
-    Logistic regression for labels, ridge regression for numbers, its regularisation chosen on a fifth of the training
+    The model's head says what is asked: labels of texts, tags of words, answers to questions, or the right one of
+    several choices. Files of any size are read a part at a time.
+
+    With --probe, what an encoder knows without being trained for it: a linear model on its frozen hidden states,
+    logistic regression for labels, ridge regression for numbers, its regularisation chosen on a fifth of the training
     rows. The result does not depend on the order of the rows.
 
     Parameters
@@ -58,26 +117,12 @@ def evaluate(
     model
         A folder or a hub id.
     probe
-        Freeze the encoder and learn a linear model (what there is so far).
+        Freeze the encoder and learn a linear model.
     kind
-        single (a label) or regression (a number); by default regression where labels are numbers and not all whole.
-    max_rows
-        Learn from, and evaluate on, at most so many rows each, picked from all over the file.
-    seeds
-        So many divisions of the training rows; the mean and the spread are shown. Without rows to evaluate on, each
-        keeps other ones aside for it; with them, all training rows are learnt from each time, and only those that the
-        regularisation is chosen on differ.
-    layer
-        Whose hidden states: last; a number, 0 for the embeddings; mean, of all of them; or best, that which does best
-        on the fifth of the training rows that the regularisation is chosen on.
-    pooling
-        What makes a vector of a text's hidden states: mean, cls, max, lasttoken, weightedmean, mean_sqrt_len_tokens.
-    pairs
-        How a pair is read: together as one input, apart (the default), or both.
+        Of a model with several heads, which task: classify, tag, answer or choose. With --probe, single (a label) or
+        regression (a number); by default regression where labels are numbers and not all whole.
     max_length
-        Tokens a text may have (by default, what the model takes).
-    batch_tokens
-        Tokens computed at a time: memory against speed; the result does not depend on it.
+        Tokens a text, or a window of it, may have (by default, what the model takes).
     precision
         fp32, bf16, or fp16 on a GPU. By default fp32 on a CPU, half on a GPU.
     device
@@ -85,76 +130,98 @@ def evaluate(
     json
         Print JSON.
     """
-    if not probe:
-        raise InputError("say --probe: there is no other evaluation yet")
-    started = time.monotonic()
-    source, eval_source = rows.sources()
-    train, columns = _read(source, rows.columns(), max_rows)
-    held = None if eval_source is None else _read(eval_source, columns, max_rows)[0]
-    labels = Labels.of(train, columns.label or "", kind=kind)
-    from bothways.checkpoint.encoder import Encoder
-    from bothways.engine.probe import FrozenFeatures, ProbeSettings
-    from bothways.engine.probe import probe as ask
+    if probe:
+        from bothways.cli.probe import Asked
+        from bothways.cli.probe import probe as ask
 
-    settings = ProbeSettings(pooling, pairs, seeds, max_length, layer)
-    encoder = Encoder.from_pretrained(model)
-    features = FrozenFeatures(encoder, settings, device=device, precision=precision, batch_tokens=batch_tokens)
-    result = ask(features, train, held, labels)
-    _print(result, model, time.monotonic() - started, json)
-
-
-def _read(source: TableSource, columns: Columns, most: int | None) -> tuple[list[Example], Columns]:
-    """The rows, and the columns they are from, which are printed if they were guessed."""
-    with labelled(source, columns) as found:
-        if found.columns != columns:
-            print(f"bothways: guessed: {found.said}", file=sys.stderr)
-        return chosen(found.examples, most), found.columns
-
-
-def _print(result: ProbeResult, model: str, seconds: float, json: bool) -> None:
-    if json:
-        print_json({"model": model, **_as_dict(result), "seconds": round(seconds, 1)})
+        _refuse(task, TaskFlags(), "is for the evaluation of a task, not for --probe")
+        _refuse(form, FormRows(), "is for the evaluation of a task, not for --probe")
+        one = probing
+        pooled = one.max_rows, one.seeds, one.layer, one.pooling, one.pairs
+        ask(model, rows, Asked(kind, *pooled, max_length, one.batch_tokens, precision, device), json)
         return
-    several = len(result.runs) > 1
-    print_table(
-        ["value", *(["±"] if several else []), "metric"],
-        [
-            [f"{mean:.4f}", *([f"{result.spreads[name]:.4f}"] if several else []), METRICS[name]]
-            for name, mean in result.means.items()
-        ],
-    )
-    chosen = "; ".join(dict.fromkeys(_chosen(run) for run in result.runs))
-    print(
-        f"{_said(result)} Learnt from {result.rows:,} rows of {result.width:,} numbers ({chosen}), "
-        f"evaluated on {result.evaluated:,}, in {seconds:.1f} s."
-    )
+    _refuse(probing, ProbeFlags(), "goes with --probe")
+    if rows.eval is not None or rows.eval_split is not None:
+        raise InputError("--eval and --eval-split go with --probe; rows to evaluate a model on are --data")
+    if task.save and not (task.tune_thresholds or task.tune_null_threshold):
+        raise InputError("--save goes with --tune-thresholds or --tune-null-threshold")
+    for name in ("max_samples", "mistakes"):
+        value = getattr(task, name)
+        if value is not None and value < (name == "max_samples"):
+            raise InputError(f"--{name.replace('_', '-')} must not be {value}")
+    _evaluate(model, rows, form, kind, task, max_length, precision, device, json)
 
 
-def _chosen(run: ProbeRun) -> str:
-    layer = "mean of all layers" if run.layer is None else f"layer {run.layer}"
-    return f"{layer}, strength {run.strength:g}"
+def _refuse(given: Any, usual: Any, why: str) -> None:
+    """Raise InputError on a flag that has not its default."""
+    from dataclasses import fields
+
+    for one in fields(given):
+        if getattr(given, one.name) != getattr(usual, one.name):
+            raise InputError(f"--{one.name.replace('_', '-')} {why}")
 
 
-def _said(result: ProbeResult) -> str:
-    names = result.labels.names
-    if not names:
-        return "Scores."
-    shown = ", ".join(name[:40] for name in names[:SAID_LABELS]) + (", …" if names[SAID_LABELS:] else "")
-    asked = "" if result.asked == len(names) else f", {result.asked} of them evaluated"
-    return f"{len(names)} labels ({shown}){asked}; always the most frequent one: accuracy {result.majority:.4f}."
+def _evaluate(
+    model: str,
+    rows: LabelledRows,
+    form: FormRows,
+    kind: str | None,
+    task: TaskFlags,
+    max_length: int | None,
+    precision: str,
+    device: str,
+    json: bool,
+) -> None:
+    from bothways.cli.heads import asked_of, reading_of
+    from bothways.cli.judgement import as_dict, print_report, write_report
+    from bothways.cli.rows import rows_of
+    from bothways.data.split import sampled
+    from bothways.engine.judging import judged
+
+    flags = form.flags(rows)
+    source = flags.source(rows.data)
+    kind, pipeline, _ = asked_of(model, kind, precision, device)
+    reading = reading_of(kind, task.windows, task.stride, max_length)
+    _check_tuning(kind, pipeline, model, task)
+    with rows_of(kind, source, flags) as found:
+        some = found if task.max_samples is None else sampled(found, task.max_samples)
+        report = judged(pipeline, some, reading, most=0 if task.output is None else task.mistakes)
+    saved = _save(Path(model), report, task) if task.save else {}
+    if task.output is not None:
+        write_report(report, task.output, kind, model, source.name)
+    if json:
+        from bothways.cli.output import print_json
+
+        print_json(as_dict(report, kind, model, source.name))
+    else:
+        print_report(report, kind, task.output, saved)
 
 
-def _as_dict(result: ProbeResult) -> dict[str, Any]:
-    runs = [{"seed": run.seed, "layer": run.layer, "strength": run.strength, **run.metrics} for run in result.runs]
-    return {
-        "kind": result.labels.kind,
-        "labels": list(result.labels.names),
-        "labels_evaluated": result.asked,
-        "rows": result.rows,
-        "evaluated": result.evaluated,
-        "width": result.width,
-        "majority": result.majority,
-        "metrics": result.means,
-        "spreads": result.spreads,
-        "runs": runs,
-    }
+def _check_tuning(kind: str, pipeline: Pipeline, model: str, task: TaskFlags) -> None:
+    """Raise InputError, before anything is computed, where there is nothing to tune or nowhere to save it."""
+    if task.tune_null_threshold and kind != "answer":
+        raise InputError("--tune-null-threshold is for questions, some of which have no answer")
+    if task.tune_thresholds:
+        labels = pipeline.labels if kind == "classify" else None
+        if labels is None or not (labels.kind == "multi" or (labels.kind == "single" and len(labels.names) == 2)):
+            raise InputError("--tune-thresholds is for models whose texts may have several labels, or one of two")
+    if task.save and not Path(model).is_dir():
+        raise InputError(f"{model}: --save writes into a model's folder; download it into one and name that")
+
+
+def _save(folder: Path, report: Report, task: TaskFlags) -> dict[str, Any]:
+    """Write what was tuned into the model's config. Raises InputError where nothing could be tuned."""
+    from bothways.checkpoint.labels import THRESHOLDS
+    from bothways.files import read_object, write_json
+    from bothways.tasks.answer import NULL_THRESHOLD
+
+    if task.tune_null_threshold and "best_threshold" not in report.metrics:
+        raise InputError("every question has an answer, or the model cannot say that there is none: nothing is saved")
+    found: dict[str, Any] = {}
+    if task.tune_thresholds:
+        found[THRESHOLDS] = list(report.thresholds)
+    if task.tune_null_threshold:
+        found[NULL_THRESHOLD] = report.metrics["best_threshold"]
+    config = folder / "config.json"
+    write_json(config, {**read_object(config), **found})
+    return found

@@ -18,6 +18,7 @@ from bothways.cli.rows import KINDS, RowFlags, rows_of
 from bothways.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from bothways.data.labelled import Labels
     from bothways.train.finetune import Taught
     from bothways.train.tuning import TuningSettings
 
@@ -100,12 +101,13 @@ def _finetune(kind: str, flags: Sequence[str], config: Path | None, json: bool) 
         raise ConfigError("model is missing: say --model, a folder or an id on the hub, the encoder to begin with")
     if where.seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {where.seeds}")
-    train, held = _rows(kind, settings, row_flags, where)
+    rows = _rows(kind, settings, row_flags, where)
+    labels = _labels(kind, rows.every, row_flags)
     if where.seeds == 1:
-        runs = [_run(kind, train, held, settings, where.output, where)]
+        runs = [_run(kind, rows, labels, settings, where.output, where)]
     else:
         runs = [
-            _run(kind, train, held, _seeded(settings, i), where.output / f"seed-{settings.run.seed + i}", where)
+            _run(kind, rows, labels, _seeded(settings, i), where.output / f"seed-{settings.run.seed + i}", where)
             for i in range(where.seeds)
         ]
     _show(runs, where, json)
@@ -115,23 +117,42 @@ def _seeded(settings: TuningSettings, more: int) -> TuningSettings:
     return replace(settings, run=replace(settings.run, seed=settings.run.seed + more))
 
 
-def _rows(
-    kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFlags
-) -> tuple[Sequence[Any], Sequence[Any]]:
-    """The rows to learn from, and those to evaluate on."""
-    from bothways.data.split import held_apart, picked
+@dataclass(frozen=True)
+class _Rows:
+    """The rows to learn from, those to evaluate on, and all that the file to learn from has, whose labels count."""
+
+    train: Sequence[Any]
+    held: Sequence[Any]
+    every: Sequence[Any]
+
+
+def _rows(kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFlags) -> _Rows:
+    from bothways.data.split import held_apart
 
     _warn_of_one_file(where)
     with rows_of(kind, flags.source(where.train), flags) as rows:
         train: Sequence[Any] = list(rows)
+    every = train
     if where.eval is not None or flags.eval_split is not None:
         other = replace(flags, split=flags.eval_split or flags.split)
         with rows_of(kind, other.source(where.eval), other) as rows:
             held: Sequence[Any] = list(rows)
     else:
         train, held = held_apart(train, settings.text.held_out)
-        print(f"bothways: {len(held):,} rows are kept apart to evaluate on", file=sys.stderr)
-    return picked(train, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
+        counted = "1 row is" if len(held) == 1 else f"{len(held):,} rows are"
+        print(f"bothways: {counted} kept apart to evaluate on", file=sys.stderr)
+    return _Rows(train, held, every)
+
+
+def _labels(kind: str, rows: Sequence[Any], flags: RowFlags) -> Labels | None:
+    """The labels of rows, where it is said what they are; else those that the task finds."""
+    if flags.kind is None:
+        return None
+    if kind != "classify":
+        raise ConfigError(f"kind is for labels of texts, not for {KINDS[kind].title}; leave it out")
+    from bothways.data.labelled import Labels
+
+    return Labels.of(rows, flags.label or "label", kind=flags.kind)
 
 
 def _warn_of_one_file(where: TuningFlags) -> None:
@@ -142,8 +163,8 @@ def _warn_of_one_file(where: TuningFlags) -> None:
 
 def _run(
     kind: str,
-    train: Sequence[Any],
-    held: Sequence[Any],
+    rows: _Rows,
+    labels: Labels | None,
     settings: TuningSettings,
     output: Path,
     where: TuningFlags,
@@ -154,13 +175,15 @@ def _run(
 
     if where.resume and not checkpoints(output):
         print(f"bothways: there is no run in {output} to go on with; a new one begins", file=sys.stderr)
-    with show(steps_of(len(train), settings)) as watch:
+    with show(steps_of(len(rows.train), settings)) as watch:
         taught = finetune(
             KINDS[kind].task,
-            train,
-            held,
+            rows.train,
+            rows.held,
             settings,
             output,
+            labels=labels,
+            every=rows.every,
             resume=where.resume,
             device=where.device,
             watch=watch,

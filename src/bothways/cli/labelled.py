@@ -1,4 +1,4 @@
-"""The options of commands that read labelled rows."""
+"""The options of commands that read rows, labelled or not."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from os.path import samefile
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from bothways.cli.rows import RowFlags
 from bothways.data.columns import Columns
 from bothways.data.table import TableSource
 from bothways.errors import InputError
 
-__all__ = ["LabelledRows"]
+__all__ = ["FormRows", "LabelledRows", "PredictedRows"]
 
 SWITCH = Parameter(negative="")
 
@@ -26,9 +28,10 @@ class LabelledRows:
     Parameters
     ----------
     data
-        The rows to learn from: csv, tsv, JSON lines or Parquet, also .gz or .zst.
+        The rows: csv, tsv, JSON lines, Parquet, columns of words with tags (.conll) or SQuAD's .json, also .gz or .zst.
+        With --probe, those to learn from.
     eval
-        The rows to evaluate on, in such a file too; by default a fifth of --data is kept aside.
+        With --probe, the rows to evaluate on, in such a file too; by default a fifth of --data is kept aside.
     text
         The column of the text; without names in the file, its number, from 1. What is not said is guessed, and printed.
     text_pair
@@ -46,12 +49,12 @@ class LabelledRows:
     dataset
         The id or folder of a data set for the datasets library, in place of --data.
     split
-        Its split to learn from.
+        Its split (with --probe, the one to learn from).
     eval_split
-        Its split to evaluate on.
+        With --probe, its split to evaluate on.
     """
 
-    data: str | None = None
+    data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     eval: str | None = None
     text: str | None = None
     text_pair: str | None = None
@@ -87,3 +90,100 @@ class LabelledRows:
         with suppress(OSError):
             if self.data is not None and self.eval is not None and samefile(self.data, self.eval):
                 print(f"bothways: warning: {self.eval}: evaluated on the rows that are learnt from", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class FormRows:
+    """What rows of tasks may need said beside their columns of texts and labels.
+
+    Parameters
+    ----------
+    question
+        The column of the question.
+    context
+        The column of the context that the answer is in.
+    answers
+        The column of the answers.
+    choices
+        The column of the list of choices; or said several times, a column for each choice.
+    separator
+        What stands between several labels in one cell.
+    label_names
+        A file of names of labels, a line each, for labels that are whole numbers from 0.
+    scheme
+        How tags say where entities are: iob1, iob2, bioes, bilou, bmes or plain (by default, guessed).
+    skip_misplaced
+        Pass over answers that are not in their context where they are said to be.
+    """
+
+    question: str | None = None
+    context: str | None = None
+    answers: str | None = None
+    choices: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    separator: str | None = None
+    label_names: Path | None = None
+    scheme: str | None = None
+    skip_misplaced: Annotated[bool, SWITCH] = False
+
+    def flags(self, rows: LabelledRows | PredictedRows) -> RowFlags:
+        """All that is said of the rows of a task."""
+        return RowFlags(
+            rows.text,
+            rows.text_pair,
+            rows.label,
+            self.question,
+            self.context,
+            self.answers,
+            self.choices,
+            rows.format,
+            rows.header,
+            rows.quoted,
+            rows.surplus,
+            self.separator,
+            self.label_names,
+            self.scheme,
+            self.skip_misplaced,
+            rows.dataset,
+            rows.split,
+        )
+
+
+@dataclass(frozen=True)
+class PredictedRows:
+    """Where rows to predict are; they need no labels.
+
+    Parameters
+    ----------
+    data
+        The rows: csv, tsv, JSON lines, Parquet, columns of words (.conll) or SQuAD's .json, also .gz or .zst; or - for
+        standard input, with --format.
+    text
+        The column of the text; without names in the file, its number, from 1. What is not said is guessed, and printed.
+    text_pair
+        The column of the second text, for pairs.
+    label
+        The column of the label, where there is one, so that it is not taken for a text.
+    format
+        csv, tsv, jsonl, parquet, conll or json, where the name of the file does not say.
+    header
+        Whether the first row of csv or tsv holds the names of columns (by default, guessed).
+    quoted
+        Whether quotation marks around the cells of csv or tsv are no part of the text (by default, guessed).
+    surplus
+        Pass over cells beyond those of the first row, instead of refusing the row.
+    dataset
+        The id or folder of a data set for the datasets library, in place of --data.
+    split
+        Its split.
+    """
+
+    data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    format: str | None = None
+    header: bool | None = None
+    quoted: bool | None = None
+    surplus: Annotated[bool, SWITCH] = False
+    dataset: str | None = None
+    split: str = "train"

@@ -17,6 +17,21 @@ from bothways.errors import AssumedPoolingWarning, BorrowedRulesWarning, Bothway
 
 __all__ = ["app", "main"]
 
+# Commands are imported when they are called, so that what stands above their flags stands here.
+EVALUATE = (
+    "How good a model's answers are; --probe: what an encoder knows.\n\n"
+    "The model's head says what is asked of the rows: labels of texts, tags of words, answers to questions, or the "
+    "right one of several choices. It prints metrics, how good each label is, whether scores can be trusted, and "
+    "thresholds that would do better; --output keeps all that in a folder, with pictures and the worst mistakes.\n\n"
+    "With --probe, a linear model learns the labels from the frozen hidden states of an encoder."
+)
+PREDICT = (
+    "A model's answers to the rows of a file of any size, resumably.\n\n"
+    "A line each, in their order: the row's number, from 1, and the answer, in the shape that pipelines give. Lines "
+    "are written to OUTPUT.partial some at a time; after Ctrl-C, or when the process was killed, --resume goes on from "
+    "there, and the file becomes the same, byte for byte."
+)
+
 app = App(
     name="bothways",
     help="The whole life of a bidirectional encoder (BERT and its family): padding-free and exact.",
@@ -43,7 +58,8 @@ app.command("bothways.cli.plan:plan", help="What a pretraining run will take: me
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
 app.command("bothways.cli.finetune:app", name="finetune", help="Train an encoder on labelled rows, resumably.")
 app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
-app.command("bothways.cli.evaluate:evaluate", help="What an encoder's frozen hidden states know of labelled rows.")
+app.command("bothways.cli.evaluate:evaluate", help=EVALUATE)
+app.command("bothways.cli.predict:predict", help=PREDICT)
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
 app.command(
     "bothways.cli.families:families", help="The sizes of encoders known by name; --measure how fast they run here."

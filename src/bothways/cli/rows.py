@@ -25,6 +25,7 @@ __all__ = ["KINDS", "Kind", "RowFlags", "rows_of"]
 class RowFlags:
     """text, text_pair, label: columns of the text, of a second one, and of the label; what is not said is guessed, and
     printed. Without names in the file, columns are numbered from 1. Of tags, text and label are words and tags.
+    kind: what labels of texts are: single, multi (several) or regression (numbers); guessed.
     question, context, answers, choices: columns of questions; choices may be several, one for each choice.
     format: csv, tsv, jsonl, parquet, json or conll, where the names of files do not say.
     header: whether the first row of csv or tsv holds the names of columns; guessed.
@@ -56,6 +57,7 @@ class RowFlags:
     dataset: str | None = None
     split: str = "train"
     eval_split: str | None = None
+    kind: str | None = None
 
     def source(self, path: str | None) -> TableSource:
         """Of a file, or of the data set. Raises InputError where neither or both are said."""
@@ -66,8 +68,13 @@ class RowFlags:
         return TableSource(path, None, "", self.format, self.header, self.quoted, self.surplus)
 
     def names(self) -> list[str]:
-        """Those of labels that are numbers."""
-        return [] if self.label_names is None else [line.strip() for line in read_lines(self.label_names) if line]
+        """Those of labels that are numbers. Raises InputError on a blank line, since each line counts."""
+        names = [] if self.label_names is None else [line.strip() for line in read_lines(self.label_names)]
+        while names and not names[-1]:
+            names.pop()
+        if "" in names:
+            raise InputError(f"{self.label_names}: line {names.index('') + 1} is blank: the label {names.index('')}")
+        return names
 
 
 Rows = AbstractContextManager[tuple[str, Iterator[Any]]]

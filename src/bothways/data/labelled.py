@@ -155,11 +155,13 @@ class Labels:
     """What may be answered: one of several names, several of them, or a number.
 
     names: in the order of their numbers; none for regression.    column: where they are, for messages.
+    thresholds: from which score on a label is answered, one for each name; () for the usual ones.
     """
 
     kind: Kind
     names: tuple[str, ...] = ()
     column: str = "label"
+    thresholds: tuple[float, ...] = ()
 
     @classmethod
     def of(

@@ -166,7 +166,8 @@ class _Form:
             there = f"there is {_short(context[start:])}" if 0 <= start < len(context) else "the context ends before it"
             where = context.find(text)
             hint = f"; its first place is {where}" if where >= 0 else ""
-            raise InputError(f"{place}: the answer {_short(text)} is not at character {start}: {there}{hint}")
+            advice = "; correct it, or say skip_misplaced to pass over such"
+            raise InputError(f"{place}: the answer {_short(text)} is not at character {start}: {there}{hint}{advice}")
         self.found.misplaced += 1
         return False
 

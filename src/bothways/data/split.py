@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from heapq import nsmallest
 from typing import TypeVar
 
 from bothways.data.choices import Choice
@@ -14,7 +15,7 @@ from bothways.data.questions import Question
 from bothways.data.tagged import Tagged
 from bothways.errors import InputError
 
-__all__ = ["held_apart", "picked"]
+__all__ = ["held_apart", "picked", "sampled"]
 
 T = TypeVar("T", Example, Tagged, Question, Choice)
 
@@ -108,3 +109,11 @@ def picked(examples: Sequence[T], most: int | None) -> Sequence[T]:
         return examples
     kept = {id(one) for one in _ordered(examples, "picked")[:most]}
     return [one for one in examples if id(one) in kept]
+
+
+def sampled(examples: Iterable[T], most: int) -> list[T]:
+    """As `picked`, of rows that come one by one: only so many are held in memory."""
+    digests = ((_digest("picked", one.__dict__ | {"place": ""}), one.place, i, one) for i, one in enumerate(examples))
+    return [
+        one for *_, one in sorted(nsmallest(most, digests, key=lambda found: found[:3]), key=lambda found: found[2])
+    ]

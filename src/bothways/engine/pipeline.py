@@ -12,7 +12,8 @@ import torch
 
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.data.batch import Batch
-from bothways.engine.backends import BACKENDS, place
+from bothways.data.labelled import Labels
+from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError, meant
@@ -20,7 +21,7 @@ from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderOutput
 from bothways.tasks import TASKS
 from bothways.tasks.task import Facts, Request, Round, Rounds
-from bothways.text.tokenizer import Encoded, cut_lengths, warn_of_truncation
+from bothways.text.tokenizer import Cuts, Encoded, cut_lengths, warn_of_truncation
 from bothways.text.windows import in_windows
 
 __all__ = ["Pipeline", "check_types", "pipeline"]
@@ -83,14 +84,27 @@ class Pipeline:
         answers = self.answers(request)
         return answers[0] if request.single else answers
 
-    def answers(self, request: Request) -> list[Any]:
+    @property
+    def placement(self) -> Placement:
+        """Where it computes, and how exactly."""
+        return self._placement
+
+    @property
+    def labels(self) -> Labels:
+        """What the model's labels mean. Raises ConfigError on what its config cannot say of them."""
+        return self._facts.labels
+
+    def answers(self, request: Request, cuts: Cuts | None = None) -> list[Any]:
         """What the task says of each input of a request.
 
-        Warns of texts that are cut. Raises InputError on one that the task cannot answer.
+        cuts: counts the texts that are cut; without it they are warned of.
+        Raises InputError on one that the task cannot answer.
         """
         encoded = self._encoded(request)
         self.task.check(request, encoded, self._facts)
-        for length in sorted({len(e) for e in encoded if e.dropped}):
+        if cuts is not None:
+            cuts.add(encoded)
+        for length in sorted({len(e) for e in encoded if e.dropped}) if cuts is None else ():
             warn_of_truncation(cut_lengths(e for e in encoded if len(e) == length), len(encoded), length)
         return self._answers(self.task.rounds(request, encoded, self._facts))
 

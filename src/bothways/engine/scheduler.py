@@ -44,9 +44,10 @@ def schedule(
     yield from streams.map(run, batches)
 
 
-def progress(steps: Iterable[int], total: int, unit: str, show: bool | None = None) -> Iterator[int]:
+def progress(steps: Iterable[int], total: int | None, unit: str, show: bool | None = None) -> Iterator[int]:
     """Pass on the steps (how much each did), with a bar on stderr once it takes over two seconds.
 
+    total: None where it is not known.
     show: True for a bar from the start, False for none; with None only a terminal gets one.
     """
     if show is False or (show is None and not sys.stderr.isatty()):
@@ -66,7 +67,7 @@ def progress(steps: Iterable[int], total: int, unit: str, show: bool | None = No
             bar.stop()
 
 
-def _bar(total: int, unit: str) -> Progress:
+def _bar(total: int | None, unit: str) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -11,7 +11,7 @@ from bothways.nn.lora import lora_of
 __all__ = ["freeze"]
 
 
-def freeze(network: EncoderNetwork, trained_layers: int | None) -> None:
+def freeze(network: EncoderNetwork, layers: int | None) -> None:
     """Have only the last layers learn, and what normalises their output. None: all of the network; 0: nothing of it.
 
     Embeddings, and relative positions that all layers share, learn only with None. The pooler belongs to the head and
@@ -21,10 +21,10 @@ def freeze(network: EncoderNetwork, trained_layers: int | None) -> None:
     (ALBERT), and on a network whose low-rank matrices learn instead.
     """
     if lora_of(network) is not None:
-        if trained_layers is None:  # what add_lora made of it stays
+        if layers is None:  # what add_lora made of it stays
             return
-        raise ConfigError("trained_layers and low-rank adaptation cannot go together; leave one of them out")
-    trained: list[nn.Module] = [network] if trained_layers is None else _last(network, trained_layers)
+        raise ConfigError("layers and low-rank adaptation cannot go together; leave one of them out")
+    trained: list[nn.Module] = [network] if layers is None else _last(network, layers)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     for part in (*trained, *([] if network.pooler is None else [network.pooler])):
@@ -36,13 +36,13 @@ def _last(network: EncoderNetwork, count: int) -> list[nn.Module]:
     """The last `count` layers, and what belongs to them."""
     order = network.config.order
     if type(count) is not int or not 0 <= count <= len(order):
-        raise ConfigError(f"trained_layers must be a whole number from 0 to {len(order)}, got {count!r:.40}")
+        raise ConfigError(f"layers must be a whole number from 0 to {len(order)}, got {count!r:.40}")
     if count == 0:
         return []
     chosen = set(order[-count:])
     if chosen & set(order[:-count]):
         raise ConfigError(
-            f"trained_layers is {count}, but this model's {len(order)} layers share weights; "
+            f"layers is {count}, but this model's {len(order)} layers share weights; "
             f"say {len(order)} for all of them, 0 for none, or leave it out"
         )
     first = network.convolution if count == len(order) else None  # it is added to the first layer's output

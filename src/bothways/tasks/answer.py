@@ -32,7 +32,8 @@ __all__ = ["NULL_THRESHOLD", "Answered", "Outcome", "QuestionAnswering"]
 NULL_THRESHOLD = "null_threshold"
 """The key of a model's config with the odds from which on a question counts as one without an answer."""
 
-LABELS = Labels("single", ("start", "end"), "answers")
+LABELS = Labels("single", (), "answers")  # which have no names
+ENDS = 2
 # Likelihoods as small as this are as good as none; odds stay numbers that a file can have.
 LEAST = 1e-300
 NOWHERE: Mapping[str, Any] = {"start": 0, "end": 0, "answer": ""}
@@ -57,12 +58,13 @@ class Answered(NamedTuple):
     """What there is to say of a question, for metrics.
 
     text: the answer, "" for none.    best: the best answer that is one.    odds: of none against that; None where the
-    model has no way to say it.
+    model has no way to say it.    score: of text, as the pipeline gives it.
     """
 
     text: str
     best: str
     odds: float | None
+    score: float
 
 
 class Outcome(NamedTuple):
@@ -165,16 +167,23 @@ class QuestionAnswering:
     def best(self, labels: Labels) -> str:
         return "f1"
 
+    def says(self, rows: Sequence[Question]) -> Mapping[str, Any]:
+        """Where some have no answer, that "there is none" is one: from even odds on, until they are tuned."""
+        return {NULL_THRESHOLD: 1.0} if any(row.answers == () for row in rows) else {}
+
+    def weighs(self, labels: Labels) -> frozenset[str]:
+        return frozenset()
+
     def labels_of(self, rows: Sequence[Question], labels: Labels | None = None) -> Labels:
-        """The two scores that a token has. Raises InputError on a row of which the answer is not known, and where none
-        has one."""
+        """None that have names: an answer is told by where it begins and ends. Raises InputError on a row of which the
+        answer is not known, and where none has one."""
         if not rows:
             raise InputError("no rows to learn from")
         for row in rows:
             _golds(row)
         if labels is None and not any(map(_golds, rows)):
             raise InputError(f"{rows[0].place}: none of {len(rows):,} questions has an answer")
-        if labels is not None and len(labels.names) != len(LABELS.names):
+        if labels is not None and labels.names and len(labels.names) != ENDS:
             raise InputError(f"an answer has a start and an end, but the model has {len(labels.names)} labels")
         return labels or LABELS
 
@@ -280,10 +289,8 @@ def _read(request: Request, facts: Facts) -> list[Encoded]:
 
 def _reading(windows: Windows | None, max_length: int | None) -> Reading:
     """How rows are read in training and evaluation."""
-    usual = Reading()
-    if windows is not None:
-        usual = replace(usual, length=windows.length or max_length or usual.length, stride=windows.stride)
-    return usual if max_length is None else replace(usual, length=min(usual.length, max_length))
+    usual = Reading() if max_length is None else Reading(max_length)
+    return usual if windows is None else replace(usual, length=windows.length or usual.length, stride=windows.stride)
 
 
 def _impossible(options: Options, facts: Facts) -> bool:
@@ -316,7 +323,8 @@ def _answer(
     rank = next((i for i, span in enumerate(spans) if _odds(none, span) > above), len(spans))
     if options.scored:
         best = context[spans[0].start : spans[0].end]
-        return Answered("" if rank == 0 else best, best, _odds(none, spans[0]) if null else None)
+        text, score = ("", none) if rank == 0 else (best, spans[0].score)
+        return Answered(text, best, _odds(none, spans[0]) if null else None, score)
     shown = [{"score": score, "start": start, "end": end, "answer": context[start:end]} for score, start, end in spans]
     if above < math.inf:
         shown.insert(rank, {"score": none, **NOWHERE})

@@ -105,6 +105,12 @@ class MultipleChoice:
     def best(self, labels: Labels) -> str:
         return "accuracy"
 
+    def says(self, rows: Sequence[Choice]) -> Mapping[str, Any]:
+        return {}
+
+    def weighs(self, labels: Labels) -> frozenset[str]:
+        return frozenset()
+
     def labels_of(self, rows: Sequence[Choice], labels: Labels | None = None) -> Labels:
         """None that have names: a choice is told by its number."""
         if not rows:

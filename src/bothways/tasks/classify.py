@@ -134,6 +134,13 @@ class TextClassification:
         """Accuracy; micro-averaged F1 where there may be several labels; Pearson's correlation for numbers."""
         return {"single": "accuracy", "multi": "micro_f1", "regression": "pearson"}[labels.kind]
 
+    def says(self, rows: Sequence[Example]) -> Mapping[str, Any]:
+        return {}
+
+    def weighs(self, labels: Labels) -> frozenset[str]:
+        said = {"single": ("smoothing", "class_weights"), "multi": ("smoothing",)}.get(labels.kind, ())
+        return frozenset((*said, "windows"))
+
     def labels_of(self, rows: Sequence[Example], labels: Labels | None = None) -> Labels:
         if labels is None:
             return Labels.of(rows)
@@ -197,21 +204,34 @@ class TextClassification:
         """
         truth, scores = _arrays(outcomes)
         if labels.kind == "single":
-            return single_metrics(truth, scores)
+            return single_metrics(truth, scores, self.decided(scores, labels))
         if labels.kind == "multi":
-            return multi_metrics(truth, scores >= THRESHOLD)
+            return multi_metrics(truth, self.decided(scores, labels))
         return regression_metrics(truth, scores[:, 0])
 
     def table(self, outcomes: Sequence[Outcome], labels: Labels) -> dict[str, LabelScore]:
         """How good the answers are for each label, by its name. Not for numbers."""
         truth, scores = _arrays(outcomes)
-        predicted = scores.argmax(1) if labels.kind == "single" else scores >= THRESHOLD
-        return dict(zip(labels.names, label_scores(truth, predicted, len(labels.names))))
+        return dict(zip(labels.names, label_scores(truth, self.decided(scores, labels), len(labels.names))))
 
     def confusion(self, outcomes: Sequence[Outcome], labels: Labels) -> np.ndarray:
         """int [labels, labels]: how many rows of each label (down) got each label (across). For single labels only."""
         truth, scores = _arrays(outcomes)
-        return confusion_matrix(truth, scores.argmax(1), len(labels.names))
+        return confusion_matrix(truth, self.decided(scores, labels), len(labels.names))
+
+    def decided(self, scores: np.ndarray, labels: Labels) -> np.ndarray:
+        """What is answered, of scores [n, labels]: the number of the likeliest label, int [n]; where there may be
+        several, whether each is, bool [n, labels]: those that score at least 0.5.
+
+        A model's `label_thresholds` take the place of 0.5, also of two labels that exclude each other, where the second
+        one is answered from its own threshold on. They change what is decided (metrics, `bothways predict`), and not
+        the order of labels that a pipeline gives, which goes by scores.
+        """
+        if labels.kind == "multi":
+            return scores >= (np.array(labels.thresholds) if labels.thresholds else THRESHOLD)
+        if labels.thresholds and len(labels.names) == 2:
+            return (scores[:, 1] >= labels.thresholds[1]).astype(np.int64)
+        return scores.argmax(1)
 
 
 # Scores

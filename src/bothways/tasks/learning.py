@@ -71,6 +71,12 @@ class Learnable(Task[Any], Protocol[RowT]):
     def best(self, labels: Labels) -> str:
         """The metric that says which of several models is best; the higher the better."""
 
+    def weighs(self, labels: Labels) -> frozenset[str]:
+        """What a run may say that means something for these labels: smoothing, class_weights, windows."""
+
+    def says(self, rows: Sequence[RowT]) -> Mapping[str, Any]:
+        """Keys that the config of a model has which learns these rows, beside those of labels."""
+
     def labels_of(self, rows: Sequence[RowT], labels: Labels | None = None) -> Labels:
         """What these rows are labelled with; checked against `labels`, if those are known.
 

@@ -74,13 +74,15 @@ def classification_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str
     }
 
 
-def single_metrics(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Of label numbers int [n] and probabilities [n, labels], the best of which is the answer: those of
-    `classification_metrics`, micro_f1 (over all labels, so it is the accuracy) and ece.
+def single_metrics(truth: np.ndarray, scores: np.ndarray, predicted: np.ndarray | None = None) -> dict[str, float]:
+    """Of label numbers int [n] and probabilities [n, labels]: those of `classification_metrics`, micro_f1 (over all
+    labels, so it is the accuracy) and ece, of the likeliest label.
+
+    predicted: int [n], the answers; None: the likeliest labels.
     """
-    predicted = scores.argmax(1)
-    found = classification_metrics(truth, predicted)
-    error = expected_calibration_error(scores.max(1), predicted == truth)
+    best = scores.argmax(1)
+    found = classification_metrics(truth, best if predicted is None else predicted)
+    error = expected_calibration_error(scores.max(1), best == truth)
     return {**found, "micro_f1": found["accuracy"], "ece": error}
 
 

@@ -145,6 +145,12 @@ class TokenClassification:
     def best(self, labels: Labels) -> str:
         return "f1" if _has_spans(labels) else "accuracy"
 
+    def says(self, rows: Sequence[Tagged]) -> Mapping[str, Any]:
+        return {}
+
+    def weighs(self, labels: Labels) -> frozenset[str]:
+        return frozenset(("smoothing", "class_weights"))
+
     def labels_of(self, rows: Sequence[Tagged], labels: Labels | None = None) -> Labels:
         """Names sorted, "O" first. A single one is refused unless labels are known."""
         if not rows:

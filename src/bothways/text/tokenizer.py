@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from bothways.errors import InputError, TruncationWarning
 from bothways.text.guard import guarded
 
-__all__ = ["Encoded", "Strategy", "Tokenizer", "as_texts", "cut_lengths", "warn_of_truncation"]
+__all__ = ["Cuts", "Encoded", "Strategy", "Tokenizer", "as_texts", "cut_lengths", "warn_of_truncation"]
 
 Strategy = Literal["longest_first", "only_first", "only_second"]
 
@@ -253,6 +253,33 @@ def _checked(texts: Sequence[str]) -> list[str]:
                     "which no text has; decode the text with errors='replace'"
                 ) from None
     return list(texts)
+
+
+@dataclass(eq=False)
+class Cuts:
+    """Texts that were cut, counted over several calls, to be told once.
+
+    texts: all of them.    cut: how many were.    limit: to how many tokens at most.    longest: tokens of the longest.
+    """
+
+    texts: int = 0
+    cut: int = 0
+    limit: int = 0
+    longest: int = 0
+
+    def add(self, encoded: Sequence[Encoded]) -> None:
+        self.texts += len(encoded)
+        for one in encoded:
+            if one.dropped:
+                self.cut += 1
+                self.limit = max(self.limit, len(one))
+                self.longest = max(self.longest, len(one) + one.dropped)
+
+    def warn(self) -> None:
+        """Warn, if there were any."""
+        if self.cut:
+            told = f"{self.cut:,} of {self.texts:,} texts were cut to {self.limit} tokens at most"
+            warnings.warn(f"{told} (the longest had {self.longest:,})", TruncationWarning, stacklevel=2)
 
 
 def cut_lengths(encoded: Iterable[Encoded]) -> list[int]:

@@ -20,7 +20,7 @@ from bothways.train.networks import Networks
 from bothways.train.progress import Progress
 from bothways.train.settings import PretrainSettings
 
-__all__ = ["model_told", "write_card", "write_tables"]
+__all__ = ["CARD", "model_told", "write_card", "write_tables"]
 
 CARD = "README.md"
 FRONT = "---\nlibrary_name: bothways\npipeline_tag: {tag}\n---\n"

@@ -16,17 +16,18 @@ import torch
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
-from bothways.engine.evaluation import evaluated
+from bothways.data.split import picked
+from bothways.engine.evaluation import evaluated, need_metrics_of
 from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.streams import Streams
-from bothways.errors import InputError, MissingExtraError, TruncationWarning
+from bothways.errors import ConfigError, InputError, MissingExtraError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
 from bothways.tasks.learning import Learnable
-from bothways.train.adapted import encoder_of, with_head
+from bothways.train.adapted import check_heeded, encoder_of, numbered, with_head
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.curves import plot_curves
@@ -36,7 +37,7 @@ from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.meter import Meter
 from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
-from bothways.train.plan import flops_of_token, matmul_rate
+from bothways.train.plan import flops_of_token, rate_here
 from bothways.train.progress import Progress
 from bothways.train.rows import RowSteps
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
@@ -49,8 +50,6 @@ from bothways.train.tuning import TuningSettings
 from bothways.train.tuning_card import write_tuning_card
 
 __all__ = ["Taught", "finetune", "steps_of"]
-
-RATE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +74,7 @@ def finetune(
     output: Path,
     *,
     labels: Labels | None = None,
+    every: Sequence[Any] | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     watch: Watch = lambda event, reading: None,
@@ -86,8 +86,9 @@ def finetune(
     which did best on the rows held out.
 
     task: a name in TASKS of one that can be learnt.    rows, held: as the task reads them; none held: no evaluation.
-    labels: in the order to number them; None: those of the rows.
-    watch: is told of every event.    told: is told of the disk that the states of a frozen encoder will take.
+    labels: in the order to number them; None: those of the rows, or of `every`, which has more.
+    watch: is told of every event.    told: is told what begins with fresh weights, and of the disk that
+    the states of a frozen encoder will take.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
@@ -101,10 +102,10 @@ def finetune(
             check_board()
         learnt = _learnable(task)
         encoder = encoder_of(settings)
-        labels = learnt.labels_of(rows, labels)
-        if held:
-            learnt.labels_of(held, labels)
-        encoder = with_head(encoder, learnt, labels, settings)
+        labels = labels or numbered(learnt.labels_of(every or rows), encoder, learnt)
+        _check(learnt, labels, rows, held, settings)
+        rows, held = picked(rows, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
+        encoder = with_head(encoder, learnt, labels, learnt.says(rows), settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
         states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
         frozen = states if settings.adapt.layers == 0 else None
@@ -112,6 +113,8 @@ def finetune(
         started = _started(encoder, material, steps, settings, output, resume, device)
         begin(output, settings, started, material.identity, lock, resume)
         if frozen is not None:
+            if started.progress.step == 0:
+                States.remove(output)  # of a run that was killed before its first checkpoint, maybe of other rows
             _compute(frozen, started.networks.encoder, material, device, told)
         outcome, metrics = _run(material, started, steps, settings, output, watch, device)
         if outcome.finished:
@@ -127,9 +130,22 @@ def _learnable(name: str) -> Learnable[Any]:
     return task
 
 
+def _check(
+    task: Learnable[Any], labels: Labels, rows: Sequence[Any], held: Sequence[Any], settings: TuningSettings
+) -> None:
+    """Raise InputError, ConfigError or MissingExtraError on what would only come up in the midst of the run."""
+    for some in (rows, *([held] if held else [])):
+        task.labels_of(some, labels)
+    check_heeded(task, labels, settings)
+    if held:
+        need_metrics_of(task, labels)
+
+
 def _steps(material: Material, settings: TuningSettings, frozen: States | None) -> RowSteps:
     lengths, size = [len(sample) for sample in material.samples], settings.rows.batch_size
-    steps = steps_of(len(lengths), settings)
+    steps, warmup = steps_of(len(lengths), settings), settings.update.warmup
+    if warmup is not None and warmup > steps:
+        raise ConfigError(f"warmup must be between 0 and the {steps} steps, got {warmup}")
     made = partial(_batch, material)
     if frozen is not None:
         made = partial(frozen.batch, material.objective, material.samples)
@@ -144,7 +160,8 @@ def _compute(
 
 
 def steps_of(rows: int, settings: TuningSettings) -> int:
-    """How many steps a run over so many rows has."""
+    """How many steps a run over so many rows, or as many of them as it shall use, has."""
+    rows = min(rows, settings.text.max_train_samples or rows)
     return max(1, math.ceil(settings.rows.epochs * -(-rows // settings.rows.batch_size)))
 
 
@@ -201,7 +218,9 @@ def _run(
         model = Model(cast(EncoderNetwork, FrozenNetwork(encoder.config)), encoder.heads)
 
     def judged(streams: Streams) -> Judged:
-        found.update(_metrics(material, pipeline_of(), settings))
+        now = _metrics(material, pipeline_of(), settings)
+        found.clear()  # a kind of entity that is found no more has no metrics
+        found.update(now)
         whole = {name: value for name, value in found.items() if "/" not in name}  # not of each label
         return Judged(whole, -found[material.task.best(material.labels)])
 
@@ -226,6 +245,9 @@ def _run(
     meter = _meter(encoder, steps, device)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)
     outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
+    if outcome.finished and material.held and not found:  # resumed at its end
+        with nullcontext() if started.average is None else started.average.swapped():
+            judged(Streams(device))
     return outcome, found
 
 
@@ -248,7 +270,7 @@ def _metrics(material: Material, pipeline: Pipeline, settings: TuningSettings) -
 
 def _meter(encoder: Encoder, steps: RowSteps, device: torch.device) -> Meter:
     dtype = encoder.network.dtype or torch.float32
-    rate = matmul_rate(dtype, device, RATE_SECONDS, 1024 if device.type == "cpu" else 4096)
+    rate = rate_here(dtype, device)
     length = sum(steps.lengths) / len(steps.lengths)
     return Meter(steps.steps, 3 * flops_of_token(encoder.config, length, 0.0), rate)
 
@@ -273,7 +295,7 @@ def _finish(
         told = _logged(output, there.step)
         write_tuning_card(output / "best", settings, material, networks, there, told, reading)
     States.remove(output)
-    with suppress(MissingExtraError):  # no picture without matplotlib
+    with suppress(MissingExtraError, InputError):  # no picture without matplotlib, nor of fewer steps than are logged
         plot_curves(output)
 
 

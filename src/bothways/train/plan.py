@@ -19,7 +19,11 @@ from bothways.train.progress import Cursor
 from bothways.train.settings import PretrainSettings
 from bothways.train.step import train_step
 
-__all__ = ["Plan", "flops_of_step_token", "flops_of_token", "matmul_rate", "plan_of"]
+__all__ = ["Plan", "flops_of_step_token", "flops_of_token", "matmul_rate", "plan_of", "rate_here"]
+
+RATE_SECONDS = 0.2  # in which a run measures the matrix-product rate
+RATE_SIZES = {"cpu": 1024}  # of the matrices; elsewhere they are larger
+RATE_SIZE = 4096
 
 # Weight and gradient, in fp32; and the average of a weight.
 BYTES_PER_PARAMETER = 8
@@ -108,6 +112,12 @@ def _batch_bytes(
 def _copied_bytes(settings: PretrainSettings, parameters: int) -> int:
     """Of the weights once more, in half precision, while a step is computed (`nn.layers.copied`)."""
     return 0 if settings.update.precision == "fp32" else 2 * parameters
+
+
+def rate_here(dtype: torch.dtype, device: torch.device) -> float:
+    """`matmul_rate` as a run asks for it before its first step: in a moment."""
+    size = RATE_SIZES.get(device.type, RATE_SIZE)
+    return matmul_rate(dtype, device, seconds=RATE_SECONDS, size=size)
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5, size: int = 2048) -> float:

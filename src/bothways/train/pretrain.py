@@ -24,7 +24,7 @@ from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.material import Material, material_of
 from bothways.train.meter import Meter
 from bothways.train.optim import OPTIMIZERS, parameter_groups
-from bothways.train.plan import Plan, flops_of_step_token, matmul_rate, plan_of
+from bothways.train.plan import Plan, flops_of_step_token, plan_of, rate_here
 from bothways.train.progress import Progress
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
 from bothways.train.settings import PretrainSettings
@@ -32,10 +32,6 @@ from bothways.train.state import Restored, best, prune, restore
 from bothways.train.step import evaluate
 
 __all__ = ["plan", "pretrain"]
-
-RATE_SECONDS = 0.2  # in which the matrix-product rate is measured
-RATE_SIZES = {"cpu": 1024}  # of the matrices; elsewhere they are larger
-RATE_SIZE = 4096
 
 
 def pretrain(
@@ -140,7 +136,7 @@ def _held_out(model: Model, material: Material, tokens: int, streams: Streams) -
 
 def _meter(settings: PretrainSettings, material: Material, model: Model, device: torch.device) -> Meter:
     dtype = model.network.dtype or torch.float32
-    rate = matmul_rate(dtype, device, RATE_SECONDS, RATE_SIZES.get(device.type, RATE_SIZE))
+    rate = rate_here(dtype, device)
     flops = flops_of_step_token(model, material.train, material.objective)
     return Meter(settings.step.steps, flops, rate, losses=tuple(material.objective.losses))
 

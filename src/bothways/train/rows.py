@@ -21,9 +21,7 @@ from bothways.train.progress import Cursor, Progress
 
 __all__ = ["RowSteps", "dealt"]
 
-# So that two cores have something to do; of fewer tokens each, what a part costs besides its tokens is more than that
-# (docs/decisions/0013-fine-tuning-steps.md).
-FEWEST_PARTS, WORTH_A_PART = 2, 512
+FEWEST_PARTS = 2  # so that two cores have something to do, whatever the machine has
 AHEAD = 4  # steps that are prepared before they are needed
 
 
@@ -90,12 +88,11 @@ class RowSteps:
 def dealt(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Rows in parts of about equally many tokens, each part's longest rows first.
 
-    As many parts as it takes for about `budget` tokens each, but at least two where there are two rows and enough
-    tokens to make that worth while.
+    As many parts as it takes for about `budget` tokens each, but at least two where there are two rows: a single part
+    would be shared out among all cores, and its sums would depend on how many there are.
     """
     total = sum(lengths[row] for row in rows)
-    fewest = FEWEST_PARTS if total >= FEWEST_PARTS * WORTH_A_PART else 1
-    parts = min(len(rows), max(fewest, math.ceil(total / budget)))
+    parts = min(len(rows), max(FEWEST_PARTS, math.ceil(total / budget)))
     found: list[list[int]] = [[] for _ in range(parts)]
     tokens = [0] * parts
     for row in sorted(rows, key=lambda row: -lengths[row]):

@@ -59,7 +59,7 @@ def material_of(
     if settings.loss.class_weights == "balanced":
         weighing = replace(objective.weighing, classes=_balanced(objective, samples, labels))
         objective = replace(objective, weighing=weighing)
-    return Material(name, task, labels, samples, held, objective, _identity(rows))
+    return Material(name, task, labels, samples, held, objective, _identity(labels, rows, held))
 
 
 def _samples(
@@ -86,13 +86,14 @@ def _balanced(objective: Supervised, samples: Sequence[Sample], labels: Labels) 
     if labels.kind != "single" or values.is_floating_point() or not labels.names:
         raise ConfigError("class_weights = balanced is for rows that have one of several labels each")
     counts = values.bincount(minlength=len(labels.names)).tolist()
-    return tuple(len(values) / (len(counts) * count) if count else 0.0 for count in counts)
+    there = sum(count > 0 for count in counts)
+    return tuple(len(values) / (there * count) if count else 0.0 for count in counts)
 
 
-def _identity(rows: Sequence[Any]) -> str:
-    """What stands for the rows, wherever they are read from."""
-    found = blake2b(digest_size=16)
-    for row in rows:
-        said = [getattr(row, one.name) for one in fields(row) if one.name != "place"]
+def _identity(labels: Labels, rows: Sequence[Any], held: Sequence[Any]) -> str:
+    """What stands for the rows, wherever they are read from, and for the numbers of their labels."""
+    found = blake2b(repr((labels.kind, labels.names)).encode("utf-8", errors="backslashreplace"), digest_size=16)
+    for row in (*rows, None, *held):
+        said = row and [getattr(row, one.name) for one in fields(row) if one.name != "place"]
         found.update(repr(said).encode("utf-8", errors="backslashreplace"))
     return found.hexdigest()

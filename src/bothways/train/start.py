@@ -40,7 +40,6 @@ __all__ = [
     "set_dropout",
     "starting_encoder",
     "warn_of_fresh",
-    "warn_of_left",
 ]
 
 NO_HEADS: Mapping[str, nn.Module] = MappingProxyType({})
@@ -157,7 +156,7 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
         initialise(encoder.network.pooler, encoder.config.init_std, generator)
     heads = {name: encoder.heads.get(name) or _fresh_of(name, encoder, generator) for name in names}
     left = [f"head {name}" for name in encoder.heads if name not in names] + list(encoder.lost)
-    warn_of_left(start, left)
+    _warn_of_left(start, left)
     fresh = [f"head {name}" for name in names if name not in encoder.heads and _has_own(heads[name], encoder.network)]
     warn_of_fresh(start, [*fresh, *(["pooler"] if pools else [])])
     return replace(encoder, tokenizer=tokenizer, heads=heads, unused=())
@@ -180,8 +179,7 @@ def _has_own(head: nn.Module, network: EncoderNetwork) -> bool:
     return any(id(parameter) not in shared for parameter in head.parameters())
 
 
-def warn_of_left(start: str, left: list[str]) -> None:
-    """Say which parts of an encoder to go on from are not trained further, if any."""
+def _warn_of_left(start: str, left: list[str]) -> None:
     if left:
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         warnings.warn(f"{start}: trained without {named}", UnusedWeightsWarning, stacklevel=5)
@@ -222,7 +220,8 @@ def set_dropout(network: EncoderNetwork, dropout: float | None, heads: Mapping[s
     config = _dropping(network.config, dropout)
     with torch.device("meta"):
         twin = EncoderNetwork(config, pooler=network.pooler is not None)
-    for part, like in zip(network.modules(), twin.modules()):
-        if hasattr(part, "dropout"):
-            part.dropout = like.dropout
+    rates = {name: like.dropout for name, like in twin.named_modules() if hasattr(like, "dropout")}
+    for name, part in network.named_modules():
+        if name in rates:  # low-rank parts keep their own
+            part.dropout = rates[name]
     network.config = config

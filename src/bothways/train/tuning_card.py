@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bothways.train.card import model_told, write_tables
+from bothways.train.card import CARD, model_told, write_tables
 from bothways.train.folder import described
 from bothways.train.meter import Reading
 from bothways.train.networks import Networks
@@ -41,11 +41,16 @@ def write_tuning_card(
     metrics: Mapping[str, float],
     reading: Reading | None,
 ) -> None:
-    """Write `README.md` beside a model. metrics: of this model, on the rows held out; empty where none were."""
-    encoder, model = networks.encoder, _name(settings.adapt.model)
+    """Write `README.md` beside a model. metrics: of this model, on the rows held out; empty where none were.
+
+    reading: None where the run's steps were taken by another process; a card that is there stays.
+    """
+    if reading is None and (folder / CARD).exists():
+        return
+    encoder, model, head = networks.encoder, _name(settings.adapt.model), material.objective.head
     kind = encoder.family.architecture(encoder.heads)
-    said = encoder.extras.get("classifier_pooling") if settings.adapt.pooling not in (None, "cls") else None
-    ours = said is not None and encoder.family.model_type != "modernbert"
+    said = encoder.extras.get("classifier_pooling") if getattr(encoder.heads[head], "pooling", None) else None
+    ours = said not in (None, "cls") and encoder.family.model_type != "modernbert"
     parts = [
         f"{FRONT.format(task=material.name)}# {model}, fine-tuned for {material.name}\n",
         f"From `{model}`: {progress.step:,} steps over {len(material.samples):,} rows, seed {settings.run.seed}.\n",
