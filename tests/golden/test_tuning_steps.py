@@ -184,12 +184,11 @@ def test_what_is_dropped_is_the_same_on_the_way_there_and_back(dtype: torch.dtyp
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=64), st.integers(1, 4096))
-def test_rows_are_dealt_out_by_their_tokens_and_few_tokens_are_one_part(lengths: list[int], budget: int) -> None:
+def test_rows_are_dealt_out_by_their_tokens_to_two_parts_at_least(lengths: list[int], budget: int) -> None:
     parts = dealt(range(len(lengths)), lengths, budget)
     assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
     assert all(parts)
-    few = sum(lengths) < 1024
-    assert len(parts) == min(len(lengths), max(1 if few else 2, -(-sum(lengths) // budget)))
+    assert len(parts) == min(len(lengths), max(2, -(-sum(lengths) // budget)))
 
 
 @pytest.mark.parametrize("longest", [0.0, 1e-3, 0.7, 1e3])
