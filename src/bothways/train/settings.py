@@ -25,6 +25,8 @@ __all__ = [
     "RunSettings",
     "StepSettings",
     "UpdateSettings",
+    "check_one_of",
+    "check_seed",
 ]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -41,9 +43,16 @@ ONLY_WITH = {
 }
 
 
-def _check_one_of(key: str, value: str, known: Iterable[str]) -> None:
+def check_one_of(key: str, value: str, known: Iterable[str]) -> None:
+    """Raises ConfigError, with the nearest that is known, on a value that is none of them."""
     if value not in known:
         raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}{meant(value, known)}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises ConfigError on what is no seed."""
+    if not 0 <= seed < 1 << 63:
+        raise ConfigError(f"seed must be 0 or more and less than 2^63, got {seed}")
 
 
 def _check_within(key: str, warmup: float, steps: int) -> None:
@@ -171,7 +180,7 @@ class ObjectiveSettings:
             raise ConfigError(f"negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
         _check_above_0("rtd_weight", self.rtd_weight)
         if self.sharing is not None:
-            _check_one_of("sharing", self.sharing, SHARINGS)
+            check_one_of("sharing", self.sharing, SHARINGS)
 
 
 @dataclass(frozen=True)
@@ -249,9 +258,9 @@ class UpdateSettings:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _check_one_of("schedule", self.schedule, SCHEDULES)
-        _check_one_of("precision", self.precision, PRECISIONS)
+        check_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        check_one_of("schedule", self.schedule, SCHEDULES)
+        check_one_of("precision", self.precision, PRECISIONS)
         if self.nonfinite not in ("stop", "skip"):
             raise ConfigError(f"nonfinite must be stop or skip, got {self.nonfinite!r}")
         _check_finite("spike", self.spike)
@@ -300,8 +309,7 @@ class RunSettings:
         for name in ("log_every", "evaluate_every", "evaluate_tokens", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed must be 0 or more and less than 2^63, got {self.seed}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from bothways.errors import ConfigError
 from bothways.text.windows import Windows
 from bothways.train.optim import AdamSettings
-from bothways.train.settings import UpdateSettings
+from bothways.train.settings import UpdateSettings, check_one_of, check_seed
 
 __all__ = [
     "AdaptSettings",
@@ -31,11 +31,6 @@ def _check_share(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ConfigError(f"{name} must be 0 or more and less than 1, got {value}")
-
-
-def _check_one_of(key: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,9 @@ class AdaptSettings:
     def __post_init__(self) -> None:
         _check_least(0, layers=self.layers, lora_rank=self.lora_rank)
         _check_share(lora_dropout=self.lora_dropout, dropout=self.dropout or 0.0)
-        _check_one_of("lora_parts", self.lora_parts, ("attention", "all"))
-        _check_one_of("pooling", self.pooling, ("cls", "mean", "max"))
+        check_one_of("lora_parts", self.lora_parts, ("attention", "all"))
+        if self.pooling is not None:
+            check_one_of("pooling", self.pooling, ("cls", "mean", "max"))
         if not self.lora_alpha > 0:
             raise ConfigError(f"lora_alpha must be more than 0, got {self.lora_alpha}")
         if self.lora_rank and self.layers is not None:
@@ -97,7 +93,7 @@ class TextSettings:
             max_eval_samples=self.max_eval_samples,
         )
         _check_least(0, stride=self.stride)
-        _check_one_of("windows", self.windows, ("cut", "mean", "max"))
+        check_one_of("windows", self.windows, ("cut", "mean", "max"))
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out must be more than 0 and less than 1, got {self.held_out}")
 
@@ -120,7 +116,7 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         _check_share(smoothing=self.smoothing)
-        _check_one_of("class_weights", self.class_weights, ("none", "balanced"))
+        check_one_of("class_weights", self.class_weights, ("none", "balanced"))
 
 
 @dataclass(frozen=True)
@@ -182,8 +178,7 @@ class TuningRun:
     def __post_init__(self) -> None:
         _check_least(0, evaluate_every=self.evaluate_every, save_every=self.save_every, patience=self.patience)
         _check_least(1, log_every=self.log_every, keep=self.keep)
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed must be 0 or more and less than 2^63, got {self.seed}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
