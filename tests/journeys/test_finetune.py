@@ -152,7 +152,7 @@ def test_several_seeds_give_a_mean_and_a_spread(tune: Any, capsys: pytest.Captur
     assert [Path(one["folder"]).name for one in told["runs"]] == ["seed-5", "seed-6"]
     values = [one["metrics"]["accuracy"] for one in told["runs"]]
     assert told["metrics"]["accuracy"] == pytest.approx(sum(values) / 2)
-    assert told["spreads"]["accuracy"] == pytest.approx(abs(values[0] - values[1]) / 2)
+    assert told["spreads"]["accuracy"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     weights = [(output / f"seed-{seed}" / "model" / "model.safetensors").read_bytes() for seed in (5, 6)]
     assert weights[0] != weights[1]
     assert tune("classify", *flags, "--json", "--resume", output=output)[0] == 0
@@ -353,3 +353,21 @@ def test_a_label_that_is_only_among_rows_kept_apart_is_a_label(tune: Any, tmp_pa
     )
     code, _ = tune("classify", "--train", several, "--label", "labels", "--epochs", "1", "--held-out", "0.5", "--json")
     assert code == 0
+
+
+def test_labels_are_numbered_as_a_file_names_them(tune: Any, tmp_path: Path) -> None:
+    """Also those that no row has."""
+    file = write_lines(tmp_path / "rows.csv", ["text,label", *(f"a cat {i},{(2, 0)[i % 2]}" for i in range(12))])
+    names = write_lines(tmp_path / "names.txt", ["zebra", "ant", "cat"])
+    code, output = tune("classify", "--train", file, "--label-names", names, "--epochs", "1")
+    assert code == 0
+    config = json.loads((output / "model" / "config.json").read_text())
+    assert config["id2label"] == {"0": "zebra", "1": "ant", "2": "cat"}
+
+
+def test_a_sample_keeps_as_few_rows_apart(tune: Any, tmp_path: Path, capsys: Any) -> None:
+    lines = [f"a cat {number},{'ab'[number % 2]}" for number in range(200)]
+    file = write_lines(tmp_path / "rows.csv", ["text,label", *lines])
+    code, _ = tune("classify", "--train", file, "--max-train-samples", "30", "--epochs", "1")
+    assert code == 0
+    assert "3 rows are kept apart" in capsys.readouterr().err

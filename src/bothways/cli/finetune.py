@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from os.path import samefile
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
@@ -127,7 +127,7 @@ class _Rows:
 
 
 def _rows(kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFlags) -> _Rows:
-    from bothways.data.split import held_apart
+    from bothways.data.split import held_apart, picked
 
     _warn_of_one_file(where)
     with rows_of(kind, flags.source(where.train), flags) as rows:
@@ -139,6 +139,8 @@ def _rows(kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFla
             held: Sequence[Any] = list(rows)
     else:
         train, held = held_apart(train, settings.text.held_out)
+        if (most := settings.text.max_train_samples) is not None:  # as many beside a sample as beside all rows
+            held = picked(held, max(1, round(most * settings.text.held_out)))
         counted = "1 row is" if len(held) == 1 else f"{len(held):,} rows are"
         print(f"bothways: {counted} kept apart to evaluate on", file=sys.stderr)
     return _Rows(train, held, every)
@@ -146,13 +148,16 @@ def _rows(kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFla
 
 def _labels(kind: str, rows: Sequence[Any], flags: RowFlags) -> Labels | None:
     """The labels of rows, where it is said what they are; else those that the task finds."""
-    if flags.kind is None:
-        return None
-    if kind != "classify":
+    if flags.kind is not None and kind != "classify":
         raise ConfigError(f"kind is for labels of texts, not for {KINDS[kind].title}; leave it out")
+    names = flags.names() if kind in ("classify", "tag") else []
+    if flags.kind is None and not names:
+        return None
     from bothways.data.labelled import Labels
 
-    return Labels.of(rows, flags.label or "label", kind=flags.kind)
+    if kind == "tag":
+        return Labels("single", tuple(names), flags.label or "tag")
+    return Labels.of(rows, flags.label or "label", kind=flags.kind, names=names)
 
 
 def _warn_of_one_file(where: TuningFlags) -> None:
@@ -211,7 +216,7 @@ def _show(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
                 "labels": list(runs[0].labels.names),
                 "best_metric": runs[0].best,
                 "metrics": {name: fmean(found) for name, found in values.items()},
-                "spreads": {name: pstdev(found) for name, found in values.items()},
+                "spreads": {name: _spread(found) for name, found in values.items()},
                 "runs": [_told(run) for run in runs],
             }
         )
@@ -219,7 +224,7 @@ def _show(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
     several = len(runs) > 1
     if names:
         rows = [
-            [f"{fmean(found):.4f}", *([f"{pstdev(found):.4f}"] if several else []), name]
+            [f"{fmean(found):.4f}", *([f"{_spread(found):.4f}"] if several else []), name]
             for name, found in values.items()
             if "/" not in name  # those of each label are in what `bothways evaluate` shows
         ]
@@ -232,6 +237,11 @@ def _show(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
             else f"; {run.best} was best at step {at.best_step:,}: {-(at.best_loss or 0):.4f}"
         )
         print(f"{run.folder / 'model'}: {at.step:,} steps, {at.tokens:,} tokens{best}")
+
+
+def _spread(found: Sequence[float]) -> float:
+    """Of several runs, the standard deviation of the runs that they are a sample of."""
+    return stdev(found) if len(found) > 1 else 0.0
 
 
 def _told(run: Taught) -> dict[str, Any]:

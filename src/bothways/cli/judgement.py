@@ -104,7 +104,11 @@ def _print_tuned(report: Report) -> None:
     print_table(["threshold", "F1 now", "F1 then", "label"], rows, title=title)
     then = ", ".join(f"{_short(name)} {report.tuned_metrics[name]:.4f}" for name in ("micro_f1", "macro_f1"))
     now = ", ".join(f"{_short(name)} {report.metrics[name]:.4f}" for name in ("micro_f1", "macro_f1"))
-    print(f"All labels: now {now}; then {then}. --tune-thresholds --save makes them the model's.")
+    better = report.tuned_metrics["macro_f1"] > report.metrics["macro_f1"]
+    advice = (
+        "--tune-thresholds --save makes them the model's" if better else "the model's decisions are better as they are"
+    )
+    print(f"All labels: now {now}; then {then}; {advice}.")
 
 
 def _short(name: str) -> str:

@@ -296,6 +296,8 @@ def _has_header(rows: Sequence[Sequence[str]]) -> bool:
     first, rest = rows[0], rows[1:]
     if any(map(known, first)):
         return True
+    if len(first) == 1:  # of texts alone, any could be the name of the others
+        return False
     if len(set(first)) < len(first) or any(not cell.strip() or cell.isdigit() or is_number(cell) for cell in first):
         return False
     return bool(rest) and not any(a == b for row in rest for a, b in zip(first, row))

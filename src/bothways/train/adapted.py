@@ -86,6 +86,8 @@ def with_head(
     left = [f"head {one}" for one in encoder.heads if one != head or not kept] + list(encoder.lost)
     if fresh or left:
         told("; ".join(_counted(what, parts) for what, parts in (("fresh", fresh), ("left behind", left)) if parts))
+    if settings.adapt.pooling not in (None, "cls") and family.model_type != "modernbert":
+        told(f"pooling {settings.adapt.pooling}: transformers will load the model, but read its first token alone")
     adapted = replace(encoder, heads={head: module}, extras=extras, unused=())
     set_dropout(adapted.network, settings.adapt.dropout, adapted.heads)
     adapt = settings.adapt

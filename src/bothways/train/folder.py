@@ -51,7 +51,7 @@ def check_run(output: Path, settings: Any, resume: bool) -> None:
     if changed:
         raise ConfigError(
             f"{output / SETTINGS}: the run to be resumed has other settings: {', '.join(changed)}; "
-            "give those, or begin another run (start = goes on from a finished one)"
+            "give those, or begin another run in another folder"
         )
 
 
