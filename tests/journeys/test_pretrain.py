@@ -328,7 +328,7 @@ import torch
 import bothways.train.pretrain
 from bothways.cli.main import main
 torch.set_num_threads(1)
-bothways.train.pretrain.RATE_SECONDS = 0.0
+bothways.train.plan.RATE_SECONDS = 0.0
 seed, finished, output, *command = sys.argv[1:]
 with contextlib.suppress(SystemExit):
     main([*command, "--output", finished])  # imports everything, and has nothing to do

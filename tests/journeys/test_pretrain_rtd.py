@@ -64,7 +64,7 @@ def tied(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         shape = replace(PRESETS["electra-small"].config, **SIZES, embedding=EmbeddingMap(16))
         patch.setitem(PRESETS, "small-electra", replace(PRESETS["electra-small"], config=shape))
-        patch.setattr("bothways.train.pretrain.RATE_SECONDS", 0.0)
+        patch.setattr("bothways.train.plan.RATE_SECONDS", 0.0)
         assert run("pretrain", config, *RTD, "--preset", "small-electra", "--output", output) == 0
     return output
 
