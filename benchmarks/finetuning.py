@@ -104,10 +104,11 @@ def write_classifier(model: Path, folder: Path) -> None:
     from bothways.train.adapted import encoder_of, with_head
     from bothways.train.tuning import AdaptSettings, TuningSettings
 
-    settings, task = TuningSettings(AdaptSettings(model=str(model))), TASKS["text-classification"]
+    task: Any = TASKS["text-classification"]
+    settings = TuningSettings(AdaptSettings(model=str(model)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        encoder = with_head(encoder_of(settings), task, Labels("single", LABELS), settings)  # type: ignore[arg-type]
+        encoder = with_head(encoder_of(settings), task, Labels("single", LABELS), {}, settings, lambda line: None)
     encoder.save_pretrained(folder)
 
 
@@ -144,7 +145,7 @@ class Ours:
         task: Any = TASKS[how.task]
         examples = our_rows(workload, rows)
         labels = task.labels_of(examples)
-        encoder = with_head(encoder_of(settings), task, labels, settings)
+        encoder = with_head(encoder_of(settings), task, labels, {}, settings, lambda line: None)
         material = material_of(how.task, task, labels, examples, [], encoder, settings)
         samples, self.objective, cpu = material.samples, material.objective, torch.device("cpu")
         self.lengths = [len(sample) for sample in samples]
