@@ -7,8 +7,6 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# With AMX, oneDNN's sums over long rows of bf16 depend on how many rows there are (docs/decisions/0003-bit-exact.md).
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ["OMP_WAIT_POLICY"] = "passive"  # waiting threads sleep: on a busy machine spinning ones cost a factor of 500
 
 from collections.abc import Callable, Iterator
