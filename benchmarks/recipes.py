@@ -41,7 +41,7 @@ def _glue(task: str, flags: str, *metrics: str) -> Recipe:
 FOUR = "--epochs 4 --lr 1e-4"
 RECIPES: dict[str, Recipe] = {
     "STS-B": _glue("STS-B", FOUR, "pearson", "spearman"),
-    "MRPC": _glue("MRPC", FOUR, "accuracy", "macro_f1"),
+    "MRPC": _glue("MRPC", FOUR, "accuracy", "f1"),
     "CoLA": _glue("CoLA", FOUR, "mcc"),
     "RTE": _glue("RTE", f"{FOUR} --max-length 256", "accuracy"),
     "SST-2": _glue("SST-2", "--epochs 2 --lr 5e-5 --warmup 0.06", "accuracy"),
@@ -71,9 +71,9 @@ RECIPES: dict[str, Recipe] = {
     "ARC-Easy": Recipe(
         "choose", "arc/ARC-Easy.train.jsonl", "arc/ARC-Easy.test.jsonl", f"{FOUR} --warmup 0.1", ("accuracy",), seeds=1
     ),
-    "MRPC, mean pooling": _glue("MRPC", f"{FOUR} --pooling mean", "accuracy", "macro_f1"),
-    "MRPC, frozen": _glue("MRPC", "--epochs 20 --lr 1e-3 --layers 0", "accuracy", "macro_f1"),
-    "MRPC, LoRA 8": _glue("MRPC", "--epochs 4 --lr 1e-3 --lora-rank 8", "accuracy", "macro_f1"),
+    "MRPC, mean pooling": _glue("MRPC", f"{FOUR} --pooling mean", "accuracy", "f1"),
+    "MRPC, frozen": _glue("MRPC", "--epochs 20 --lr 1e-3 --layers 0", "accuracy", "f1"),
+    "MRPC, LoRA 8": _glue("MRPC", "--epochs 4 --lr 1e-3 --lora-rank 8", "accuracy", "f1"),
     "CoLA, mean pooling": _glue("CoLA", f"{FOUR} --pooling mean", "mcc"),
     "CoLA, frozen": _glue("CoLA", "--epochs 20 --lr 1e-3 --layers 0", "mcc"),
     "CoLA, LoRA 8": _glue("CoLA", "--epochs 4 --lr 1e-3 --lora-rank 8", "mcc"),

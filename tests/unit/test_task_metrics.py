@@ -47,6 +47,14 @@ def several_labels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(label_numbers())
+def test_of_two_labels_the_seconds_f1_is_told(given: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, scores = given[0] % 2, given[1][:, :2] / given[1][:, :2].sum(1, keepdims=True)
+    found = single_metrics(truth, scores)
+    assert found["f1"] == pytest.approx(theirs.f1_score(truth, scores.argmax(1), labels=[0, 1], zero_division=0))
+    assert "f1" not in single_metrics(*given)
+
+
+@given(label_numbers())
 def test_single_labels_are_measured_as_by_scikit_learn(given: tuple[np.ndarray, np.ndarray]) -> None:
     truth, scores = given
     predicted = scores.argmax(1)

@@ -29,7 +29,7 @@ SAID = {
     "ece": "expected calibration error: how far scores are from the share that is right",
     "precision": "precision of entities: the share of those found that are right",
     "recall": "recall of entities: the share of those there are that were found",
-    "f1": "F1 of entities",
+    "f1": "F1 of {found}",
     "em": "exact match: the share of answers that are right word for word",
     "has_answer_em": "exact match, of questions that have an answer",
     "has_answer_f1": "F1, of questions that have an answer",
@@ -39,6 +39,12 @@ SAID = {
     "best_f1": "F1, were they; tuned on these rows",
 }
 UNITS = {"classify": "rows", "tag": "words", "answer": "questions", "choose": "questions"}
+FOUND = {
+    "classify": "the second label",
+    "tag": "entities",
+    "answer": "answers, by the words they share",
+    "choose": "answers",
+}
 
 
 def print_report(report: Report, kind: str, folder: Path | None, saved: Mapping[str, Any]) -> None:
@@ -64,7 +70,7 @@ def _said(name: str, kind: str, report: Report) -> str:
         return "F1 of the words of answers"
     if name == "accuracy" and kind == "classify" and report.labels.kind == "multi":
         return "accuracy: the share of rows that have exactly the labels answered"
-    return SAID.get(name, name).format(unit=UNITS[kind])
+    return SAID.get(name, name).format(unit=UNITS[kind], found=FOUND[kind])
 
 
 def _number(value: float) -> str:

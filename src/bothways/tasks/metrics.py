@@ -76,14 +76,16 @@ def classification_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str
 
 def single_metrics(truth: np.ndarray, scores: np.ndarray, predicted: np.ndarray | None = None) -> dict[str, float]:
     """Of label numbers int [n] and probabilities [n, labels]: those of `classification_metrics`, micro_f1 (over all
-    labels, so it is the accuracy) and ece, of the likeliest label.
+    labels, so it is the accuracy) and ece, of the likeliest label; of two labels also f1, the second one's (GLUE's).
 
     predicted: int [n], the answers; None: the likeliest labels.
     """
     best = scores.argmax(1)
-    found = classification_metrics(truth, best if predicted is None else predicted)
+    answers = best if predicted is None else predicted
+    found = classification_metrics(truth, answers)
+    second = {"f1": label_scores(truth, answers, 2)[1].f1} if scores.shape[1] == 2 else {}
     error = expected_calibration_error(scores.max(1), best == truth)
-    return {**found, "micro_f1": found["accuracy"], "ece": error}
+    return {**found, **second, "micro_f1": found["accuracy"], "ece": error}
 
 
 def multi_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
