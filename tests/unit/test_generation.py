@@ -1,4 +1,4 @@
-"""Writing texts: beams find what an exhaustive search finds, draws have their probabilities, neighbours do not matter."""
+"""Writing: beams find what an exhaustive search finds, draws have their probabilities, neighbours do not matter."""
 
 from __future__ import annotations
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from bothways.errors import InputError, meant
+from bothways.files import read_object
 
-__all__ = ["USUAL_LENGTH", "Decoding", "read_decoding"]
+__all__ = ["USUAL_LENGTH", "Decoding", "read_decoding", "usual_settings"]
 
 USUAL_LENGTH = 128  # tokens that are written at most, where nothing says how many
 # More cannot be meant, and would be held in memory for each row.
@@ -133,8 +135,35 @@ def read_decoding(given: Mapping[str, Any], usual: Mapping[str, Any] | None = No
 
     Raises InputError on a name that is none, saying which may have been meant, and on values that cannot be.
     """
-    known = [field.name for field in fields(Decoding)]
     for name in given:
-        if name not in known:
-            raise InputError(f"there is no setting {name!r:.60}{meant(name, known, '; there are ' + ', '.join(known))}")
-    return Decoding(**{**(usual or {}), **{name: value for name, value in given.items() if value is not None}})
+        if name not in NAMES:
+            raise InputError(f"there is no setting {name!r:.60}{meant(name, NAMES, '; there are ' + ', '.join(NAMES))}")
+    said = {name: value for name, value in given.items() if value is not None}
+    settings = {**(usual or {}), **said}
+    most, least = said.get("max_new_tokens"), settings.get("min_new_tokens")
+    if type(most) is int and type(least) is int and "min_new_tokens" not in said:
+        settings["min_new_tokens"] = min(least, most)
+    return Decoding(**settings)
+
+
+def usual_settings(extras: Mapping[str, Any], folder: Path | None = None, start: int | None = None) -> dict[str, Any]:
+    """What a model's folder says of how it shall write: `generation_config.json`, or without one the model's config.
+
+    extras: of the config.    start: tokens that a text begins with, and that max_length and min_length count; None for
+    a model whose texts begin with any number of them.
+
+    Raises ConfigError on a file that cannot be read.
+    """
+    path = None if folder is None else folder / "generation_config.json"
+    said = read_object(path) if path is not None and path.is_file() else extras
+    usual = {name: said[name] for name in NAMES if said.get(name) is not None and name != "seed"}
+    for ours, theirs in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+        if start is not None and ours not in usual and type(said.get(theirs)) is int and said[theirs] > start:
+            usual[ours] = said[theirs] - start
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        if isinstance(usual.get(name), list) and len(usual[name]) == 1:
+            usual[name] = usual[name][0]
+    return usual
+
+
+NAMES = tuple(field.name for field in fields(Decoding))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bothways.engine.beams import DEAD, Beams, Link, Step, kept
+from bothways.engine.beams import Beams, Link, Step, kept
 from bothways.engine.decoding import USUAL_LENGTH, Decoding
 from bothways.engine.sampling import candidates, chances, draw, generators
 from bothways.engine.scores import NOTHING, Place, Rules, best, top
@@ -85,6 +85,7 @@ def generate(
     memory: Ragged | None,
     decoding: Decoding,
     *,
+    numbers: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     log_probabilities: bool = False,
     on_token: OnToken | None = None,
@@ -92,7 +93,8 @@ def generate(
     """The texts of each source, `num_return_sequences` of them, best first where they are searched for.
 
     prompts: ids [T] of each source's first tokens, at least one.    memory: [T', width] of each source, if it has one.
-    names: what chance is taken from, beside the seed; by default the sources' numbers.
+    numbers: what to call the sources in messages and to `on_token`; from 0 on by default.
+    names: what chance is taken from, beside the seed; by default these numbers.
     on_token: told of every token as it is chosen; not of searches, which know their texts at the end only.
 
     Raises InputError, naming the source, on prompts without tokens or room, and on scores that are no numbers.
@@ -100,14 +102,28 @@ def generate(
     if not len(prompts):
         return []
     _check_words(decoding, writer.vocab)
-    most = _lengths(writer, prompts, decoding)
-    if decoding.searches:
-        if on_token is not None:
-            raise InputError(
-                "a search knows its texts at the end only: without num_beams they can be told as they come"
-            )
-        return _Search(writer, decoding, prompts, memory, most, names, log_probabilities).run()
-    return _Walk(writer, decoding, prompts, memory, most, names, log_probabilities, on_token).run()
+    if decoding.searches and on_token is not None:
+        raise InputError("a search knows its texts at the end only: without num_beams they can be told as they come")
+    numbers = range(len(prompts)) if numbers is None else numbers
+    names = [f"{number}" for number in numbers] if names is None else names
+    most = _lengths(writer, prompts, decoding, numbers)
+    asked = _Asked(writer, decoding, prompts, memory, most, numbers, names, log_probabilities, on_token)
+    return _Search(asked).run() if decoding.searches else _Walk(asked).run()
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """The arguments of `generate`. most: how many tokens each source's texts may have."""
+
+    writer: Writer
+    decoding: Decoding
+    prompts: Ragged
+    memory: Ragged | None
+    most: Sequence[int]
+    numbers: Sequence[int]
+    names: Sequence[str]
+    log_probabilities: bool
+    on_token: OnToken | None
 
 
 def _check_words(decoding: Decoding, vocab: int) -> None:
@@ -119,10 +135,10 @@ def _check_words(decoding: Decoding, vocab: int) -> None:
             raise InputError(f"{name} {token} is none of the {vocab:,} words of the vocabulary")
 
 
-def _lengths(writer: Writer, prompts: Ragged, decoding: Decoding) -> list[int]:
+def _lengths(writer: Writer, prompts: Ragged, decoding: Decoding, numbers: Sequence[int]) -> list[int]:
     """How many tokens each source's texts may have. The last one needs no position: nothing follows it."""
     most = []
-    for i, length in enumerate(prompts.layout.lengths):
+    for i, length in zip(numbers, prompts.layout.lengths):
         if not length:
             raise InputError(f"text {i}: nothing to go on from; at least one token is needed")
         room = None if writer.limit is None else writer.limit - length + 1
@@ -142,32 +158,19 @@ def _lengths(writer: Writer, prompts: Ragged, decoding: Decoding) -> list[int]:
 class _Batch:
     """Sources that are still being written, in one state of the network."""
 
-    def __init__(
-        self,
-        writer: Writer,
-        decoding: Decoding,
-        prompts: Ragged,
-        memory: Ragged | None,
-        most: list[int],
-        names: Sequence[str] | None,
-        wants_log_probabilities: bool,
-    ) -> None:
-        self.writer, self.decoding, self.most = writer, decoding, most
-        self.wants = wants_log_probabilities
+    def __init__(self, asked: _Asked) -> None:
+        writer, decoding, prompts = asked.writer, asked.decoding, asked.prompts
+        self.asked, self.writer, self.decoding = asked, writer, decoding
         self.count = decoding.rows
         self.rules = Rules(decoding, writer.end)
         self.sources = list(range(len(prompts)))
         self.written = 0
         self.device = prompts.data.device
-        self._short = max(prompts.layout.lengths) == 1
+        self._short = prompts.layout.longest == 1
         self._tokens = self._first_tokens(prompts) if self.rules.reads else None
-        names = names or [f"{i}" for i in self.sources]
-        seed = (secrets.randbits(63) if decoding.seed is None else decoding.seed) if decoding.do_sample else 0
-        each = 1 if decoding.searches else self.count
-        rows = [f"{name} {k}" for name in names for k in range(each)] if decoding.do_sample else []
-        self.chance = generators(seed, rows)
-        room = max(most) - 1
-        self.state, self.hidden = writer.way.begin(writer.network, prompts, memory, self.count, room)
+        self.chance = _chance(asked) if decoding.do_sample else []
+        room = max(asked.most) - 1
+        self.state, self.hidden = writer.way.begin(writer.network, prompts, asked.memory, self.count, room)
 
     def _first_tokens(self, prompts: Ragged) -> Tensor:
         """int64 [N, 1, L]: the prompts, with nothing before the shorter ones."""
@@ -179,7 +182,7 @@ class _Batch:
 
     def place(self, rows: int) -> Place:
         """Where `rows` rows of each source are."""
-        last = [i for i, source in enumerate(self.sources) if self.most[source] == self.written + 1]
+        last = [i for i, source in enumerate(self.sources) if self.asked.most[source] == self.written + 1]
         if not last:
             return Place(self.written, None, self._short and not self.written)
         numbers = torch.tensor(last, device=self.device)[:, None] * rows + torch.arange(rows, device=self.device)
@@ -229,29 +232,26 @@ class _Batch:
         for row, value in enumerate(values):
             if value != value or value == float("inf"):
                 raise InputError(
-                    f"text {self.sources[row // rows]}: the model's scores of token {self.written + 1} are no numbers "
+                    f"text {self.asked.numbers[self.sources[row // rows]]}: the model's scores of token {self.written + 1} are no numbers "
                     "(NaN or infinite); its weights are damaged, or overflow in this precision"
                 )
+
+
+def _chance(asked: _Asked) -> list[torch.Generator]:
+    """Of each row; of a search, of each source."""
+    decoding = asked.decoding
+    seed = secrets.randbits(63) if decoding.seed is None else decoding.seed
+    each = 1 if decoding.searches else decoding.rows
+    return generators(seed, [f"{name} {k}" for name in asked.names for k in range(each)])
 
 
 class _Walk(_Batch):
     """One token after the other, the likeliest or a drawn one."""
 
-    def __init__(
-        self,
-        writer: Writer,
-        decoding: Decoding,
-        prompts: Ragged,
-        memory: Ragged | None,
-        most: list[int],
-        names: Sequence[str] | None,
-        wants_log_probabilities: bool,
-        on_token: OnToken | None,
-    ) -> None:
-        super().__init__(writer, decoding, prompts, memory, most, names, wants_log_probabilities)
-        self.on_token = on_token
-        self.end = frozenset(writer.end)
-        self.ids: list[list[list[int]]] = [[[] for _ in range(self.count)] for _ in prompts.layout.lengths]
+    def __init__(self, asked: _Asked) -> None:
+        super().__init__(asked)
+        self.end = frozenset(asked.writer.end)
+        self.ids: list[list[list[int]]] = [[[] for _ in range(self.count)] for _ in self.sources]
         self.log_probabilities: list[list[list[float]]] = [[[] for _ in one] for one in self.ids]
         self.ended = [[False] * self.count for _ in self.ids]
         self.over = [[False] * self.count for _ in self.ids]
@@ -272,8 +272,8 @@ class _Walk(_Batch):
         logits = self.logits()
         if len(logits) < len(self.sources) * self.count:  # the first ones, which all rows of a source share
             logits = logits.repeat_interleave(self.count, 0)
-        whole = logits.logsumexp(1) if self.wants else None
-        plain = logits.clone() if self.wants and self.rules.any else logits
+        whole = logits.logsumexp(1) if self.asked.log_probabilities else None
+        plain = logits.clone() if self.asked.log_probabilities and self.rules.any else logits
         self.ruled(logits, self.count)
         if self.decoding.do_sample:
             values, tokens = self._drawn(logits)
@@ -309,13 +309,13 @@ class _Walk(_Batch):
                 self.ids[source][k].append(token)
                 if known is not None:
                     self.log_probabilities[source][k].append(known[i][k])
-                if self.on_token is not None:
-                    self.on_token(source, k, token)
+                if self.asked.on_token is not None:
+                    self.asked.on_token(self.asked.numbers[source], k, token)
                 self.ended[source][k] = token in self.end
-                self.over[source][k] = self.ended[source][k] or self.written == self.most[source]
+                self.over[source][k] = self.ended[source][k] or self.written == self.asked.most[source]
 
     def _text(self, source: int, k: int) -> Written:
-        known = tuple(self.log_probabilities[source][k]) if self.wants else None
+        known = tuple(self.log_probabilities[source][k]) if self.asked.log_probabilities else None
         return Written(tuple(self.ids[source][k]), self.ended[source][k], None, known)
 
 
@@ -323,7 +323,7 @@ class _Search(_Batch):
     """The likeliest texts, `num_beams` of each source at a time."""
 
     def run(self) -> list[list[Written]]:
-        beams = [Beams(self.decoding, most, frozenset(self.writer.end)) for most in self.most]
+        beams = [Beams(self.decoding, most, frozenset(self.writer.end)) for most in self.asked.most]
         scores = torch.zeros(len(beams), 1, device=self.device)
         while True:
             steps = self._steps(scores)
@@ -342,7 +342,7 @@ class _Search(_Batch):
         """The best steps of each source, whose texts have these scores [N, B]: one at first, then `num_beams`."""
         rows = scores.shape[1]
         known = self.logits().log_softmax(1)
-        plain = known.clone() if self.wants and self.rules.any else known
+        plain = known.clone() if self.asked.log_probabilities and self.rules.any else known
         self.ruled(known, rows)
         count = kept(self.decoding, len(self.writer.end))
         if self.decoding.do_sample:
@@ -352,7 +352,7 @@ class _Search(_Batch):
             total, parents, tokens = _among(values, columns, scores, count)
         lists = total.tolist(), parents.tolist(), tokens.tolist()
         self.check([one[0] for one in lists[0]], 1)
-        if not self.wants:
+        if not self.asked.log_probabilities:
             return [[Step(*one) for one in zip(*own)] for own in zip(*lists)]
         own = plain.view(len(scores), -1).gather(1, parents * plain.shape[1] + tokens).tolist()
         return [[Step(*one) for one in zip(*source)] for source in zip(*lists, own)]
@@ -373,7 +373,7 @@ class _Search(_Batch):
 
     def _text(self, score: float, link: Link, ended: bool) -> Written:
         links = list(link.back())[::-1]
-        known = tuple(one.log_probability for one in links) if self.wants else None
+        known = tuple(one.log_probability for one in links) if self.asked.log_probabilities else None
         return Written(tuple(one.token for one in links), ended, score, known)
 
 
