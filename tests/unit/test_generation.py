@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bothways import Encoder, InputError, Ragged
 from bothways.engine.decoding import Decoding, read_decoding
-from bothways.engine.generation import Writer, generate
+from bothways.engine.generation import CACHED, Way, Writer, generate
 from bothways.engine.scores import BLOCK, best, top
 
 END = 3
@@ -145,9 +145,9 @@ def gpt2(save_family: Callable[..., Path]) -> Encoder:
     return encoder
 
 
-def gpt2_writer(encoder: Encoder) -> Writer:
+def gpt2_writer(encoder: Encoder, way: Way = CACHED) -> Writer:
     config = encoder.config
-    return Writer(encoder.network, encoder.heads["causal"], config.vocab, (END,), config.longest, SLOW)
+    return Writer(encoder.network, encoder.heads["causal"], config.vocab, (END,), config.longest, way)
 
 
 SOME = (
@@ -157,6 +157,17 @@ SOME = (
     Decoding(max_new_tokens=9, do_sample=True, top_p=0.9, num_beams=2, seed=2),
     Decoding(do_sample=True, temperature=1.4, seed=9),
 )
+
+
+@pytest.mark.parametrize("decoding", SOME)
+def test_with_a_cache_the_same_is_written_as_without(gpt2: Encoder, decoding: Decoding) -> None:
+    fast, slow = (
+        generate(gpt2_writer(gpt2, way), Ragged.of(PROMPTS), None, decoding, log_probabilities=True)
+        for way in (CACHED, SLOW)
+    )
+    assert [[one.ids for one in own] for own in fast] == [[one.ids for one in own] for own in slow]
+    for one, other in zip((one for own in fast for one in own), (one for own in slow for one in own)):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
 
 
 @pytest.mark.parametrize("decoding", SOME)

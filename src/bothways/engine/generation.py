@@ -23,10 +23,11 @@ from bothways.engine.decoding import USUAL_LENGTH, Decoding
 from bothways.engine.sampling import candidates, chances, draw, generators
 from bothways.engine.scores import NOTHING, Place, Rules, best, top
 from bothways.errors import InputError
+from bothways.nn.cache import begin, step
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged
 
-__all__ = ["OnToken", "Way", "Writer", "Written", "generate"]
+__all__ = ["CACHED", "OnToken", "Way", "Writer", "Written", "generate"]
 
 
 class State(Protocol):
@@ -44,6 +45,9 @@ class Way:
 
     begin: Callable[[EncoderNetwork, Ragged, Ragged | None, int, int], tuple[Any, Tensor]]
     step: Callable[[EncoderNetwork, Tensor, Any], Tensor]
+
+
+CACHED = Way(begin, step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +235,10 @@ class _Batch:
         """Raise InputError, naming the source, where the largest scores of rows are no numbers."""
         for row, value in enumerate(values):
             if value != value or value == float("inf"):
+                number = self.asked.numbers[self.sources[row // rows]]
                 raise InputError(
-                    f"text {self.asked.numbers[self.sources[row // rows]]}: the model's scores of token {self.written + 1} are no numbers "
-                    "(NaN or infinite); its weights are damaged, or overflow in this precision"
+                    f"text {number}: the model's scores of token {self.written + 1} are no numbers (NaN or infinite); "
+                    "its weights are damaged, or overflow in this precision"
                 )
 
 

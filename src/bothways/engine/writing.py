@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
 
-__all__ = ["WRITES", "Parts", "WritingPipeline", "parts_of", "writing"]
+__all__ = ["WRITES", "Parts", "Spelling", "WritingPipeline", "is_pair", "load", "parts_of", "spelt", "writing"]
 
 WRITES = {
     "translation": "translation_text",
@@ -67,6 +67,19 @@ class Parts:
         """The most tokens that the decoder has positions for; None for no limit."""
         return None if self.decoder.embeddings.positions is None else self.decoder.config.longest
 
+    def ids_of(self, target: str) -> list[int]:
+        """A text as the decoder is asked for it: without the start's mark, with one of the end.
+
+        Raises InputError on an empty text.
+        """
+        if not target.strip():
+            raise InputError("the target is empty: there is nothing to score")
+        (encoded,) = self.target.encode([target])
+        ids = list(encoded.ids)
+        if encoded.special[0] and ids[0] == self.start:
+            del ids[0]
+        return ids if not self.end or ids[-1:] and ids[-1] in self.end else [*ids, self.end[0]]
+
     @property
     def source_limit(self) -> int:
         """The most tokens that are read of a text."""
@@ -100,6 +113,17 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
     return Parts(None, None, model.network, head, tokenizer, tokenizer, None, _known(marks, model.network), model.extras)
 
 
+def is_pair(model: str | Path, revision: str | None = None) -> bool:
+    """Whether a model's folder or hub id is an encoder–decoder."""
+    return read_object(resolve(model, revision) / "config.json").get("model_type") in ENCODER_DECODERS
+
+
+def load(model: str | Path, revision: str | None = None) -> Encoder | EncoderDecoder:
+    """Whichever of the two a folder or hub id is. Raises ConfigError or CheckpointError where it cannot be loaded."""
+    kind = EncoderDecoder if is_pair(model, revision) else Encoder
+    return kind.from_pretrained(model, revision=revision)
+
+
 def writing(
     model: str | Path,
     task: str | None = None,
@@ -115,8 +139,7 @@ def writing(
     Raises ConfigError or CheckpointError on a model that cannot be loaded, or has no decoder.
     """
     folder = resolve(model, revision)
-    kind = read_object(folder / "config.json").get("model_type")
-    loaded = EncoderDecoder.from_pretrained(folder) if kind in ENCODER_DECODERS else Encoder.from_pretrained(folder)
+    loaded = load(folder)
     both = isinstance(loaded, EncoderDecoder)
     usual = usual_settings(loaded.extras, folder, 1 if both else None)
     chosen = task or ("text2text-generation" if both else GOES_ON)
@@ -222,6 +245,11 @@ class WritingPipeline:
         ]
         return answers[0] if isinstance(texts, str) else answers
 
+    def spelling(self, text: str, prefix: str = "") -> Spelling:
+        """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
+        (encoded,) = self.parts.source.encode([prefix + text])
+        return Spelling(self.parts.target, _open_ended(encoded) if self._alone else [])
+
     def read(self, texts: Sequence[str], prefix: str = "", truncation: bool = True) -> list[Encoded]:
         """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
         it may be cut, with a TruncationWarning."""
@@ -304,11 +332,50 @@ class WritingPipeline:
         if one.log_probabilities is None:
             return shown
         total = sum(one.log_probabilities)
-        spelt = [self.parts.target.backend.id_to_token(i) or f"#{i}" for i in one.ids]
-        tokens = [{"token": t, "log_probability": p} for t, p in zip(spelt, one.log_probabilities)]
+        own = zip(spelt(self.parts.target, one.ids), one.log_probabilities)
+        tokens = [{"token": token, "log_probability": known} for token, known in own]
         score = {} if one.score is None else {"score": one.score}
         mean = total / max(1, len(one.ids))
         return {**shown, **score, "log_probability": total, "mean_log_probability": mean, "tokens": tokens}
+
+
+def spelt(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    """Ids as the vocabulary spells them."""
+    return tuple(tokenizer.backend.id_to_token(i) or f"#{i}" for i in ids)
+
+
+# Characters of a text without spaces that are held back at most.
+HELD_BACK = 16
+
+
+@dataclass(eq=False)
+class Spelling:
+    """Tokens as text, told piece by piece. Whole words are told: a vocabulary's decoder may yet join what comes next to
+    the last one, and letters may be in several tokens."""
+
+    tokenizer: Tokenizer
+    before: Sequence[int]
+    ids: list[int] = field(default_factory=list)
+    told: str = ""
+
+    def more(self, token: int) -> str:
+        """What can be told after another token; "" for nothing yet."""
+        self.ids.append(token)
+        text = continued(self.tokenizer, self.before, self.ids).rstrip("\ufffd")
+        until = max(text.rfind(" "), text.rfind("\n"))
+        if until <= len(self.told):
+            until = len(text) if len(text) - len(self.told) > HELD_BACK else len(self.told)
+        return self._tell(text[:until])
+
+    def rest(self) -> str:
+        """What has not been told at the end."""
+        return self._tell(continued(self.tokenizer, self.before, self.ids))
+
+    def _tell(self, text: str) -> str:
+        if not text.startswith(self.told):
+            return ""
+        piece, self.told = text[len(self.told) :], text
+        return piece
 
 
 def continued(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:

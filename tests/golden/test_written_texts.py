@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from slow_writing import SLOW
 
 from bothways import Encoder, Ragged
 from bothways.engine.decoding import Decoding
-from bothways.engine.generation import Writer, Written, generate
+from bothways.engine.generation import CACHED, Writer, Written, generate
 
 END = 3
 PROMPTS = [[7, 9, 12, 40, 9, 12], [5], [8, 8, 20, 33], [41, 6], [5, 6, 7, 8, 9, 10, 11, 12]]
@@ -47,7 +46,7 @@ def writer(folder: Path, bias: float = 0.0) -> Writer:
     encoder = Encoder.from_pretrained(folder)
     network = encoder.network.eval()
     return Writer(
-        network, _Tilted(encoder.heads["causal"], bias), encoder.config.vocab, (END,), encoder.config.longest, SLOW
+        network, _Tilted(encoder.heads["causal"], bias), encoder.config.vocab, (END,), encoder.config.longest, CACHED
     )
 
 
