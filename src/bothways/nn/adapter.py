@@ -1,4 +1,4 @@
-"""What stands between an encoder and a decoder: it gives the encoder's rows the width, or the number, that is needed."""
+"""What stands between an encoder and a decoder: its rows get the width, or the number, that the decoder reads."""
 
 from __future__ import annotations
 
