@@ -134,7 +134,7 @@ def _find(wanted: ParallelColumns, table: Table, name: str, needed: bool) -> Par
 
 
 def _by_place(source: str | None, target: str | None, table: Table) -> tuple[str | None, str | None]:
-    """Of two columns of texts the first is the source, the second the target; where one of these is known, the other."""
+    """Of two columns of texts the first is the source, the second the target; where one is known, the other one."""
     texts = [name for name in table.names if _is_texts([row.get(name) for row in table.sample])]
     free = [name for name in texts if name not in (source, target)]
     if source is None and target is None:
