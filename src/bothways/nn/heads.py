@@ -62,10 +62,13 @@ class MaskedLanguageHead(nn.Module):
     def _transformed(self, rows: Tensor) -> Tensor:
         return self.norm(self.transform(rows, act=self.act))
 
-    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
-        x = self._transformed(filled(rows))
-        return vocabulary_cross_entropy(x, self.decoder.weight, self.decoder.bias, targets, self.decoder.copy)
+    def loss(self, rows: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right.
+
+        smoothing: the share of each target that all entries get alike.
+        """
+        x, out = self._transformed(filled(rows)), self.decoder
+        return vocabulary_cross_entropy(x, out.weight, out.bias, targets, out.copy, smoothing=smoothing)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that words are predicted from."""
@@ -137,9 +140,13 @@ class LanguageModelHead(nn.Module):
         """rows [M, width] → logits [M, vocab]. Give it only the rows to be predicted from."""
         return self.decoder(rows)
 
-    def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right."""
-        return vocabulary_cross_entropy(filled(rows), self.decoder.weight, None, targets, self.decoder.copy)
+    def loss(self, rows: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right.
+
+        smoothing: the share of each target that all entries get alike.
+        """
+        x, out = filled(rows), self.decoder
+        return vocabulary_cross_entropy(x, out.weight, None, targets, out.copy, smoothing=smoothing)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that each next word is predicted from."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from bothways.errors import InputError, MissingExtraError
 
@@ -81,7 +82,7 @@ def overlap_metrics(texts: Sequence[str], references: References, names: Sequenc
         return {key: value for name in names for key, value in OVERLAPS[name](texts, references).items()}
 
 
-def _streams(references: References) -> list[list[str | None]]:
+def _streams(references: References) -> list[list[Any]]:
     """The first reference of each text, the second ones, and so on, None where a text has no more."""
     most = max(map(len, references))
     return [[right[i] if i < len(right) else None for right in references] for i in range(most)]

@@ -177,7 +177,7 @@ def _started(
     output: Path,
     resume: bool,
     device: torch.device,
-) -> Restored:
+) -> Restored[Networks]:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
 
     def parts(model: Model) -> tuple[torch.optim.Optimizer, Average | None]:
@@ -186,7 +186,7 @@ def _started(
         groups = parameter_groups(model.to(device), adam.weight_decay, adam.lr, adam.layer_decay, adam.head_lr)
         return OPTIMIZERS[settings.update.optimizer](groups, adam), average_of(model, settings.update)
 
-    started = restore(output, parts, steps.check_place) if resume else None
+    started = restore(output, Networks.of, parts, steps.check_place) if resume else None
     if started is None:
         networks = Networks(encoder)
         model = networks.model()
@@ -203,7 +203,7 @@ def _started(
 
 def _run(
     material: Material,
-    started: Restored,
+    started: Restored[Networks],
     steps: RowSteps,
     settings: TuningSettings,
     output: Path,
@@ -277,7 +277,7 @@ def _meter(encoder: Encoder, steps: RowSteps, device: torch.device) -> Meter:
 
 def _finish(
     material: Material,
-    started: Restored,
+    started: Restored[Networks],
     settings: TuningSettings,
     output: Path,
     outcome: Outcome,
@@ -289,7 +289,7 @@ def _finish(
     with nullcontext() if started.average is None else started.average.swapped():
         started.networks.save(output / "model")
     write_tuning_card(output / "model", settings, material, started.networks, at, metrics, reading)
-    if (found := best(output, at)) is not None:
+    if (found := best(output, Networks.of, at)) is not None:
         networks, there = found
         networks.save(output / "best")
         told = _logged(output, there.step)

@@ -23,6 +23,7 @@ from bothways.train.generator import starting_networks
 from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.material import Material, material_of
 from bothways.train.meter import Meter
+from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, flops_of_step_token, plan_of, rate_here
 from bothways.train.progress import Progress
@@ -78,10 +79,10 @@ def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan
 
 def _started(
     settings: PretrainSettings, material: Material, output: Path, resume: bool, device: torch.device
-) -> Restored:
+) -> Restored[Networks]:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
     check = _steps(settings, material).check_place
-    started = restore(output, lambda model: _parts(settings, model.to(device)), check) if resume else None
+    started = restore(output, Networks.of, lambda model: _parts(settings, model.to(device)), check) if resume else None
     if started is None:
         networks = starting_networks(settings, material.tokenizer)
         model = networks.model()
@@ -100,7 +101,12 @@ def _parts(settings: PretrainSettings, model: Model) -> tuple[torch.optim.Optimi
 
 
 def _run(
-    settings: PretrainSettings, material: Material, started: Restored, output: Path, watch: Watch, device: torch.device
+    settings: PretrainSettings,
+    material: Material,
+    started: Restored[Networks],
+    output: Path,
+    watch: Watch,
+    device: torch.device,
 ) -> Outcome:
     """The loop, with everything that is told of it."""
     run = settings.run
@@ -141,12 +147,14 @@ def _meter(settings: PretrainSettings, material: Material, model: Model, device:
     return Meter(settings.step.steps, flops, rate, losses=tuple(material.objective.losses))
 
 
-def _finish(settings: PretrainSettings, corpus: Corpus, started: Restored, output: Path, outcome: Outcome) -> None:
+def _finish(
+    settings: PretrainSettings, corpus: Corpus, started: Restored[Networks], output: Path, outcome: Outcome
+) -> None:
     prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
     with nullcontext() if started.average is None else started.average.swapped():
         started.networks.save(output / "model")
     write_card(output / "model", settings, corpus, started.networks, outcome.progress, outcome.reading)
-    if (found := best(output, outcome.progress)) is not None:
+    if (found := best(output, Networks.of, outcome.progress)) is not None:
         networks, at = found
         networks.save(output / "best")
         write_card(output / "best", settings, corpus, networks, at, outcome.reading)

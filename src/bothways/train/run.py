@@ -22,7 +22,7 @@ from bothways.train.meter import Meter, Reading
 from bothways.train.progress import Progress
 from bothways.train.report import MetricsLog, write_failure
 from bothways.train.settings import UpdateSettings
-from bothways.train.state import Restored, prune, save_checkpoint
+from bothways.train.state import Restored, TrainedT, prune, save_checkpoint
 
 __all__ = ["Keeping", "Outcome", "Watch", "average_of", "device_of", "drive", "set_up"]
 
@@ -70,7 +70,7 @@ def average_of(model: Model, update: UpdateSettings) -> Average | None:
 
 def drive(
     trainer: Trainer,
-    started: Restored,
+    started: Restored[TrainedT],
     settings: Mapping[str, Any],
     identity: str,
     keeping: Keeping,
