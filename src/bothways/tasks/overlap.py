@@ -9,7 +9,7 @@ from typing import Any
 
 from bothways.errors import InputError, MissingExtraError
 
-__all__ = ["OVERLAPS", "bleu", "chrf", "need_overlap", "overlap_metrics", "rouge"]
+__all__ = ["OVERLAPS", "ROUGES", "bleu", "chrf", "need_overlap", "overlap_metrics", "rouge"]
 
 References = Sequence[Sequence[str]]
 """Of each text those that are right, one or several."""

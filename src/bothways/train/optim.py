@@ -65,8 +65,8 @@ def parameter_groups(
     lr: of the last layer; None: groups have no rate of their own.    layer_decay: what each layer's is multiplied with
     on the way down (Howard & Ruder 2018, https://arxiv.org/abs/1801.06146): layer i of d has lr · layer_decay^(d - i),
     embeddings, with all else that comes before the layers, as i = 0. Layers that share weights count once.
-    head_lr: of heads and poolers, if other than `lr`.    encoder: a network with a rate of its own in place of `lr`; what
-    it shares with others has that, too.
+    head_lr: of heads and poolers, if other than `lr`.
+    encoder: a network with a rate of its own in place of `lr`; what it shares with others has that, too.
 
     Raises ConfigError where a decay is not above 0 and at most 1, or a rate is needed and not given.
     """

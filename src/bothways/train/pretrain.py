@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +10,11 @@ import torch
 
 from bothways.data.corpus import Corpus
 from bothways.engine.streams import Streams
-from bothways.errors import InputError, MissingExtraError
+from bothways.errors import InputError
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.card import write_card
-from bothways.train.curves import plot_curves
 from bothways.train.feed import PackedSteps, held_out
 from bothways.train.folder import Lock, begin, check_run, described
 from bothways.train.generator import starting_networks
@@ -27,9 +25,9 @@ from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, flops_of_step_token, plan_of, rate_here
 from bothways.train.progress import Progress
-from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
+from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, set_up
 from bothways.train.settings import PretrainSettings
-from bothways.train.state import Restored, best, prune, restore
+from bothways.train.state import Restored, restore
 from bothways.train.step import evaluate
 
 __all__ = ["plan", "pretrain"]
@@ -150,13 +148,7 @@ def _meter(settings: PretrainSettings, material: Material, model: Model, device:
 def _finish(
     settings: PretrainSettings, corpus: Corpus, started: Restored[Networks], output: Path, outcome: Outcome
 ) -> None:
-    prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
-    with nullcontext() if started.average is None else started.average.swapped():
-        started.networks.save(output / "model")
-    write_card(output / "model", settings, corpus, started.networks, outcome.progress, outcome.reading)
-    if (found := best(output, Networks.of, outcome.progress)) is not None:
-        networks, at = found
-        networks.save(output / "best")
-        write_card(output / "best", settings, corpus, networks, at, outcome.reading)
-    with suppress(MissingExtraError):  # no picture without matplotlib
-        plot_curves(output)
+    def card(folder: Path, networks: Networks, at: Progress) -> None:
+        write_card(folder, settings, corpus, networks, at, outcome.reading)
+
+    leave(started, Networks.of, output, settings.run.keep, outcome.progress, card)

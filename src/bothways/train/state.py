@@ -34,7 +34,7 @@ from bothways.train.networks import Trained
 from bothways.train.optim import optimizer_state, restore_optimizer
 from bothways.train.progress import Progress
 
-__all__ = ["Restored", "TrainedT", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
+__all__ = ["Read", "Restored", "TrainedT", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
