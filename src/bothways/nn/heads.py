@@ -173,7 +173,7 @@ class Classifier(nn.Module):
         pooling: str | None = None,
         dense: nn.Module | None = None,
         act: str | None = None,
-        norm: nn.LayerNorm | None = None,
+        norm: nn.Module | None = None,
         bias: bool = True,
     ) -> None:
         super().__init__()

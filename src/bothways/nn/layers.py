@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,23 @@ from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
 
-__all__ = ["Embedding", "Linear", "PackedLinear", "activate", "add", "copied", "filled", "initialise", "norm", "packs"]
+__all__ = [
+    "Embedding",
+    "FewRows",
+    "Linear",
+    "PackedLinear",
+    "RootMeanSquareNorm",
+    "activate",
+    "add",
+    "copied",
+    "filled",
+    "for_few_rows",
+    "initialise",
+    "norm",
+    "packs",
+]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # The epilogues that oneDNN's linear takes along: (attribute, algorithm).
 _EPILOGUES = {
@@ -30,6 +47,8 @@ _EPILOGUES = {
 # Below this many rows oneDNN may take another kernel, whose sums differ in the last bit: small inputs are filled up.
 _FEWEST_ROWS = 8
 _FILLED_ROWS = 32
+# Numbers in the largest weight that is kept twice: beyond, reading it takes the time, however it is laid out.
+_SMALL = 1 << 20
 
 
 class Embedding(nn.Embedding):
@@ -132,7 +151,7 @@ def initialise(module: nn.Module, std: float, generator: torch.Generator | None 
             if parameter.dim() > 1:
                 parameter.normal_(0.0, std, generator=generator)
             else:
-                parameter.fill_(float(isinstance(part, nn.LayerNorm) and name == "weight"))
+                parameter.fill_(float(isinstance(part, (nn.LayerNorm, nn.RMSNorm)) and name == "weight"))
 
 
 def packs(dtype: torch.dtype) -> bool:
@@ -175,6 +194,36 @@ class PackedLinear(nn.Module):
         return run(x, self.packed, self.bias, name, [], algorithm)
 
 
+class FewRows(nn.Module):
+    """A `PackedLinear` that keeps its weight as [in, out], too: 2 to 3 times as fast where there are few rows, as in a
+    step of generation, but with other last bits."""
+
+    MOST = 32
+
+    def __init__(self, packed: PackedLinear) -> None:
+        super().__init__()
+        self.many = packed
+        self.weight = packed.packed.to_dense().T.contiguous()
+
+    def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
+        if len(x) > self.MOST:
+            return self.many(x, act, residual)
+        bias = self.many.bias
+        y = x @ self.weight if bias is None else torch.addmm(bias, x, self.weight)
+        y = y if act is None else ACTIVATIONS[act](y)
+        return y if residual is None else y.add_(residual)
+
+
+def for_few_rows(module: ModuleT) -> ModuleT:
+    """The same module, all weights shared, with packed linear maps as `FewRows` where that is faster."""
+    if isinstance(module, PackedLinear):
+        size = module.packed.numel()
+        return cast(ModuleT, FewRows(module)) if module.packed.dtype == torch.float32 and size <= _SMALL else module
+    twin = copy.copy(module)
+    twin._modules = {name: child and for_few_rows(child) for name, child in module._modules.items()}
+    return twin
+
+
 def activate(x: Tensor, act: str) -> Tensor:
     """act(x) [T, width], each row with the same bits however many rows there are.
 
@@ -204,6 +253,18 @@ def filled(rows: Tensor) -> Tensor:
     return F.pad(rows, (0, 0, 0, idle)) if idle else rows
 
 
-def norm(config: EncoderConfig, width: int | None = None) -> nn.LayerNorm:
-    """The layer norm of hidden states, or of rows of another width."""
+class RootMeanSquareNorm(nn.RMSNorm):
+    """x over the root of its mean square, times a weight (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
+
+    Computed in fp32, given in x's own precision.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def norm(config: EncoderConfig, width: int | None = None) -> nn.Module:
+    """The norm of hidden states, or of rows of another width."""
+    if config.rms:
+        return RootMeanSquareNorm(width or config.width, config.norm_eps)
     return nn.LayerNorm(width or config.width, config.norm_eps, bias=config.biases.norms)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bothways.errors import ConfigError
-from bothways.nn.blocks import EncoderLayer, FeedForward, SelfAttention
+from bothways.nn.blocks import CrossAttention, EncoderLayer, FeedForward, SelfAttention
 from bothways.nn.encoder import EncoderNetwork
 from bothways.train.muon import Muon
 from bothways.train.stable_adamw import StableAdamW
@@ -117,6 +117,8 @@ def _stacked(module: nn.Module) -> dict[Tensor, int]:
     for part in parts:
         if isinstance(part, SelfAttention):
             stacked[part.qkv.weight] = 3
+        elif isinstance(part, CrossAttention):
+            stacked[part.kv.weight] = 2
         elif isinstance(part, FeedForward) and part.gated:
             stacked[part.up.weight] = 2
     return stacked
