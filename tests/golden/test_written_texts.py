@@ -95,7 +95,11 @@ def test_a_decoder_alone_goes_on_as_that_of_transformers(gpt2: Path, name: str) 
 def pair(name: str, folder: Path) -> tuple[EncoderDecoder, Any]:
     model = made(name, folder, seed=1)
     model.generation_config.forced_eos_token_id = None  # BART's would be 2
-    model.set_output_embeddings(Tilted(model.get_output_embeddings(), 1.0))
+    last = model.get_output_embeddings()
+    for part in list(model.modules()):
+        for child, module in list(part.named_children()):
+            if module is last:
+                setattr(part, child, Tilted(last, 1.0))
     return EncoderDecoder.from_pretrained(folder), model
 
 
