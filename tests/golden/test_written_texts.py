@@ -63,7 +63,6 @@ def theirs(model: Any, ids: list[int], skip: int, settings: dict[str, Any]) -> l
     return [tuple(text[: text.index(END) + 1] if END in text else text) for text in texts]
 
 
-
 def ids(written: list[Written]) -> list[tuple[int, ...]]:
     return [one.ids for one in written]
 
