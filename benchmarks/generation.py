@@ -176,7 +176,9 @@ def compare(folder: Path, name: str, amount: Amount, threads: int) -> dict[str, 
     """One workload: both sides' written tokens a second in each round, and their peak memory."""
     sides = {}
     for side in SIDES:
-        sides[side] = Side(side, __file__, (name, side, "--folder", str(folder)), folder / f"{name}-{side}.log", threads)
+        sides[side] = Side(
+            side, __file__, (name, side, "--folder", str(folder)), folder / f"{name}-{side}.log", threads
+        )
     try:
         for side in sides.values():
             side.start()

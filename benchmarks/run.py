@@ -34,7 +34,14 @@ from rounds import Job, Result, Worker, attempt, measure, note, prepare
 from systems.registry import REFERENCE, SYSTEMS, System
 
 PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining", "objectives", "finetuning", "generation")
-APART = ("cold", "families", "pretraining", "objectives", "finetuning", "generation")  # parts that are measured by files of their own
+APART = (
+    "cold",
+    "families",
+    "pretraining",
+    "objectives",
+    "finetuning",
+    "generation",
+)  # parts that are measured by files of their own
 # Parts that train or write, beside transformers.
 TRAINED = {"pretraining": pretraining, "objectives": objectives, "finetuning": finetuning, "generation": generation}
 FULL_ROUNDS, QUICK_ROUNDS = 5, 3

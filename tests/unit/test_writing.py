@@ -111,10 +111,14 @@ def test_what_the_folder_says_stands_where_nothing_is_said(bert2bert: Path, tmp_
 
 
 def test_pieces_that_are_told_make_up_the_text(write: WritingPipeline, gpt2: Path) -> None:
-    for one, text in ((write, TEXTS[0]), (writing(gpt2), "the cat")):
-        spelling, pieces = one.spelling(text), []
-        (answer,) = one(text, return_full_text=False, on_token=lambda i, k, token: pieces.append(spelling.more(token)))
-        assert "".join([*pieces, spelling.rest()]) == answer["generated_text"]
+    def told(ask: WritingPipeline, text: str) -> tuple[str, str]:
+        spelling, pieces = ask.spelling(text), list[str]()
+        answer = ask(text, return_full_text=False, on_token=lambda i, k, token: pieces.append(spelling.more(token)))
+        return "".join([*pieces, spelling.rest()]), answer[0]["generated_text"]
+
+    for ask, text in ((write, TEXTS[0]), (writing(gpt2), "the cat")):
+        pieces, whole = told(ask, text)
+        assert pieces == whole
 
 
 @pytest.mark.parametrize("kind", ["linear", "bottleneck", "resample"])

@@ -92,17 +92,13 @@ class Parts:
 def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
     """Raises CheckpointError on a model that has no decoder."""
     if isinstance(model, EncoderDecoder):
-        target = tokenizer_of(model, name) if model.target_tokenizer is None else model.target_tokenizer
+        if model.tokenizer is None:
+            raise CheckpointError(f"{name} has no tokenizer: put its tokenizer.json into its folder")
+        target = model.tokenizer if model.target_tokenizer is None else model.target_tokenizer
+        start, ends = model.marks.start, _known(model.marks.end, model.decoder)
+        said = model.generation or model.extras
         return Parts(
-            model.encoder,
-            model.adapter,
-            model.decoder,
-            model.head,
-            tokenizer_of(model, name),
-            target,
-            model.marks.start,
-            _known(model.marks.end, model.decoder),
-            model.generation or model.extras,
+            model.encoder, model.adapter, model.decoder, model.head, model.tokenizer, target, start, ends, said
         )
     if "causal" not in model.heads:
         raise CheckpointError(
