@@ -23,12 +23,14 @@ from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.decoding import Decoding, read_decoding, usual_settings
 from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
 from bothways.engine.scheduler import BATCH_TOKENS, progress
+from bothways.engine.shortlist import shortlist_of
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
 from bothways.families import PAIRS
 from bothways.families.pair import PAIRED
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
 
@@ -189,11 +191,12 @@ class WritingPipeline:
         decoder = self.parts.decoder
         self.writer = Writer(
             self._prepared(decoder, share),
-            self._prepared(self.parts.head, share),
+            for_few_rows(self._prepared(self.parts.head, share)),
             decoder.config.vocab,
             self.parts.end,
             self.parts.limit,
             CACHED,
+            shortlist_of(self.parts.head, self._placement),
         )
 
     def _check_kind(self, task: str, called: str) -> None:

@@ -16,6 +16,7 @@ from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
 
 __all__ = [
+    "Bare",
     "Embedding",
     "FewRows",
     "Linear",
@@ -214,11 +215,22 @@ class FewRows(nn.Module):
         return y if residual is None else y.add_(residual)
 
 
+class Bare(nn.Module):
+    """A `PackedLinear` that is not filled up where there are few rows: with other last bits, too."""
+
+    def __init__(self, packed: PackedLinear) -> None:
+        super().__init__()
+        self.packed = packed
+
+    def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
+        return self.packed._run(x, act, residual)
+
+
 def for_few_rows(module: ModuleT) -> ModuleT:
     """The same module, all weights shared, with packed linear maps as `FewRows` where that is faster."""
     if isinstance(module, PackedLinear):
-        size = module.packed.numel()
-        return cast(ModuleT, FewRows(module)) if module.packed.dtype == torch.float32 and size <= _SMALL else module
+        small = module.packed.dtype == torch.float32 and module.packed.numel() <= _SMALL
+        return cast(ModuleT, FewRows(module) if small else Bare(module))
     twin = copy.copy(module)
     twin._modules = {name: child and for_few_rows(child) for name, child in module._modules.items()}
     return twin
