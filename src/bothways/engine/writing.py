@@ -44,6 +44,8 @@ WRITES = {
 }
 """Tasks that write, and what they call a text."""
 GOES_ON = "text-generation"
+# Rows that are shared out to all streams: a step of fewer takes as long as it takes to read the weights.
+SHARED_FROM = 16
 # Texts that are written at a time, all beams counted: each step reads the weights once for all of them.
 ROWS = {"cpu": 128, "cuda": 1024}
 
@@ -83,7 +85,7 @@ class Parts:
         ids = list(encoded.ids)
         if encoded.special[0] and ids[0] == self.start:
             del ids[0]
-        return ids if not self.end or ids[-1:] and ids[-1] in self.end else [*ids, self.end[0]]
+        return ids if not self.end or (ids[-1:] and ids[-1] in self.end) else [*ids, self.end[0]]
 
     @property
     def source_limit(self) -> int:
@@ -316,6 +318,8 @@ class WritingPipeline:
         """By length, so many texts at a time that both reading and writing them fill a step."""
         device = self._placement.device.type
         most = max(1, ROWS[device] // decoding.rows)
+        if len(lengths) * decoding.rows >= SHARED_FROM * self._streams.count:
+            most = min(most, -(-len(lengths) // self._streams.count))
         batches = by_token_budget(lengths, BATCH_TOKENS[device])
         return [one[at : at + most] for one in batches for at in range(0, len(one), most)]
 
