@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bothways.engine.backends import Placement
 from bothways.engine.scores import top
-from bothways.nn.layers import Bare, Linear, PackedLinear, packs
+from bothways.nn.layers import FewRows, Linear, PackedLinear, packs
 
 __all__ = ["CANDIDATES", "Shortlist", "shortlist_of"]
 
@@ -33,7 +33,7 @@ class Shortlist:
     def __init__(self, linear: Linear) -> None:
         self.weight = linear.weight.detach()
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.rough = Bare(PackedLinear(self.weight, self.bias, torch.bfloat16))
+        self.rough = FewRows(PackedLinear(self.weight, self.bias, torch.bfloat16), twice=False)
         # The largest norm of a word's vector, and how much a number that is added may be off.
         self.reach = float(torch.linalg.vector_norm(self.weight, dim=1).amax()) * ROUNDING
         self.offset = 0.0 if self.bias is None else float(self.bias.abs().amax()) * ROUNDING

@@ -24,7 +24,7 @@ from torch import Tensor
 from bothways.errors import InputError
 from bothways.nn.blocks import EncoderLayer
 from bothways.nn.encoder import EncoderNetwork
-from bothways.nn.layers import FewRows
+from bothways.nn.layers import FEW_ROWS
 from bothways.nn.plain import PlainLayer
 from bothways.nn.positions import Turns, turn, turns_at
 from bothways.ragged import Layout, Ragged
@@ -49,7 +49,7 @@ class Cache:
         layers = network.layers
         self.layers = [layer for i in network.config.order if isinstance(layer := layers[i], EncoderLayer)]
         self.windows = {layer.attention.window for layer in self.layers}
-        self._plain: dict[bool, list[PlainLayer]] = {}
+        self._plain: dict[int, list[PlainLayer]] = {}
         self.dtype = network.embeddings.words.weight.dtype if network.dtype is None else network.dtype
         self.sources, self.beams = len(prompts), beams
         self.prompt = self.used = prompts.longest
@@ -78,10 +78,10 @@ class Cache:
 
     def plain(self, rows: int) -> list[PlainLayer]:
         """The layers, for so many rows."""
-        few = rows <= FewRows.MOST
-        if few not in self._plain:
-            self._plain[few] = [PlainLayer(layer, few) for layer in self.layers]
-        return self._plain[few]
+        alike = 1 if rows == 1 else min(max(rows, FEW_ROWS), FEW_ROWS + 1)
+        if alike not in self._plain:
+            self._plain[alike] = [PlainLayer(layer, alike) for layer in self.layers]
+        return self._plain[alike]
 
     @torch.no_grad()
     def follow(self, parents: Tensor) -> None:
