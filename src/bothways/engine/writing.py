@@ -257,7 +257,7 @@ class WritingPipeline:
     def spelling(self, text: str, prefix: str = "") -> Spelling:
         """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
         (encoded,) = self.parts.source.encode([prefix + text])
-        return Spelling(self.parts.target, _open_ended(encoded) if self._alone else [])
+        return Spelling(self.parts.target, _open_ended(encoded) if self.alone else [])
 
     def read(self, texts: Sequence[str], prefix: str = "", truncation: bool = True) -> list[Encoded]:
         """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
@@ -265,11 +265,11 @@ class WritingPipeline:
         longest = self.parts.source_limit
         for i, text in enumerate(texts):
             if isinstance(text, str) and not text.strip():
-                raise InputError(f"text {i} is empty: there is nothing to {'go on from' if self._alone else 'read'}")
+                raise InputError(f"text {i} is empty: there is nothing to {'go on from' if self.alone else 'read'}")
         encoded = self.parts.source.encode([prefix + text for text in texts], max_length=longest)
         for i, one in enumerate(encoded):
-            if one.dropped and (self._alone or not truncation):
-                advice = "give a shorter one" if self._alone else "give a shorter one, or let it be cut (truncation)"
+            if one.dropped and (self.alone or not truncation):
+                advice = "give a shorter one" if self.alone else "give a shorter one, or let it be cut (truncation)"
                 raise InputError(
                     f"text {i} has {len(one) + one.dropped:,} tokens, but the model reads {longest:,} at most: {advice}"
                 )
@@ -279,7 +279,8 @@ class WritingPipeline:
         return encoded
 
     @property
-    def _alone(self) -> bool:
+    def alone(self) -> bool:
+        """Whether a decoder alone goes on from the texts."""
         return self.parts.encoder is None
 
     def write(
@@ -337,7 +338,7 @@ class WritingPipeline:
 
     def _shown(self, one: Written, source: Encoded, prompt: str | None) -> dict[str, Any]:
         """In the shape of transformers. prompt: what the text goes on from, if that is to be told, too."""
-        ids = _open_ended(source) if self._alone else []
+        ids = _open_ended(source) if self.alone else []
         text = continued(self.parts.target, ids, one.ids)
         shown: dict[str, Any] = {self._key: text if prompt is None else prompt + text}
         if one.log_probabilities is None:
