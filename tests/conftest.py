@@ -114,6 +114,6 @@ def topics() -> list[str]:
 def unmeasured() -> Iterator[None]:
     """Runs of fine-tuning do not measure first how fast this machine is, and draw no curves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bothways.train.finetune.plot_curves", lambda folder: None)
+        patch.setattr("bothways.train.run.plot_curves", lambda folder: None)
         patch.setattr("bothways.train.plan.matmul_rate", lambda *arguments, **named: 1e9)
         yield

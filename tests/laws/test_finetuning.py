@@ -413,7 +413,7 @@ def test_a_run_of_fewer_steps_than_are_logged_ends_well(
     save_bert: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is nothing to draw then."""
-    monkeypatch.setattr("bothways.train.finetune.plot_curves", plot_curves)
+    monkeypatch.setattr("bothways.train.run.plot_curves", plot_curves)
     taught = finetune("text-classification", texts(8), [], settings(save_bert()), tmp_path)
     assert taught.outcome.finished
     assert taught.metrics == {}

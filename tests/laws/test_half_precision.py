@@ -139,7 +139,7 @@ def test_resumed_anywhere_the_scale_and_all_else_go_on(
     encoder, first = start()
     done = list(islice(first.events(Progress()), stop))[-1]
     save_checkpoint(tmp_path, Networks(encoder), first.optimizer, done.progress, {})
-    restored = restore(tmp_path, lambda model: (optimizer_of(model), None))
+    restored = restore(tmp_path, Networks.of, lambda model: (optimizer_of(model), None))
     assert restored is not None
     assert restored.progress == whole[stop - 1].progress
     second = trainer(restored.networks.encoder, restored.model, restored.optimizer)

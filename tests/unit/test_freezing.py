@@ -211,14 +211,14 @@ def test_a_checkpoint_and_an_average_take_parts_that_do_not_learn(save_family: S
     step(model, optimizer, average)
     assert set(average.state()) == {"updates", *learning(model)}
     save_checkpoint(tmp_path, networks, optimizer, Progress(step=1, best_step=1, best_loss=0.0), {}, average)
-    restored = restore(tmp_path, parts)
+    restored = restore(tmp_path, Networks.of, parts)
     assert restored is not None
     assert restored.average is not None
     for some in ((model, optimizer, average), (restored.model.train(), restored.optimizer, restored.average)):
         step(*some)
     for key, parameter in model.named_parameters():
         assert parameter.equal(restored.model.get_parameter(key)), key
-    found = best(tmp_path, restored.progress)
+    found = best(tmp_path, Networks.of, restored.progress)
     assert found is not None
     freeze(found[0].encoder.network, None)
     fresh = dict(found[0].model().named_parameters())

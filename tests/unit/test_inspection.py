@@ -140,7 +140,7 @@ def test_weights_times_values_are_what_attention_gives(lengths: list[int], windo
     def bias(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return torch.linspace(-1, 1, q.shape[2])[:, None] * q.mean(-1, keepdim=True)
 
-    found = weights(q, k, layout, bias=bias, window=window, scale=scale)
+    found = weights(q, k, layout, layout, bias=bias, window=window, scale=scale)
     expected = attend(q, k, v, layout, layout, bias=bias, window=window, scale=scale).split(lengths)
     assert [one.shape for one in found] == [(2, length, length) for length in lengths]
     for one, values, out in zip(found, v.split(lengths), expected, strict=True):

@@ -195,7 +195,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(save_family: Save, tmp_path
     average.update()
     assert_same_bits(base, {key: value for key, value in bits(model).items() if key in base})
     save_checkpoint(tmp_path, networks, optimizer, Progress(step=3, best_step=3, best_loss=0.0), {}, average)
-    restored = restore(tmp_path, lambda model: (optimizer_of(model, name), Average(model, 0.5)))
+    restored = restore(tmp_path, Networks.of, lambda model: (optimizer_of(model, name), Average(model, 0.5)))
     assert restored is not None
     assert restored.networks.lora == LoRA(3, 4.0, 0.2, "all")
     assert_same_bits(bits(model), bits(restored.model))
@@ -210,7 +210,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(save_family: Save, tmp_path
     kept = sum(value.nbytes for value in optimizer_state(model, optimizer).values() if value.dim())
     pooler = [p for key, p in model.named_parameters() if "pooler" in key]
     assert moment_bytes(optimizer) - kept == 2 * sum(p.nbytes for p in pooler)  # the pooler had no gradient here
-    found = best(tmp_path, restored.progress)
+    found = best(tmp_path, Networks.of, restored.progress)
     assert found is not None
     assert_same_bits(bits(found[0].model()), bits(restored.model) | average_of(restored.average))
 

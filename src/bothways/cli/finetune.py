@@ -234,7 +234,7 @@ def _show(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
         best = (
             ""
             if at.best_step is None
-            else f"; {run.best} was best at step {at.best_step:,}: {-(at.best_loss or 0):.4f}"
+            else f"; {run.best} was best at step {at.best_step:,}: {run.best_value or 0.0:.4f}"
         )
         print(f"{run.folder / 'model'}: {at.step:,} steps, {at.tokens:,} tokens{best}")
 
@@ -251,6 +251,6 @@ def _told(run: Taught) -> dict[str, Any]:
         "steps": at.step,
         "tokens": at.tokens,
         "metrics": run.metrics,
-        "best": None if at.best_loss is None else {"step": at.best_step, run.best: -at.best_loss},
+        "best": None if at.best_loss is None else {"step": at.best_step, run.best: run.best_value},
         "tokens_per_second": None if speed is None else speed.tokens_per_second,
     }

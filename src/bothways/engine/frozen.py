@@ -27,17 +27,21 @@ MOST_HELD_BYTES = 1 << 30  # that a pipeline remembers; what is beyond is comput
 
 
 class FrozenNetwork(nn.Module):
-    """Stands for a network of which the hidden states are known: a batch has them in the place of ids."""
+    """Stands for a network of which the hidden states are known: a batch has them in the place of ids.
 
-    def __init__(self, config: EncoderConfig) -> None:
+    dtype: that they are given in; None: as they are.
+    """
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.config = config
-        self.dtype: torch.dtype | None = None
+        self.dtype = dtype
         self.checkpointing = False
 
     def forward(self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False) -> EncoderOutput:
         """hidden states [T, width] of sequences → the same."""
-        return EncoderOutput(tokens, tokens.data)
+        states = tokens if self.dtype is None else Ragged(tokens.data.to(self.dtype), tokens.layout)
+        return EncoderOutput(states, states.data)
 
 
 def rows_read(head: nn.Module, hidden: Ragged) -> Ragged:

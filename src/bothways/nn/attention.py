@@ -88,30 +88,33 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout,
 def weights(
     q: Tensor,
     k: Tensor,
-    layout: Layout,
+    layout_q: Layout,
+    layout_k: Layout,
     *,
     bias: Bias | None = None,
     window: int | None = None,
     causal: bool = False,
     scale: float | None = None,
 ) -> list[Tensor]:
-    """What `attend` weighs the values with, for people to look at: fp32 [H, L, L] for each sequence, rows sum to 1.
+    """What `attend` weighs the values with, for people to look at: fp32 [H, Lq, Lk] for each sequence, rows sum to 1.
 
-    q, k [T, H, D]; the rest as for `attend`, which never makes these weights itself where a kernel spares it that.
+    q [Tq, H, D], k [Tk, H, D]; the rest as for `attend`, which never makes these weights itself where a kernel spares
+    it that.
     """
-    _check(q, k, k, layout, layout, window, 0.0, 0)
+    _check(q, k, k, layout_q, layout_k, window, 0.0, 0)
     choices = _Choices(bias, window, causal, q.shape[-1] ** -0.5 if scale is None else scale, 0.0)
     found: dict[int, Tensor] = {}
-    sides = layout.grouping.split(q), layout.grouping.split(k)
-    for group, q_rows, k_rows in zip(layout.grouping.groups, *sides):
-        if group.query_length:
+    grouping = group_by_lengths(layout_q, layout_k)
+    for group, q_rows, k_rows in zip(grouping.groups, grouping.split(q), grouping.split(k, keys=True)):
+        if group.query_length and group.key_length:
             rectangles = _rectangle(q_rows, group), _rectangle(k_rows, group)
             found |= zip(group.sequences, _group_weights(*rectangles, group, choices))
-    return [found.get(i, q.new_zeros(q.shape[1], 0, 0).float()) for i in range(len(layout))]
+    lengths = zip(layout_q.lengths, layout_k.lengths)
+    return [found.get(i, q.new_zeros(q.shape[1], *pair).float()) for i, pair in enumerate(lengths)]
 
 
 def _group_weights(q: Tensor, k: Tensor, group: Group, choices: _Choices) -> Tensor:
-    """q, k [B, H, L, D] of a group → [B, H, L, L]."""
+    """q, k [B, H, L, D] of a group → [B, H, Lq, Lk]."""
     scores = (q.float() @ k.float().transpose(-1, -2)) * choices.scale
     if choices.bias is not None:
         scores = scores + choices.bias(q, k).float()

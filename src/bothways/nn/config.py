@@ -21,6 +21,7 @@ __all__ = [
     "DistanceBuckets",
     "EmbeddingMap",
     "EncoderConfig",
+    "HeadForm",
     "LayerSharing",
     "LearnedPositions",
     "LocalAttention",
@@ -46,6 +47,8 @@ MOST = {
     "inner": 1 << 6,
     "kernel": 1 << 10,
     "window": 1 << 22,
+    "columns": 1 << 15,
+    "memory": 1 << 15,
 }
 MOST_PARAMETERS = 1 << 36
 
@@ -56,12 +59,14 @@ class LearnedPositions:
 
     count: rows of the table.    offset: rows before that of the first position (RoBERTa keeps two for padding).
     added: whether they are added to the words' vectors. If not, the network has no such table (DeBERTa gives it to the
-    head that predicts masked words), and `count` is the longest sequence that the model was made for.
+    head that predicts masked words, T5 has none), and `count` is the longest sequence that the model was made for.
+    skips: with an offset, tokens of the row before the first position are padding and not counted (RoBERTa, not BART).
     """
 
     count: int
     offset: int = 0
     added: bool = True
+    skips: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,14 @@ class DistanceBuckets:
     """A learned number a head for each bucket of distances, added to the scores of every layer (MPNet, after T5).
 
     rows: of the table; at least `buckets`, of which half are for each direction: the first half of those are single
-    distances, the others grow up to `furthest`.
+    distances, the others grow up to `furthest`.    ahead: if not, no row sees a later one, and all buckets are for
+    distances back (T5's decoder).
     """
 
     rows: int
     buckets: int = 32
     furthest: int = 128
+    ahead: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,14 @@ class EmbeddingMap:
     words: width of the word vectors; None: as the hidden states.
     before_norm: map, then normalise; else the other way round.
     bias: of the map.    always: a map even where the widths are equal.
+    grown: word vectors count √width times (BART where its files say so; Vaswani et al. 2017, section 3.4).
     """
 
     words: int | None = None
     before_norm: bool = False
     bias: bool = True
     always: bool = False
+    grown: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,17 @@ class Convolution:
     kernel: int = 0
     groups: int = 1
     act: str = "tanh"
+
+
+@dataclass(frozen=True)
+class HeadForm:
+    """What an attention head is like. columns: its width; None: the hidden states' width over the number of heads.
+
+    scaled: scores are divided by the root of that width; T5's are not.
+    """
+
+    columns: int | None = None
+    scaled: bool = True
 
 
 @dataclass(frozen=True)
@@ -166,17 +186,20 @@ class EncoderConfig:
     """Architecture of an encoder, or of a decoder alone. Every size is a number of rows or columns.
 
     vocab: rows of the word embeddings.    width: of the hidden states.    depth: number of layers.
-    heads: of each attention; divides width.    ffn: width inside the feed-forward part.
+    heads: of each attention; divides width unless `head` says their own.    ffn: width inside the feed-forward part.
     positions: how rows learn where they stand.    relative: what scores take from distances.
     types: token types (segments); 0 for none.    activation: of the feed-forward part, a name in
     `nn.activations.ACTIVATIONS`.    gated: the feed-forward part is act(a) · b (Shazeer 2020).
     norm_first: each part of a layer reads normalised rows and adds to plain ones, and the last layer's output is
     normalised; else what it adds to is normalised after.    norm_eps: added to the variance by the layer norms.
     embedding_norm: the embeddings are normalised; without it (GPT-2) the first layer reads them through a norm of its
-    own where norm_first.    causal: no row sees a later one, so that each may predict its next (a decoder).
-    embedding, sharing, convolution, local, biases: see the classes.
+    own where norm_first.    rms: norms take nothing from the rows but their root mean square (Zhang and Sennrich 2019,
+    https://arxiv.org/abs/1910.07467).    causal: no row sees a later one: each may predict its next (a decoder).
+    memory: width of another network's rows that every layer attends to, too, after itself (a decoder with an encoder).
+    embedding, head, sharing, convolution, local, biases: see the classes.
     dropout: after attention, feed-forward and embeddings (embedding_dropout, if that differs).
-    attention_dropout: on attention weights.    init_std: of fresh weights.
+    attention_dropout: on attention weights.    inner_dropout: inside the feed-forward part.
+    init_std: of fresh weights.
 
     Raises ConfigError, naming the field, where no such network can be.
     """
@@ -194,8 +217,11 @@ class EncoderConfig:
     norm_first: bool = False
     norm_eps: float = 1e-12
     embedding_norm: bool = True
+    rms: bool = False
     causal: bool = False
+    memory: int | None = None
     embedding: EmbeddingMap = EmbeddingMap()
+    head: HeadForm = HeadForm()
     sharing: LayerSharing | None = None
     convolution: Convolution = Convolution()
     local: LocalAttention | None = None
@@ -203,6 +229,7 @@ class EncoderConfig:
     dropout: float = 0.1
     embedding_dropout: float | None = None
     attention_dropout: float = 0.1
+    inner_dropout: float = 0.0
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
@@ -220,9 +247,12 @@ class EncoderConfig:
         few = isinstance(self.relative, DistanceBuckets) and self.relative.rows < self.relative.buckets
         single = isinstance(self.relative, DisentangledPositions) and self.relative.buckets == 1
         groups = 1 if self.sharing is None else self.sharing.groups
-        odd = isinstance(self.positions, RotaryPositions) and (width // heads) % 2 == 1
+        odd = isinstance(self.positions, RotaryPositions) and self.head_width % 2 == 1
+        blind = isinstance(self.relative, DistanceBuckets) and not self.relative.ahead and not self.causal
+        undivided = self.head.columns is None and bool(width % heads)
         return [
-            (bool(width % heads), f"width {width} cannot be split over {heads} heads: it must be a multiple"),
+            (undivided, f"width {width} cannot be split over {heads} heads: it must be a multiple"),
+            (blind, "ahead is false, but rows see later ones: they need buckets for both directions"),
             (odd, f"width {width} over {heads} heads gives an odd number of columns, which cannot be turned in pairs"),
             (self.longest < 1, f"count {self.positions.count} leaves no position after an offset of {self.offset}"),
             (few, "rows must be at least 32, one for each bucket of distances"),
@@ -245,7 +275,12 @@ class EncoderConfig:
 
     @property
     def head_width(self) -> int:
-        return self.width // self.heads
+        return self.width // self.heads if self.head.columns is None else self.head.columns
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads of an attention side by side."""
+        return self.heads * self.head_width
 
     @property
     def offset(self) -> int:
@@ -255,6 +290,12 @@ class EncoderConfig:
     def longest(self) -> int:
         """The longest sequence, in tokens."""
         return self.positions.count - self.offset
+
+    @property
+    def limit(self) -> int | None:
+        """The longest sequence that the network can read; None where no table of positions ends."""
+        table = isinstance(self.positions, LearnedPositions) and self.positions.added
+        return self.longest if table else None
 
     @property
     def embed_width(self) -> int:
@@ -290,7 +331,8 @@ class EncoderConfig:
     @property
     def parameters_at_least(self) -> int:
         """Weights of the matrices alone; computed before anything is built."""
-        layer = 4 * self.width * self.width + (3 if self.gated else 2) * self.width * self.ffn
+        memory = 0 if self.memory is None else 2 * self.inner * (self.width + self.memory)
+        layer = memory + 4 * self.width * self.inner + (3 if self.gated else 2) * self.width * self.ffn
         return self.vocab * self.embed_width + self.distinct_layers * layer
 
 
@@ -347,8 +389,20 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(MOST, _check_size),
     **dict.fromkeys(
         (
-            *("added", "shared", "norm", "active", "before_norm", "bias", "always"),
-            *("attention", "feed_forward", "norms", "gated", "norm_first", "embedding_norm", "causal"),
+            *(
+                "added",
+                "skips",
+                "ahead",
+                "shared",
+                "norm",
+                "active",
+                "before_norm",
+                "bias",
+                "always",
+                "grown",
+                "scaled",
+            ),
+            *("attention", "feed_forward", "norms", "gated", "norm_first", "embedding_norm", "rms", "causal"),
         ),
         _check_flag,
     ),

@@ -20,7 +20,7 @@ from bothways.nn.config import (
     RotaryPositions,
 )
 from bothways.nn.dropout import dropout, replayed
-from bothways.nn.layers import Embedding, Linear, filled, norm
+from bothways.nn.layers import Embedding, Linear, PackedLinear, filled, for_few_rows, norm
 from bothways.nn.positions import DistanceBias, RelativeVectors, turns
 from bothways.ragged import Layout, Ragged
 
@@ -47,6 +47,8 @@ class Embeddings(nn.Module):
         super().__init__()
         self.dropout = config.dropout if config.embedding_dropout is None else config.embedding_dropout
         self.longest, self.offset = config.longest, config.offset
+        self.skips = isinstance(config.positions, LearnedPositions) and config.positions.skips
+        self.factor = config.width**0.5 if config.embedding.grown else 1.0
         width = config.embed_width
         self.words = Embedding(config.vocab, width)
         added = isinstance(config.positions, LearnedPositions) and config.positions.added
@@ -67,8 +69,16 @@ class Embeddings(nn.Module):
                 f"{self.longest} this model has positions for"
             )
         x = self.words(tokens.data)
+        rows = None if self.positions is None else self.position_rows(tokens)
+        return self.of(x, rows, types, dtype)
+
+    def of(
+        self, words: Tensor, rows: Tensor | None, types: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Word vectors [T, embed_width], rows of the table of positions int [T], types int [T] → [T, width]."""
+        x = words if self.factor == 1.0 else words * self.factor
         if self.positions is not None:
-            x = x + self.positions(self.position_rows(tokens))
+            x = x + self.positions(rows)
         if self.types is not None:
             x = x + (self.types.table()[0] if types is None else self.types(types))
         if self.map_first:
@@ -84,6 +94,8 @@ class Embeddings(nn.Module):
         layout = tokens.layout
         if not self.offset:
             return layout.positions
+        if not self.skips:
+            return layout.positions + self.offset
         counted = tokens.data != self.offset - 1
         counts = counted.cumsum(0)
         before = F.pad(counts, (1, 0))[layout.offsets[:-1].long()][layout.segments]
@@ -155,8 +167,9 @@ class EncoderNetwork(nn.Module):
         self.norm = norm(config) if config.norm_first else None
         self.pooler = Pooler(config) if pooler else None
 
-    def steps(self, tokens: Ragged, types: Tensor | None = None) -> Iterator[Tensor]:
+    def steps(self, tokens: Ragged, types: Tensor | None = None, memory: Ragged | None = None) -> Iterator[Tensor]:
         """The hidden states [T, width] of the embeddings, then of each layer, as they are computed."""
+        self.check_memory(tokens, memory)
         x = embedded = self.embeddings(tokens, types, self.dtype)
         yield x
         positions = self.relative(tokens.layout, self.dtype)
@@ -165,30 +178,54 @@ class EncoderNetwork(nn.Module):
             x = filled(x)
             positions = positions.filled(len(x) - total)
         for step, layer in enumerate(order := self.config.order):
-            x = self._layer(layer, x, tokens.layout, positions)
+            x = self._layer(layer, x, tokens.layout, positions, memory)
             if step == 0 and self.convolution is not None:
                 x = self.convolution(embedded, x, tokens.layout)
             if self.norm is not None and step == len(order) - 1:
                 x = self.norm(x)
             yield x if len(x) == total else x[:total]
 
-    def _layer(self, layer: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.layers[layer], x, layout, positions, use_reentrant=False, context_fn=replayed)
-        return self.layers[layer](x, layout, positions)
+    def check_memory(self, tokens: Ragged, memory: Ragged | None) -> None:
+        """Raise InputError where there is a memory and should be none, or the other way round, or it does not fit."""
+        wanted = self.config.memory
+        if (memory is None) != (wanted is None):
+            said = "needs a memory, another network's rows," if memory is None else "takes no memory"
+            raise InputError(f"this network {said} and was given {'none' if memory is None else 'one'}")
+        if memory is not None and len(memory) != len(tokens):
+            raise InputError(f"{len(tokens)} sequences cannot read a memory of {len(memory)}: one for one is needed")
+        if memory is not None and memory.data.shape[-1] != wanted:
+            raise InputError(
+                f"the memory's rows are {memory.data.shape[-1]} wide, but this network reads rows of {wanted}; "
+                "an adapter between them maps one to the other"
+            )
 
-    def forward(self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False) -> EncoderOutput:
+    def _layer(self, layer: int, x: Tensor, layout: Layout, positions: Positions, memory: Ragged | None) -> Tensor:
+        sides = x, layout, positions, None, memory
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.layers[layer], *sides, use_reentrant=False, context_fn=replayed)
+        return self.layers[layer](*sides)
+
+    def forward(
+        self, tokens: Ragged, types: Tensor | None = None, *, memory: Ragged | None = None, keep: bool = False
+    ) -> EncoderOutput:
         """Encode token ids int [T] with token types int [T] (None: all 0; without meaning for a model without types).
 
+        memory: of a decoder that reads another network's rows: those rows [Tm, memory], a sequence for each of tokens.
         keep: also return the hidden states of every layer.
         """
         if keep:
-            states = tuple(self.steps(tokens, types))
+            states = tuple(self.steps(tokens, types, memory))
             return EncoderOutput(Ragged(states[-1], tokens.layout), states[-2], states)
         before = last = torch.empty(0)
-        for x in self.steps(tokens, types):
+        for x in self.steps(tokens, types, memory):
             before, last = last, x
         return EncoderOutput(Ragged(last, tokens.layout), before)
+
+    def memory_weights(self, step: int, x: Tensor, layout: Layout, memory: Ragged) -> list[Tensor]:
+        """The cross-attention weights of one step, fp32 [H, L, Lm] for each sequence, as `attention_weights`."""
+        layer = self.layers[self.config.order[step]]
+        assert isinstance(layer, EncoderLayer)
+        return layer.cross_weights(x, layout, self.relative(layout, self.dtype), memory)
 
     def attention_weights(self, step: int, x: Tensor, layout: Layout) -> list[Tensor]:
         """The attention weights of one step, fp32 [H, L, L] for each sequence, computed anew for people to look at.
@@ -198,6 +235,16 @@ class EncoderNetwork(nn.Module):
         layer = self.layers[self.config.order[step]]
         assert isinstance(layer, EncoderLayer)
         return layer.weights(x, layout, self.relative(layout, self.dtype))
+
+    @property
+    def stepping(self) -> EncoderNetwork:
+        """This network as it runs on few rows at a time (see `for_few_rows`), all weights shared; made once."""
+        twin = self.__dict__.get("_stepping")
+        if twin is None:
+            packed = any(isinstance(part, PackedLinear) for part in self.modules())
+            twin = self.__dict__["_stepping"] = for_few_rows(self) if packed else self
+        assert isinstance(twin, EncoderNetwork)
+        return twin
 
     @torch.no_grad()
     def freeze(self) -> None:

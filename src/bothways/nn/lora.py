@@ -137,6 +137,9 @@ def _places(network: EncoderNetwork, parts: Parts) -> dict[str, Linear]:
         assert isinstance(layer, EncoderLayer)
         attention, ffn = layer.attention, layer.ffn
         found |= {f"layers.{number}.attention.qkv": attention.qkv, f"layers.{number}.attention.out": attention.out}
+        if layer.cross is not None:
+            parts_of_cross = {"query": layer.cross.query, "kv": layer.cross.kv, "out": layer.cross.out}
+            found |= {f"layers.{number}.cross.{name}": linear for name, linear in parts_of_cross.items()}
         if parts == "all":
             found |= {f"layers.{number}.ffn.up": ffn.up, f"layers.{number}.ffn.down": ffn.down}
     return found

@@ -28,7 +28,13 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, copy: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        copy: Tensor | None,
+        smoothing: float,
     ) -> tuple[Tensor, Tensor]:
         half, wanted = weight.to(x.dtype) if copy is None else copy, ctx.needs_input_grad
         loss, correct = x.new_zeros((), dtype=torch.float32), targets.new_zeros(())
@@ -38,7 +44,7 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
         for gold, place in zip(targets.split(ROWS_AT_A_TIME), range(0, len(targets), ROWS_AT_A_TIME)):
             rows = x[place : place + ROWS_AT_A_TIME]
             scores = rows @ half.T
-            told = _scores_to_slopes(scores[: len(gold)], bias, gold, db, slopes=any(wanted))
+            told = _scores_to_slopes(scores[: len(gold)], bias, gold, db, smoothing, slopes=any(wanted))
             loss, correct = loss + told[0], correct + told[1]
             scores[len(gold) :] = 0.0
             if dx is not None:
@@ -54,11 +60,16 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, loss: Tensor, correct: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         dx, dw, db = (next(saved) if has else None for has in ctx.has)
-        return (*(None if g is None else g.mul_(loss) for g in (dx, dw, db)), None, None)  # in place: they are large
+        return (
+            *(None if g is None else g.mul_(loss) for g in (dx, dw, db)),
+            None,
+            None,
+            None,
+        )  # in place: they are large
 
 
 def _scores_to_slopes(
-    scores: Tensor, bias: Tensor | None, gold: Tensor, db: Tensor | None, slopes: bool
+    scores: Tensor, bias: Tensor | None, gold: Tensor, db: Tensor | None, smoothing: float, slopes: bool
 ) -> tuple[Tensor, Tensor]:
     """The summed loss of scores [M, vocab] before the bias, and how many are right.
 
@@ -70,11 +81,14 @@ def _scores_to_slopes(
         z = part.float() if bias is None else part + bias.float()
         best, right = z.amax(1, keepdim=True), z.gather(1, wanted[:, None])
         correct += _first_best(z, right == best, wanted)
+        said = right if not smoothing else (1 - smoothing) * right + smoothing * z.mean(1, keepdim=True)
         z = z.sub_(best).exp_()
         total = z.sum(1, keepdim=True)
-        loss += (total.log() + best - right).sum()
+        loss += (total.log() + best - said).sum()
         if slopes:
-            z.div_(total).scatter_add_(1, wanted[:, None], torch.full_like(right, -1.0))
+            z.div_(total).scatter_add_(1, wanted[:, None], torch.full_like(right, smoothing - 1.0))
+            if smoothing:
+                z.sub_(smoothing / z.shape[1])
             part.copy_(z)
             if db is not None:
                 db += z.sum(0)
@@ -98,17 +112,24 @@ def rows_in_cache(scores: Tensor) -> int:
 
 
 def vocabulary_cross_entropy(
-    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, copy: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    copy: Tensor | None = None,
+    *,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of x Wᵀ + b with the targets, summed; and how often the best score, the first of equal
     ones, is right.
 
     x [M, width] in the precision to compute in; weight [vocab, width]; bias [vocab]; targets int [M]. Sums are in fp32.
     Rows of x beyond the targets count for nothing. copy: of the weight, in the precision of x, if there is one.
+    smoothing: the share of each target that all entries get alike (Szegedy et al. 2015, arXiv:1512.00567).
     """
     if not torch.is_grad_enabled():  # which the function itself cannot see
         x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
-    loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets, copy)
+    loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets, copy, smoothing)
     return loss, correct
 
 

@@ -20,7 +20,7 @@ from bothways.nn.dropout import dropout
 from bothways.nn.layers import Embedding, Linear
 from bothways.ragged import Layout
 
-__all__ = ["DisentangledBias", "DistanceBias", "RelativeVectors", "Turns", "log_buckets", "turn", "turns"]
+__all__ = ["DisentangledBias", "DistanceBias", "RelativeVectors", "Turns", "log_buckets", "turn", "turns", "turns_at"]
 
 Turns = tuple[Tensor, Tensor]
 """cos and sin [T, 1, D] of the angles that each row's q and k are turned by."""
@@ -28,8 +28,13 @@ Turns = tuple[Tensor, Tensor]
 
 def turns(layout: Layout, width: int, theta: float) -> Turns:
     """The angles of a batch's rows, for heads of `width` columns: position · theta^(-2i / width) for pair i."""
-    steps = torch.arange(0, width, 2, dtype=torch.float32, device=layout.device) / width
-    angles = layout.positions[:, None].float() * (1.0 / theta**steps)
+    return turns_at(layout.positions, width, theta)
+
+
+def turns_at(positions: Tensor, width: int, theta: float) -> Turns:
+    """The angles of rows that stand at these positions [T]."""
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
+    angles = positions[:, None].float() * (1.0 / theta**steps)
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos(), angles.sin()
 
@@ -42,19 +47,20 @@ def turn(x: Tensor, by: Turns) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def distance_buckets(buckets: int, furthest: int, length: int) -> Tensor:
+def distance_buckets(buckets: int, furthest: int, length: int, ahead: bool = True) -> Tensor:
     """int64 [2 L - 1]: the bucket of each distance, from keys L - 1 rows before the query to those as far behind it.
 
+    ahead: whether those behind it have half of the buckets; else they have the first one, and nobody looks there.
     T5, https://arxiv.org/abs/1910.10683, appendix B.
     """
     with torch.inference_mode(False):
         behind = torch.arange(length - 1, -length, -1)  # positive where the key is before the query
-        half = buckets // 2
+        half = buckets // 2 if ahead else buckets
         exact = half // 2
-        distance = behind.abs()
+        distance = behind.abs() if ahead else behind.clamp(min=0)
         grown = torch.log(distance.float() / exact) / math.log(furthest / exact) * (half - exact)
         far = (exact + grown.clamp(min=0.0).to(torch.int64)).clamp(max=half - 1)
-        return (behind < 0) * half + torch.where(distance < exact, distance, far)
+        return (behind < 0) * (half if ahead else 0) + torch.where(distance < exact, distance, far)
 
 
 class DistanceBias(nn.Module):
@@ -73,9 +79,13 @@ class DistanceBias(nn.Module):
 
     def _of(self, length: int) -> Tensor:
         """[1, H, L, L]."""
-        buckets = distance_buckets(self.relative.buckets, self.relative.furthest, length)
-        by_distance = self.numbers(buckets.to(self.numbers.weight.device)).T.contiguous()
-        return by_distance.unfold(1, length, 1).flip(1)[None]  # each query's keys, one further each
+        return self.by_distance(length).unfold(1, length, 1).flip(1)[None]  # each query's keys, one further each
+
+    def by_distance(self, length: int) -> Tensor:
+        """[H, 2 L - 1]: from keys L - 1 rows before the query to those as far behind it."""
+        relative = self.relative
+        buckets = distance_buckets(relative.buckets, relative.furthest, length, relative.ahead)
+        return self.numbers(buckets.to(self.numbers.weight.device)).T.contiguous()
 
 
 def log_buckets(distances: Tensor, buckets: int, furthest: int) -> Tensor:

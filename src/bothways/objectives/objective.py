@@ -39,18 +39,31 @@ class Model(nn.Module):
     """A network and the heads that are trained with it.
 
     generator: another network, with its head, which proposes tokens for this one to judge; None for none.
+    decoder: a network that reads this one's rows, which the heads then belong to; None for none.
+    adapter: what the rows go through on their way to it; None where they stay as they are.
     """
 
-    def __init__(self, network: EncoderNetwork, heads: Mapping[str, nn.Module], generator: Model | None = None) -> None:
+    def __init__(
+        self,
+        network: EncoderNetwork,
+        heads: Mapping[str, nn.Module],
+        generator: Model | None = None,
+        *,
+        decoder: EncoderNetwork | None = None,
+        adapter: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.heads = nn.ModuleDict(heads)
         self.generator = generator
+        self.decoder = decoder
+        self.adapter = adapter
 
     @property
     def networks(self) -> tuple[EncoderNetwork, ...]:
-        """Its own, and the generator's if there is one."""
-        return (self.network, *(() if self.generator is None else self.generator.networks))
+        """Its own, and the decoder's and the generator's if there are these."""
+        decoding = () if self.decoder is None else (self.decoder,)
+        return (self.network, *decoding, *(() if self.generator is None else self.generator.networks))
 
     def first_head(self, names: Sequence[str]) -> nn.Module:
         """The first of the heads with these names that it has."""

@@ -37,7 +37,11 @@ def compile_layers(network: EncoderNetwork, device: torch.device) -> None:
     _check(device)
     for layer in network.layers:
         assert isinstance(layer, EncoderLayer)
-        layer._rest = torch.compile(layer._rest, dynamic=True)  # type: ignore[method-assign]
+        if layer.cross is None:
+            layer._rest = torch.compile(layer._rest, dynamic=True)  # type: ignore[method-assign]
+        else:
+            layer.attended = torch.compile(layer.attended, dynamic=True)  # type: ignore[method-assign]
+            layer.crossed = torch.compile(layer.crossed, dynamic=True)  # type: ignore[method-assign]
 
 
 def _check(device: torch.device) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from bothways.engine.evaluation import evaluated, need_metrics_of
 from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.streams import Streams
-from bothways.errors import ConfigError, InputError, MissingExtraError, TruncationWarning
+from bothways.errors import ConfigError, InputError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
@@ -30,20 +30,19 @@ from bothways.tasks.learning import Learnable
 from bothways.train.adapted import check_heeded, encoder_of, numbered, with_head
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
-from bothways.train.curves import plot_curves
 from bothways.train.folder import Lock, begin, check_run, described
-from bothways.train.history import METRICS, read_metrics
-from bothways.train.loop import Judged, Times, Trainer
+from bothways.train.history import held_out_at
+from bothways.train.loop import Judged, Trainer
 from bothways.train.meter import Meter
 from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import flops_of_token, rate_here
 from bothways.train.progress import Progress
-from bothways.train.rows import RowSteps
-from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
+from bothways.train.rows import RowSteps, times_of
+from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, set_up
 from bothways.train.samples import Material, material_of, reading_of
 from bothways.train.start import set_dropout
-from bothways.train.state import Restored, best, prune, restore
+from bothways.train.state import Restored, restore
 from bothways.train.states import States
 from bothways.train.tables import tables_of
 from bothways.train.tuning import TuningSettings
@@ -56,7 +55,7 @@ __all__ = ["Taught", "finetune", "steps_of"]
 class Taught:
     """What a run came to. labels: what was learnt.    metrics: of the last evaluation, by name; none if there was none.
 
-    best: the metric that decided which checkpoint is the best one.
+    best: the metric that decided which checkpoint is the best one.    lower: whether the lower, the better.
     """
 
     folder: Path
@@ -64,6 +63,13 @@ class Taught:
     labels: Labels
     metrics: dict[str, float]
     best: str
+    lower: bool = False
+
+    @property
+    def best_value(self) -> float | None:
+        """That metric of the best checkpoint; None where nothing was evaluated."""
+        loss = self.outcome.progress.best_loss
+        return loss if loss is None or self.lower else -loss
 
 
 def finetune(
@@ -177,7 +183,7 @@ def _started(
     output: Path,
     resume: bool,
     device: torch.device,
-) -> Restored:
+) -> Restored[Networks]:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
 
     def parts(model: Model) -> tuple[torch.optim.Optimizer, Average | None]:
@@ -186,7 +192,7 @@ def _started(
         groups = parameter_groups(model.to(device), adam.weight_decay, adam.lr, adam.layer_decay, adam.head_lr)
         return OPTIMIZERS[settings.update.optimizer](groups, adam), average_of(model, settings.update)
 
-    started = restore(output, parts, steps.check_place) if resume else None
+    started = restore(output, Networks.of, parts, steps.check_place) if resume else None
     if started is None:
         networks = Networks(encoder)
         model = networks.model()
@@ -203,7 +209,7 @@ def _started(
 
 def _run(
     material: Material,
-    started: Restored,
+    started: Restored[Networks],
     steps: RowSteps,
     settings: TuningSettings,
     output: Path,
@@ -232,13 +238,7 @@ def _run(
         judged if material.held else None,
         device,
         settings.update,
-        Times(
-            steps.steps,
-            run.seed,
-            run.evaluate_every or steps.per_epoch,
-            run.save_every or steps.per_epoch,
-            run.patience if material.held else 0,
-        ),
+        times_of(run, steps, judged=bool(material.held)),
         started.average,
         () if settings.adapt.layers == 0 else tables_of(model, settings.update.precision == "fp16"),
     )
@@ -277,29 +277,17 @@ def _meter(encoder: Encoder, steps: RowSteps, device: torch.device) -> Meter:
 
 def _finish(
     material: Material,
-    started: Restored,
+    started: Restored[Networks],
     settings: TuningSettings,
     output: Path,
     outcome: Outcome,
     metrics: dict[str, float],
 ) -> None:
     """Write the models and their cards; what the run needed only while it lasted goes."""
-    at, reading = outcome.progress, outcome.reading
-    prune(output, settings.run.keep, at)
-    with nullcontext() if started.average is None else started.average.swapped():
-        started.networks.save(output / "model")
-    write_tuning_card(output / "model", settings, material, started.networks, at, metrics, reading)
-    if (found := best(output, at)) is not None:
-        networks, there = found
-        networks.save(output / "best")
-        told = _logged(output, there.step)
-        write_tuning_card(output / "best", settings, material, networks, there, told, reading)
+
+    def card(folder: Path, networks: Networks, at: Progress) -> None:
+        found = metrics if networks is started.networks else held_out_at(output, at.step)
+        write_tuning_card(folder, settings, material, networks, at, found, outcome.reading)
+
+    leave(started, Networks.of, output, settings.run.keep, outcome.progress, card)
     States.remove(output)
-    with suppress(MissingExtraError, InputError):  # no picture without matplotlib, nor of fewer steps than are logged
-        plot_curves(output)
-
-
-def _logged(output: Path, step: int) -> dict[str, float]:
-    """What the evaluation after a step found, as the log has it."""
-    rows = [row for row in read_metrics(output / METRICS) if row["step"] == step and "held_out" in row]
-    return dict(rows[-1]["held_out"]) if rows else {}

@@ -15,7 +15,7 @@ from bothways.errors import ConfigError, InputError
 from bothways.files import make_folder, read_object, write_json
 from bothways.train.history import METRICS, SETTINGS
 from bothways.train.optim import moment_bytes
-from bothways.train.state import Restored, checkpoints
+from bothways.train.state import Restored, TrainedT, checkpoints
 
 if sys.platform != "win32":
     import fcntl
@@ -115,7 +115,7 @@ def _locked(output: Path) -> int:
     return handle
 
 
-def begin(output: Path, settings: Any, started: Restored, corpus: str, lock: Lock, resume: bool) -> None:
+def begin(output: Path, settings: Any, started: Restored[TrainedT], corpus: str, lock: Lock, resume: bool) -> None:
     """Make the folder, lock it and write the settings. corpus: its identity, whatever folder it is in.
 
     Raises InputError where that cannot be, where the disk is too full, and where another process was faster.
@@ -128,7 +128,7 @@ def begin(output: Path, settings: Any, started: Restored, corpus: str, lock: Loc
     write_json(output / SETTINGS, {**told, "corpus": {**told.get("corpus", {}), "identity": corpus}})
 
 
-def _checkpoint_bytes(started: Restored) -> int:
+def _checkpoint_bytes(started: Restored[TrainedT]) -> int:
     """Of a checkpoint: weights, their average if there is one, and what the optimizer keeps."""
     averages = 0 if started.average is None else sum(parameter.nbytes for parameter in started.model.parameters())
     return started.networks.file_bytes() + averages + moment_bytes(started.optimizer)

@@ -28,6 +28,7 @@ __all__ = [
     "Point",
     "best_of",
     "differing",
+    "held_out_at",
     "kind_of",
     "metric_of",
     "read_history",
@@ -46,11 +47,15 @@ LOSSES = {
     "sop": "sentence order",
     "causal": "next words",
     "rtd": "replaced tokens",
+    "words": "written words",
 }
 # The losses of words that are predicted: it is theirs, where a log says "accuracy" of one.
-OF_WORDS = ("mlm", "causal")
+OF_WORDS = ("mlm", "causal", "words")
 # Kinds of metrics that are the better the higher they are, or the lower.
-HIGHER = ("accuracy", "precision", "recall", "f1", "em", "mcc", "pearson", "spearman")
+HIGHER = (
+    *("accuracy", "precision", "recall", "f1", "em", "mcc", "pearson", "spearman"),
+    *("bleu", "chrf", "rouge1", "rouge2", "rougeL"),
+)
 LOWER = ("loss", "perplexity", "ece")
 # Settings that what is held out, and what is asked of it, depend on.
 ASKED = {
@@ -134,6 +139,12 @@ def read_history(folder: Path) -> History:
         held_out=held_out,
         settings=settings,
     )
+
+
+def held_out_at(folder: Path, step: int) -> dict[str, float]:
+    """What the evaluation after a step of the run in a folder found, as its log has it; nothing if there was none."""
+    rows = [row for row in read_metrics(folder / METRICS) if row["step"] == step and "held_out" in row]
+    return dict(rows[-1]["held_out"]) if rows else {}
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

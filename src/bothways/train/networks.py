@@ -11,24 +11,43 @@ lora.safetensors                              in checkpoints: the low-rank matri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.generator import GENERATOR
-from bothways.errors import BothwaysError, CheckpointError
+from bothways.errors import BothwaysError, CheckpointError, ConfigError
 from bothways.nn.lora import LoRA, lora_of, lora_weights, restore_lora, set_aside
 from bothways.nn.sharing import SHARINGS, Sharing, share, shifts
 from bothways.objectives.objective import Model
 
-__all__ = ["Networks"]
+__all__ = ["Networks", "Trained", "count"]
 
 SHIFTS = "shifts.safetensors"
 ADAPTED = "lora.safetensors"
+LORA = "lora"
+
+
+class Trained(Protocol):
+    """What a run trains, as it is saved and read again."""
+
+    def model(self) -> Model:
+        """Its networks and heads, as an objective wants them. Always the same parameters by the same names."""
+
+    def file_bytes(self) -> int:
+        """Of all weights that `save` writes."""
+
+    def save(self, folder: Path, *, resumable: bool = False) -> None:
+        """Write its folder. Raises InputError if it cannot be written. resumable: with what `read` needs."""
+
+    def told(self) -> dict[str, Any]:
+        """What a checkpoint's state says of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +73,7 @@ class Networks:
     def file_bytes(self) -> int:
         """Of all weights that `save` writes."""
         every = (self.encoder, *(() if self.generator is None else (self.generator,)))
-        parameters = sum(_count(Model(one.network, one.heads)) for one in every)
+        parameters = sum(count(Model(one.network, one.heads)) for one in every)
         return 4 * (parameters + sum(shift.numel() for shift in shifts(self.encoder.network).values()))
 
     def save(self, folder: Path, *, resumable: bool = False) -> None:
@@ -72,6 +91,20 @@ class Networks:
             save_file(
                 {name: shift.contiguous() for name, shift in shifts(self.encoder.network).items()}, folder / SHIFTS
             )
+
+    def told(self) -> dict[str, Any]:
+        """What a checkpoint's state says of them: how a generator shares tables, and of low-rank matrices."""
+        sharing = {} if self.generator is None else {"sharing": self.sharing}
+        return sharing | ({} if self.lora is None else {LORA: asdict(self.lora)})
+
+    @classmethod
+    def of(cls, folder: Path, state: Mapping[str, Any]) -> Networks:
+        """Those of a checkpoint, whose state this is. Raises CheckpointError where that says what cannot be."""
+        lora = state.get(LORA)
+        try:
+            return cls.read(folder, state.get("sharing"), None if lora is None else LoRA(**lora))
+        except (TypeError, ConfigError) as error:
+            raise CheckpointError(f"{folder}: {error}") from None
 
     @classmethod
     def read(cls, folder: Path, sharing: Sharing | None, lora: LoRA | None = None) -> Networks:
@@ -100,5 +133,6 @@ def _adapt(encoder: Encoder, lora: LoRA, file: Path) -> None:
         raise CheckpointError(f"{file}: {error}") from None
 
 
-def _count(module: nn.Module) -> int:
+def count(module: nn.Module) -> int:
+    """Numbers in all weights; shared ones count once."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bothways.errors import ConfigError
-from bothways.nn.blocks import EncoderLayer, FeedForward, SelfAttention
+from bothways.nn.blocks import CrossAttention, EncoderLayer, FeedForward, SelfAttention
 from bothways.nn.encoder import EncoderNetwork
 from bothways.train.muon import Muon
 from bothways.train.stable_adamw import StableAdamW
@@ -54,6 +54,7 @@ def parameter_groups(
     lr: float | None = None,
     layer_decay: float = 1.0,
     head_lr: float | None = None,
+    encoder: tuple[nn.Module, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Matrices decay; norms and biases, which are vectors, do not. A shared parameter is there once, and one that
     requires no gradient nowhere.
@@ -65,6 +66,7 @@ def parameter_groups(
     on the way down (Howard & Ruder 2018, https://arxiv.org/abs/1801.06146): layer i of d has lr · layer_decay^(d - i),
     embeddings, with all else that comes before the layers, as i = 0. Layers that share weights count once.
     head_lr: of heads and poolers, if other than `lr`.
+    encoder: a network with a rate of its own in place of `lr`; what it shares with others has that, too.
 
     Raises ConfigError where a decay is not above 0 and at most 1, or a rate is needed and not given.
     """
@@ -72,10 +74,11 @@ def parameter_groups(
         raise ConfigError(f"layer_decay must be above 0 and at most 1, got {layer_decay}")
     if head_lr is not None and not 0.0 <= head_lr < math.inf:
         raise ConfigError(f"head_lr must be 0 or more, got {head_lr}")
-    if lr is None and (layer_decay != 1.0 or head_lr is not None):
-        raise ConfigError("layer_decay and head_lr need an lr that they are measured by")
+    if lr is None and (layer_decay != 1.0 or head_lr is not None or encoder is not None):
+        raise ConfigError("layer_decay, head_lr and a rate of the encoder's need an lr that they are measured by")
     stacked = _stacked(module)
-    rates = {} if lr is None else _rates(module, lr, layer_decay)
+    own = {} if encoder is None else _rates(encoder[0], encoder[1], layer_decay)
+    rates = {} if lr is None else _rates(module, lr, layer_decay) | own
     groups: dict[tuple[bool, int, float | None], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -114,6 +117,8 @@ def _stacked(module: nn.Module) -> dict[Tensor, int]:
     for part in parts:
         if isinstance(part, SelfAttention):
             stacked[part.qkv.weight] = 3
+        elif isinstance(part, CrossAttention):
+            stacked[part.kv.weight] = 2
         elif isinstance(part, FeedForward) and part.gated:
             stacked[part.up.weight] = 2
     return stacked

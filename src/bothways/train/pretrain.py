@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,24 +10,24 @@ import torch
 
 from bothways.data.corpus import Corpus
 from bothways.engine.streams import Streams
-from bothways.errors import InputError, MissingExtraError
+from bothways.errors import InputError
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.card import write_card
-from bothways.train.curves import plot_curves
 from bothways.train.feed import PackedSteps, held_out
 from bothways.train.folder import Lock, begin, check_run, described
 from bothways.train.generator import starting_networks
 from bothways.train.loop import Judged, Times, Trainer
 from bothways.train.material import Material, material_of
 from bothways.train.meter import Meter
+from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import Plan, flops_of_step_token, plan_of, rate_here
 from bothways.train.progress import Progress
-from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, set_up
+from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, set_up
 from bothways.train.settings import PretrainSettings
-from bothways.train.state import Restored, best, prune, restore
+from bothways.train.state import Restored, restore
 from bothways.train.step import evaluate
 
 __all__ = ["plan", "pretrain"]
@@ -78,10 +77,10 @@ def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan
 
 def _started(
     settings: PretrainSettings, material: Material, output: Path, resume: bool, device: torch.device
-) -> Restored:
+) -> Restored[Networks]:
     """The newest whole checkpoint of a run that is resumed, or step 0."""
     check = _steps(settings, material).check_place
-    started = restore(output, lambda model: _parts(settings, model.to(device)), check) if resume else None
+    started = restore(output, Networks.of, lambda model: _parts(settings, model.to(device)), check) if resume else None
     if started is None:
         networks = starting_networks(settings, material.tokenizer)
         model = networks.model()
@@ -100,7 +99,12 @@ def _parts(settings: PretrainSettings, model: Model) -> tuple[torch.optim.Optimi
 
 
 def _run(
-    settings: PretrainSettings, material: Material, started: Restored, output: Path, watch: Watch, device: torch.device
+    settings: PretrainSettings,
+    material: Material,
+    started: Restored[Networks],
+    output: Path,
+    watch: Watch,
+    device: torch.device,
 ) -> Outcome:
     """The loop, with everything that is told of it."""
     run = settings.run
@@ -141,14 +145,10 @@ def _meter(settings: PretrainSettings, material: Material, model: Model, device:
     return Meter(settings.step.steps, flops, rate, losses=tuple(material.objective.losses))
 
 
-def _finish(settings: PretrainSettings, corpus: Corpus, started: Restored, output: Path, outcome: Outcome) -> None:
-    prune(output, settings.run.keep, outcome.progress)  # a run killed at its end may not have come to it
-    with nullcontext() if started.average is None else started.average.swapped():
-        started.networks.save(output / "model")
-    write_card(output / "model", settings, corpus, started.networks, outcome.progress, outcome.reading)
-    if (found := best(output, outcome.progress)) is not None:
-        networks, at = found
-        networks.save(output / "best")
-        write_card(output / "best", settings, corpus, networks, at, outcome.reading)
-    with suppress(MissingExtraError):  # no picture without matplotlib
-        plot_curves(output)
+def _finish(
+    settings: PretrainSettings, corpus: Corpus, started: Restored[Networks], output: Path, outcome: Outcome
+) -> None:
+    def card(folder: Path, networks: Networks, at: Progress) -> None:
+        write_card(folder, settings, corpus, networks, at, outcome.reading)
+
+    leave(started, Networks.of, output, settings.run.keep, outcome.progress, card)

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from bothways.data.batch import Batch
 from bothways.errors import CheckpointError
+from bothways.train.loop import Times
 from bothways.train.progress import Cursor, Progress
+from bothways.train.tuning import TuningRun
 
-__all__ = ["RowSteps", "dealt"]
+__all__ = ["RowSteps", "dealt", "times_of"]
 
 FEWEST_PARTS = 2  # so that two cores have something to do, whatever the machine has
 AHEAD = 4  # steps that are prepared before they are needed
@@ -83,6 +85,12 @@ class RowSteps:
         rows = self.rows(at).tolist()
         after = at.after(self.per_epoch)
         return [(self.batch_of(part), after) for part in dealt(rows, self.lengths, self.batch_tokens)]
+
+
+def times_of(run: TuningRun, steps: RowSteps, *, judged: bool) -> Times:
+    """What happens when. judged: whether there are rows to evaluate on."""
+    every = run.evaluate_every or steps.per_epoch, run.save_every or steps.per_epoch
+    return Times(steps.steps, run.seed, *every, run.patience if judged else 0)
 
 
 def dealt(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -5,26 +5,27 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bothways.errors import ConfigError
+from bothways.errors import ConfigError, InputError, MissingExtraError
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average
 from bothways.train.board import Board
 from bothways.train.compiling import compile_layers
+from bothways.train.curves import plot_curves
 from bothways.train.loop import Event, Trainer, ended_early
 from bothways.train.meter import Meter, Reading
 from bothways.train.progress import Progress
 from bothways.train.report import MetricsLog, write_failure
 from bothways.train.settings import UpdateSettings
-from bothways.train.state import Restored, prune, save_checkpoint
+from bothways.train.state import Read, Restored, TrainedT, best, prune, save_checkpoint
 
-__all__ = ["Keeping", "Outcome", "Watch", "average_of", "device_of", "drive", "set_up"]
+__all__ = ["Keeping", "Outcome", "Watch", "average_of", "device_of", "drive", "leave", "set_up"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,7 +71,7 @@ def average_of(model: Model, update: UpdateSettings) -> Average | None:
 
 def drive(
     trainer: Trainer,
-    started: Restored,
+    started: Restored[TrainedT],
     settings: Mapping[str, Any],
     identity: str,
     keeping: Keeping,
@@ -151,6 +152,30 @@ def _asked_to_stop() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(
+    started: Restored[TrainedT],
+    read: Read[TrainedT],
+    output: Path,
+    keep: int,
+    at: Progress,
+    card: Callable[[Path, TrainedT, Progress], None],
+) -> None:
+    """Write what a finished run leaves: `model`, `best` if one was the best, and curves where matplotlib is installed.
+
+    keep: newest checkpoints that stay.    card: writes what is told of a model, (folder, what it is, its progress).
+    """
+    prune(output, keep, at)  # a run killed at its end may not have come to it
+    with nullcontext() if started.average is None else started.average.swapped():
+        started.networks.save(output / "model")
+    card(output / "model", started.networks, at)
+    if (found := best(output, read, at)) is not None:
+        networks, there = found
+        networks.save(output / "best")
+        card(output / "best", networks, there)
+    with suppress(MissingExtraError, InputError):  # no picture without matplotlib, nor of fewer steps than are logged
+        plot_curves(output)
 
 
 def device_of(device: torch.device | str, precision: str) -> torch.device:

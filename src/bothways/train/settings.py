@@ -25,8 +25,10 @@ __all__ = [
     "RunSettings",
     "StepSettings",
     "UpdateSettings",
+    "check_least",
     "check_one_of",
     "check_seed",
+    "check_share",
 ]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -47,6 +49,20 @@ def check_one_of(key: str, value: str, known: Iterable[str]) -> None:
     """Raises ConfigError, with the nearest that is known, on a value that is none of them."""
     if value not in known:
         raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}{meant(value, known)}")
+
+
+def check_least(least: float, **values: float | None) -> None:
+    """Raises ConfigError on a value, by its key, that is given and lower."""
+    for key, value in values.items():
+        if value is not None and not value >= least:
+            raise ConfigError(f"{key} must be at least {least}, got {value}")
+
+
+def check_share(**values: float) -> None:
+    """Raises ConfigError on a value, by its key, that is no share of less than all."""
+    for key, value in values.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{key} must be 0 or more and less than 1, got {value}")
 
 
 def check_seed(seed: int) -> None:

@@ -89,8 +89,9 @@ def fresh_network(network: EncoderNetwork, family: Family, generator: torch.Gene
     initialise(network, network.config.init_std, generator)
     for layer in network.layers if family.begins_shallow else ():
         assert isinstance(layer, EncoderLayer)
-        for linear in (layer.attention.out, layer.ffn.down):
-            linear.weight.div_(math.sqrt(2 * len(network.config.order)))
+        adding = [layer.attention.out, layer.ffn.down, *([] if layer.cross is None else [layer.cross.out])]
+        for linear in adding:
+            linear.weight.div_(math.sqrt(len(adding) * len(network.config.order)))
 
 
 def _special_ids(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:

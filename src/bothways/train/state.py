@@ -19,36 +19,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bothways.data.corpus import sha256
-from bothways.errors import BothwaysError, CheckpointError, ConfigError, DamagedCheckpointWarning, InputError
+from bothways.errors import BothwaysError, CheckpointError, DamagedCheckpointWarning, InputError
 from bothways.files import make_folder, read_object, write_json
-from bothways.nn.lora import LoRA
 from bothways.objectives.objective import Model
 from bothways.train.averaging import Average, means_of
-from bothways.train.networks import Networks
+from bothways.train.networks import Trained
 from bothways.train.optim import optimizer_state, restore_optimizer
 from bothways.train.progress import Progress
 
-__all__ = ["Restored", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
+__all__ = ["Read", "Restored", "TrainedT", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGE = "average.safetensors"
-LORA = "lora"
+
+
+T = TypeVar("T")
+TrainedT = TypeVar("TrainedT", bound=Trained)
 
 
 @dataclass(frozen=True, eq=False)
-class Restored:
+class Restored(Generic[TrainedT]):
     """What a checkpoint holds, ready to go on. corpus: the identity of what it was trained on, if that is known."""
 
-    networks: Networks
+    networks: TrainedT
     model: Model
     optimizer: torch.optim.Optimizer
     average: Average | None
@@ -62,14 +64,15 @@ MOST = {
     **dict.fromkeys(("step", "tokens", "unchanged", "skipped"), 1 << 60),
     **{"epoch": (1 << 20) - 1, "number": (1 << 40) - 1},
 }
-T = TypeVar("T")
 Parts = Callable[[Model], tuple[torch.optim.Optimizer, Average | None]]
 Check = Callable[[Progress], None]
+Read: TypeAlias = Callable[[Path, Mapping[str, Any]], TrainedT]
+"""(a checkpoint's folder, its state) → what is trained, such as `Networks.of`."""
 
 
 def save_checkpoint(
     run: Path,
-    networks: Networks,
+    networks: Trained,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     settings: Mapping[str, Any],
@@ -91,7 +94,7 @@ def save_checkpoint(
         if average is not None:
             save_file(average.state(), aside / AVERAGE)
         state = {"progress": asdict(progress), "corpus": corpus, "settings": dict(settings), "sha256": _sums(aside)}
-        write_json(aside / STATE, state | _shared(networks) | _adapted(networks))
+        write_json(aside / STATE, state | networks.told())
         for path in sorted(aside.rglob("*"), reverse=True):  # what is in a folder before the folder
             _to_disk(path)
         shutil.rmtree(place, ignore_errors=True)
@@ -109,16 +112,19 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / FOLDER).glob("step-*") if path.is_dir())
 
 
-def restore(run: Path, parts: Parts, check: Check = lambda progress: None) -> Restored | None:
+def restore(
+    run: Path, read: Read[TrainedT], parts: Parts, check: Check = lambda progress: None
+) -> Restored[TrainedT] | None:
     """The newest checkpoint that is whole; None if there is none at all.
 
+    read: what is trained, from its folder.
     parts: makes a model's optimizer and, if the run keeps one, the average of its weights.
     check: raises CheckpointError on a place that the run's data has not. Damaged ones are passed over with a warning.
     Raises CheckpointError if there are checkpoints, but none of them is whole.
     """
     found = checkpoints(run)
     for folder in reversed(found):
-        restored = _whole(folder, partial(_read, parts=parts, check=check))
+        restored = _whole(folder, partial(_read, read=read, parts=parts, check=check))
         if restored is not None:
             return restored
     if found:
@@ -126,18 +132,20 @@ def restore(run: Path, parts: Parts, check: Check = lambda progress: None) -> Re
     return None
 
 
-def best(run: Path, progress: Progress) -> tuple[Networks, Progress] | None:
+def best(run: Path, read: Read[TrainedT], progress: Progress) -> tuple[TrainedT, Progress] | None:
     """What had the lowest held-out loss, as it was evaluated, and how far the run was then.
 
     In runs that keep an average of the weights it is the average. None if nothing was evaluated, and, with a warning,
     where that checkpoint is not whole.
     """
-    return None if progress.best_step is None else _whole(run / FOLDER / _name(progress.best_step), _evaluated)
+    if progress.best_step is None:
+        return None
+    return _whole(run / FOLDER / _name(progress.best_step), partial(_evaluated, read=read))
 
 
-def _evaluated(folder: Path) -> tuple[Networks, Progress]:
+def _evaluated(folder: Path, read: Read[TrainedT]) -> tuple[TrainedT, Progress]:
     state = _checked(folder)
-    networks = _networks(folder, state)
+    networks = read(folder, state)
     if (folder / AVERAGE).is_file():
         model = networks.model()
         for name, mean in means_of(load_file(folder / AVERAGE)).items():
@@ -188,11 +196,11 @@ def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
     return progress
 
 
-def _read(folder: Path, parts: Parts, check: Check) -> Restored:
+def _read(folder: Path, read: Read[TrainedT], parts: Parts, check: Check) -> Restored[TrainedT]:
     state = _checked(folder)
     progress = _progress(folder, state)
     check(progress)
-    networks = _networks(folder, state)
+    networks = read(folder, state)
     model = networks.model()
     optimizer, average = parts(model)
     restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
@@ -201,29 +209,10 @@ def _read(folder: Path, parts: Parts, check: Check) -> Restored:
     return Restored(networks, model, optimizer, average, progress, folder, state.get("corpus"))
 
 
-def _networks(folder: Path, state: Mapping[str, Any]) -> Networks:
-    """Raises CheckpointError where the state says of low-rank matrices what cannot be."""
-    lora = state.get(LORA)
-    try:
-        return Networks.read(folder, state.get("sharing"), None if lora is None else LoRA(**lora))
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{folder}: {error}") from None
-
-
 def _sums(folder: Path) -> dict[str, str]:
     """The checksum of every file of a checkpoint but its state, by its place in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE)
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-
-
-def _shared(networks: Networks) -> dict[str, str]:
-    """What the state says of a generator."""
-    return {} if networks.generator is None else {"sharing": networks.sharing}
-
-
-def _adapted(networks: Networks) -> dict[str, Any]:
-    """What the state says of low-rank matrices."""
-    return {} if networks.lora is None else {LORA: asdict(networks.lora)}
 
 
 def prune(run: Path, keep: int, progress: Progress) -> None:

@@ -100,7 +100,12 @@ def train_step(
         scaler.update()
     elif applied:
         optimizer.step()
-    return StepResult(loss, means, sum(batch.tokens.layout.total for batch in batches), gradient, applied)
+    return StepResult(loss, means, sum(map(_tokens, batches)), gradient, applied)
+
+
+def _tokens(batch: Batch) -> int:
+    """Of both sides, where there are two."""
+    return batch.tokens.layout.total + (0 if batch.target is None else batch.target.layout.total)
 
 
 Told = list[tuple[str, Part]]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bothways.nn.layers import Embedding
 from bothways.objectives.objective import Model
@@ -62,7 +62,15 @@ def tables_of(model: Model, scaled: bool = False) -> tuple[Table, ...]:
 
     scaled: whether losses are scaled, as in fp16; then there are none, for whoever scales looks at whole gradients.
     """
-    words = model.network.embeddings.words
-    tied = [part for part in model.heads.modules() for one in part.parameters(recurse=False) if one is words.weight]
-    learns = words.weight.requires_grad and type(words) is Embedding
-    return (Table(words),) if learns and words.weight.device.type == "cpu" and not tied and not scaled else ()
+    own = [model.network, *([] if model.decoder is None else [model.decoder])]
+    tables = [network.embeddings.words for network in own if hasattr(network, "embeddings")]
+    parts = [part for one in (*own, model.heads) for part in one.modules()]
+    return tuple(Table(words) for words in tables if not scaled and _worth_while(words, parts))
+
+
+def _worth_while(words: Embedding, parts: Sequence[nn.Module]) -> bool:
+    """Whether a table learns on a CPU, and is no other part's weight, too."""
+    learns = words.weight.requires_grad and type(words) is Embedding and words.weight.device.type == "cpu"
+    return learns and not any(
+        one is words.weight for part in parts if part is not words for one in part.parameters(recurse=False)
+    )

@@ -8,7 +8,7 @@ from typing import Literal
 from bothways.errors import ConfigError
 from bothways.text.windows import Windows
 from bothways.train.optim import AdamSettings
-from bothways.train.settings import UpdateSettings, check_one_of, check_seed
+from bothways.train.settings import UpdateSettings, check_least, check_one_of, check_seed, check_share
 
 __all__ = [
     "AdaptSettings",
@@ -19,18 +19,6 @@ __all__ = [
     "TuningRun",
     "TuningSettings",
 ]
-
-
-def _check_least(least: float, **values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not value >= least:
-            raise ConfigError(f"{name} must be at least {least}, got {value}")
-
-
-def _check_share(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise ConfigError(f"{name} must be 0 or more and less than 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -56,8 +44,8 @@ class AdaptSettings:
     pooling: str | None = None
 
     def __post_init__(self) -> None:
-        _check_least(0, layers=self.layers, lora_rank=self.lora_rank)
-        _check_share(lora_dropout=self.lora_dropout, dropout=self.dropout or 0.0)
+        check_least(0, layers=self.layers, lora_rank=self.lora_rank)
+        check_share(lora_dropout=self.lora_dropout, dropout=self.dropout or 0.0)
         check_one_of("lora_parts", self.lora_parts, ("attention", "all"))
         if self.pooling is not None:
             check_one_of("pooling", self.pooling, ("cls", "mean", "max"))
@@ -86,13 +74,13 @@ class TextSettings:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_least(
+        check_least(
             1,
             max_length=self.max_length,
             max_train_samples=self.max_train_samples,
             max_eval_samples=self.max_eval_samples,
         )
-        _check_least(0, stride=self.stride)
+        check_least(0, stride=self.stride)
         check_one_of("windows", self.windows, ("cut", "mean", "max"))
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out must be more than 0 and less than 1, got {self.held_out}")
@@ -115,7 +103,7 @@ class LossSettings:
     class_weights: Literal["none", "balanced"] = "none"
 
     def __post_init__(self) -> None:
-        _check_share(smoothing=self.smoothing)
+        check_share(smoothing=self.smoothing)
         check_one_of("class_weights", self.class_weights, ("none", "balanced"))
 
 
@@ -131,7 +119,7 @@ class RowSettings:
     batch_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        _check_least(1, batch_size=self.batch_size, batch_tokens=self.batch_tokens)
+        check_least(1, batch_size=self.batch_size, batch_tokens=self.batch_tokens)
         if not 0 < self.epochs < 1e6:
             raise ConfigError(f"epochs must be more than 0, got {self.epochs}")
 
@@ -155,7 +143,7 @@ class TuningAdam(AdamSettings):
         super().__post_init__()
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay must be more than 0 and at most 1, got {self.layer_decay}")
-        _check_least(0, head_lr=self.head_lr)
+        check_least(0, head_lr=self.head_lr)
 
 
 @dataclass(frozen=True)
@@ -176,8 +164,8 @@ class TuningRun:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        _check_least(0, evaluate_every=self.evaluate_every, save_every=self.save_every, patience=self.patience)
-        _check_least(1, log_every=self.log_every, keep=self.keep)
+        check_least(0, evaluate_every=self.evaluate_every, save_every=self.save_every, patience=self.patience)
+        check_least(1, log_every=self.log_every, keep=self.keep)
         check_seed(self.seed)
 
 

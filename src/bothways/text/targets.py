@@ -1,0 +1,36 @@
+"""Texts as what a decoder is to write: ids with an end behind them, and without what it begins with anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bothways.text.tokenizer import Tokenizer
+
+__all__ = ["Target", "as_targets"]
+
+
+class Target(NamedTuple):
+    """ids: what is to be predicted, one after the other.    cut: how many more there were."""
+
+    ids: list[int]
+    cut: int
+
+
+def as_targets(
+    tokenizer: Tokenizer, texts: Sequence[str], start: int | None, ends: Sequence[int], max_length: int | None = None
+) -> list[Target]:
+    """Texts as the tokenizer writes them, with its special tokens, and the first of `ends` behind where there is none.
+
+    start: what a decoder is given before the first of these ids, which is left out where the tokenizer begins with it,
+    too (BERT's "[CLS]"; BART begins with "</s>", and writes its "<s>"). None: it is given a text.
+    max_length: ids of a target; what is too long loses its last ones, and has no end: after its last one nothing ends.
+    """
+    found = []
+    for one in tokenizer.encode(texts, offsets=False):
+        ids = list(one.ids)
+        ids = ids[1:] if ids and ids[0] == start else ids
+        ids = ids if ids and ids[-1] in ends else [*ids, ends[0]]
+        limit = len(ids) if max_length is None else max_length
+        found.append(Target(ids[:limit], max(0, len(ids) - limit)))
+    return found
