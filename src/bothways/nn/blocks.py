@@ -139,7 +139,7 @@ class CrossAttention(nn.Module):
         dropped = self.dropout if self.training else 0.0
         rows = q[: layout.total]
         k, v = self.project(memory) if known is None else known
-        context = attend(rows, k, v, layout, memory.layout, scale=self.scale, dropout=dropped)
+        context = attend(rows, k, v, layout, memory.layout, scale=self.scale, dropout=dropped, filler=0)
         return (
             F.pad(context.flatten(1), (0, 0, 0, len(x) - layout.total)) if len(x) > layout.total else context.flatten(1)
         )
