@@ -16,6 +16,7 @@ from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
 
 __all__ = [
+    "FEW_ROWS",
     "LARGEST_HEAD",
     "Embedding",
     "FewRows",
@@ -51,7 +52,7 @@ _FILLED_ROWS = 32
 # Numbers in a weight that a core's cache holds; beyond, reading it takes the time, however it is laid out.
 _SMALL = 1 << 20
 # For up to so many rows it is multiplied fastest as it is, [in, out].
-_FEW_ROWS = 32
+FEW_ROWS = 32
 LARGEST_HEAD = 1 << 24
 
 
@@ -210,7 +211,7 @@ class FewRows(nn.Module):
         super().__init__()
         self.packed = packed
         size = packed.packed.numel()
-        self.most = 0 if not twice else _FEW_ROWS if size <= _SMALL else 1
+        self.most = 0 if not twice else FEW_ROWS if size <= _SMALL else 1
         self.weight = packed.packed.to_dense().T.contiguous() if twice else None
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
