@@ -156,6 +156,57 @@ def test_what_is_trained_in_rectangles_has_the_same_bits_in_any_company() -> Non
         assert alone.equal(together[start : start + length])
 
 
+@pytest.mark.parametrize("filler", [None, 0])
+def test_another_networks_rows_are_trained_on_as_a_loop_says(filler: int | None) -> None:
+    """Its gradients, too; in rectangles of two lengths, some of whose sequences are idle."""
+    lengths_q, lengths_k = [3, 40, 7, 33, 7, 1, 9], [40, 5, 64, 33, 31, 1, 2]
+    ours = [rows(lengths, 2, 8).requires_grad_() for lengths in (lengths_q, lengths_k, lengths_k)]
+    theirs = [side.detach().double().requires_grad_() for side in ours]
+    found = attend(*ours, Layout.of(lengths_q), Layout.of(lengths_k), filler=filler)
+    parts_q, parts_k = theirs[0].split(lengths_q), list(zip(theirs[1].split(lengths_k), theirs[2].split(lengths_k)))
+    expected = torch.cat(
+        [
+            torch.einsum("hqk,khd->qhd", (torch.einsum("qhd,khd->hqk", q, k) * 8**-0.5).softmax(-1), v)
+            for q, (k, v) in zip(parts_q, parts_k)
+        ]
+    )
+    torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=0)
+    slope = torch.randn(expected.shape)
+    pairs = zip(torch.autograd.grad(found, ours, slope), torch.autograd.grad(expected, theirs, slope.double()))
+    for one, other in pairs:
+        torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=0)
+
+
+def test_another_networks_rows_give_the_same_bits_in_any_company() -> None:
+    lengths_q, lengths_k = [3, 40, 7, 33], [40, 5, 64, 33]
+    q, k, v = (rows(lengths, 2, 16).requires_grad_() for lengths in (lengths_q, lengths_k, lengths_k))
+    layout_q, layout_k = Layout.of(lengths_q), Layout.of(lengths_k)
+    together = attend(q, k, v, layout_q, layout_k)
+    for i in range(4):
+        some_q, some_k = layout_q.rows([i]), layout_k.rows([i])
+        alone = attend(q[some_q], k[some_k], v[some_k], Layout.of([lengths_q[i]]), Layout.of([lengths_k[i]]))
+        assert alone.equal(together[some_q])
+
+
+def test_dropped_weights_of_another_networks_rows_have_their_gradients() -> None:
+    lengths_q, lengths_k = [3, 40, 7], [40, 5, 64]
+    sides = [rows(lengths, 2, 8).requires_grad_() for lengths in (lengths_q, lengths_k, lengths_k)]
+    layouts = Layout.of(lengths_q), Layout.of(lengths_k)
+    slope = torch.randn(sum(lengths_q), 2, 8)
+
+    def value(moved: list[Tensor]) -> Tensor:
+        with seeded(5):
+            return (attend(*moved, *layouts, dropout=0.4).double() * slope).sum()
+
+    for number, gradient in enumerate(torch.autograd.grad(value(sides), sides)):
+        step = 3e-3 * torch.randn_like(gradient)
+        ahead, behind = (
+            value([side + sign * step if i == number else side for i, side in enumerate(sides)]).detach()
+            for sign in (1, -1)
+        )
+        assert float((ahead - behind) / 2) == pytest.approx(float((gradient * step).sum()), rel=2e-3, abs=2e-5)
+
+
 @pytest.mark.parametrize("heads", [1, 2, 12])
 @pytest.mark.parametrize("width", [1, 7, 16, 33])
 @pytest.mark.usefixtures("path")

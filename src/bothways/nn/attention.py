@@ -68,10 +68,11 @@ def attend(
     _check(q, k, v, layout_q, layout_k, window, dropout, filler or 0)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     choices = _Choices(bias, window, causal, scale, dropout)
-    if layout_k is layout_q and _trains_in_rectangles(q, k, v, layout_q, choices):
+    if _trains_in_rectangles(q, k, v, layout_q, layout_k, choices):
         longest = -(-layout_q.longest // LANES) * LANES
         mask = _mask((longest, longest), (0, longest, 0, longest), choices, q.device)
-        return attend_rectangles(q, k, v, layout_q.lengths, mask, scale, dropout, filler is not None)
+        lengths = layout_q.lengths, layout_k.lengths
+        return attend_rectangles(q, k, v, *lengths, mask, scale, dropout, filler is not None)
     if filler:
         sides = q[: layout_q.total], k[: layout_k.total], v[: layout_k.total]
         return F.pad(_attend(*sides, layout_q, layout_k, choices), (0, 0, 0, 0, 0, filler))
@@ -154,15 +155,21 @@ def _varlen_runs(q: Tensor, v: Tensor) -> bool:
     return fits and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
-def _trains_in_rectangles(q: Tensor, k: Tensor, v: Tensor, layout: Layout, choices: _Choices) -> bool:
+def _trains_in_rectangles(
+    q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, choices: _Choices
+) -> bool:
     """Whether a way back is wanted on a CPU, and neither a bias nor long sequences stand against rectangles."""
     if q.device.type != "cpu" or not torch.is_grad_enabled() or not (q.requires_grad or v.requires_grad):
         return False
-    if q.dtype not in PRODUCTS_UP_TO or q.dtype != v.dtype or q.shape != v.shape or q.shape != k.shape:
+    if q.dtype not in PRODUCTS_UP_TO or q.dtype != v.dtype or k.shape != v.shape or q.shape[1:] != k.shape[1:]:
         return False
-    if not 0 < layout.longest <= RECTANGLES_UP_TO or choices.bias is not None or choices.scale == 0.0:
+    if not 0 < max(layout_q.longest, layout_k.longest) <= RECTANGLES_UP_TO:
         return False
-    return choices.window is None or layout.longest <= BLOCK + 2 * choices.window
+    if choices.bias is not None or choices.scale == 0.0:
+        return False
+    if layout_k is not layout_q:
+        return choices.window is None and not choices.causal and 0 not in (*layout_q.lengths, *layout_k.lengths)
+    return choices.window is None or layout_q.longest <= BLOCK + 2 * choices.window
 
 
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout, choices: _Choices) -> Tensor:

@@ -1,16 +1,16 @@
-"""Self-attention as it is trained on a CPU: few rectangles instead of one for each length, and its own way back.
+"""Attention as it is trained on a CPU: few rectangles instead of one for each length, and its own way back.
 
 A batch of paragraphs has nearly as many lengths as sequences, and a group for each is mostly overhead: thousands of
 small products, and a compiled kernel for every shape. Here lengths are rounded up to whole vectors, the idle rows are
 hidden from the softmax, and rectangles have 1, 2, 4 … sequences, so that few shapes ever occur. What a sequence gets
-does not depend on its neighbours.
+does not depend on its neighbours. Where another network's rows are attended to, both sides are laid out so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ SCORES_AT_A_TIME = 1 << 20  # of a rectangle, at most: 2 to 4 MB
 
 
 @dataclass(frozen=True, eq=False)
-class _Rectangle:
-    """`count` sequences, each as `length` rows of every head.
+class _Side:
+    """The queries or the keys of a rectangle of `count` sequences, each as `length` rows of every head.
 
     index: int64 [count · H · length], rows of [T · H, D] by sequence, head and row; idle ones are a real row's.
     idle: bool [count, length], rows behind a sequence's end; None if there is none.
@@ -39,33 +39,41 @@ class _Rectangle:
     idle: Tensor | None
 
 
+_Rectangle: TypeAlias = tuple[_Side, _Side]
+"""Queries and keys; the same object where a sequence attends to itself."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """back: int64 [T · H], where each row of [T · H, D] is in the rectangles laid end to end; of filler, an
-    idle row."""
+    """backs: int64 [T · H], where each row of [T · H, D] of the queries, and of the keys, is in the rectangles laid end
+    to end; of filler, an idle row."""
 
     rectangles: tuple[_Rectangle, ...]
-    back: Tensor
+    backs: tuple[Tensor, Tensor]
 
 
 def attend_rectangles(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    lengths: tuple[int, ...],
+    lengths_q: tuple[int, ...],
+    lengths_k: tuple[int, ...],
     mask: Tensor | None,
     scale: float,
     dropout: float,
     filling: bool = False,
 ) -> Tensor:
-    """q, k, v [T, H, D] → [T, H, D]: softmax attention of each sequence over itself.
+    """q [Tq, H, D], k, v [Tk, H, D] → [Tq, H, D]: softmax attention of each sequence over the same-numbered one.
 
-    lengths: of the sequences. Rows behind them are filler, fewer than it takes to the next multiple of LANES: what they
-    get is of no use, and their gradients are zero.    filling: have more idle rows and fewer rectangles.
+    lengths_q, lengths_k: of the sequences; where they are not the same, none is 0. Rows behind them are filler, fewer
+    than it takes to the next multiple of LANES: what they get is of no use, and their gradients are zero.
+    filling: have more idle rows and fewer rectangles.
 
-    mask: bool [L, L] with L at least the longest sequence, True where a row may not look; each sees itself.
+    mask: bool [L, L] with L at least the longest sequence, True where a row may not look; each sees itself. None where
+    lengths differ.
     """
-    out = _Attention.apply(q, k, v, _plan(lengths, q.shape[1], len(q), filling), mask, scale, dropout)
+    plan = _plan(lengths_q, lengths_k, q.shape[1], len(q), len(k), filling)
+    out = _Attention.apply(q, k, v, plan, mask, scale, dropout)
     assert isinstance(out, Tensor)
     return out
 
@@ -79,8 +87,8 @@ class _Attention(torch.autograd.Function):
         draws: list[Draw | None] = []
         parts, sides = [], [_head_rows(x) for x in (q, k, v)]
         for one in plan.rectangles:
-            q_some, k_some, v_some = (_gathered(side, one, q.shape[1]) for side in sides)
-            weights = _weights(q_some, k_some, one, mask, scale)
+            q_some, k_some, v_some = (_gathered(rows, side, q.shape[1]) for rows, side in zip(sides, (*one, one[1])))
+            weights = _weights(q_some, k_some, one[1], mask, scale)
             draw = Draw(dropout) if dropout > 0.0 else None
             dropped = weights if draw is None else draw.first(weights)
             parts.append(_product(dropped, v_some, 1.0 if draw is None else draw.grow).flatten(0, 1))
@@ -88,14 +96,14 @@ class _Attention(torch.autograd.Function):
             draws.append(draw)
         ctx.save_for_backward(*saved)
         ctx.plan, ctx.scale, ctx.draws = plan, scale, draws
-        return _ungathered(parts, plan, q)
+        return _ungathered(parts, plan.backs[0], q)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> tuple[Any, ...]:
         (d_out,) = slopes
         rows, saved, plan = _head_rows(d_out), ctx.saved_tensors, ctx.plan
         found: tuple[list[Tensor], ...] = ([], [], [])
-        for one, draw, place in zip(plan.rectangles, ctx.draws, range(0, len(saved), 4)):
+        for (one, _), draw, place in zip(plan.rectangles, ctx.draws, range(0, len(saved), 4)):
             q, k, v, weights = saved[place : place + 4]
             d = _gathered(rows, one, d_out.shape[1])
             if one.idle is not None:
@@ -109,18 +117,20 @@ class _Attention(torch.autograd.Function):
             found[0].append(_product(d_scores, k, ctx.scale).flatten(0, 1))
             found[1].append(_product(d_scores.transpose(1, 2), q, ctx.scale).flatten(0, 1))
             found[2].append(_product(dropped.transpose(1, 2), d, grow).flatten(0, 1))
-        return (*(_ungathered(parts, plan, d_out) for parts in found), None, None, None, None)
+        d_q, d_k, d_v = (_ungathered(*one, d_out) for one in zip(found, (*plan.backs, plan.backs[1])))
+        return d_q, d_k, d_v, None, None, None, None
 
 
-def _weights(q: Tensor, k: Tensor, one: _Rectangle, mask: Tensor | None, scale: float) -> Tensor:
-    """q, k [B · H, L, D] → [B · H, L, L]; rows that are idle have some weights too, which nothing reads."""
+def _weights(q: Tensor, k: Tensor, keys: _Side, mask: Tensor | None, scale: float) -> Tensor:
+    """q [B · H, Lq, D], k [B · H, Lk, D] → [B · H, Lq, Lk]; rows that are idle have some weights too, which nothing
+    reads."""
     scores = _product(q, k.transpose(1, 2), scale)
-    if one.idle is not None:
+    if keys.idle is not None:
         # Finite, for an idle row near the end may see idle rows only, and would be NaN; still no weight for all others.
-        hidden = torch.zeros(one.idle.shape, dtype=q.dtype).masked_fill_(one.idle, torch.finfo(q.dtype).min / 2)
-        scores.view(one.count, -1, one.length, one.length).add_(hidden[:, None, None])
+        hidden = torch.zeros(keys.idle.shape, dtype=q.dtype).masked_fill_(keys.idle, torch.finfo(q.dtype).min / 2)
+        scores.view(keys.count, -1, q.shape[1], keys.length).add_(hidden[:, None, None])
     if mask is not None:
-        here = mask[: one.length, : one.length]
+        here = mask[: keys.length, : keys.length]
         scores.add_(torch.zeros(here.shape, dtype=q.dtype).masked_fill_(here, -torch.inf))
     return scores.softmax(-1)
 
@@ -135,43 +145,64 @@ def _head_rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _gathered(rows: Tensor, one: _Rectangle, heads: int) -> Tensor:
+def _gathered(rows: Tensor, side: _Side, heads: int) -> Tensor:
     """Rows of all heads → those of a rectangle, [B · H, L, D]."""
-    return rows.index_select(0, one.index).view(one.count * heads, one.length, -1)
+    return rows.index_select(0, side.index).view(side.count * heads, side.length, -1)
 
 
-def _ungathered(parts: list[Tensor], plan: _Plan, like: Tensor) -> Tensor:
-    """The rectangles' rows as [T, H, D] in the batch's order; idle ones are left behind."""
+def _ungathered(parts: list[Tensor], back: Tensor, like: Tensor) -> Tensor:
+    """The rectangles' rows as [T, H, D], like the heads of another, in the batch's order; idle ones are left behind."""
     rows = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return rows.index_select(0, plan.back).view(like.shape[0], like.shape[1], -1)
+    return rows.index_select(0, back).view(-1, *like.shape[1:])
 
 
 @lru_cache(maxsize=16)  # the layers of a forward share it; so do the batches of all streams
-def _plan(lengths: tuple[int, ...], heads: int, total: int, filling: bool) -> _Plan:
-    """total: rows of all sequences, and of filler."""
+def _plan(
+    lengths_q: tuple[int, ...], lengths_k: tuple[int, ...], heads: int, total_q: int, total_k: int, filling: bool
+) -> _Plan:
+    """total_q, total_k: rows of all sequences, and of filler."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for i, pair in enumerate(zip(lengths_q, lengths_k)):
+        if pair[0]:
+            alike.setdefault((_rounded(pair[0]), _rounded(pair[1])), []).append(i)
+    chosen = [(pair, some) for pair, sequences in alike.items() for some in _runs(sequences, pair, heads, filling)]
+    queries, back = _sides(lengths_q, total_q, [(pair[0], some) for pair, some in chosen], heads)
+    if lengths_k == lengths_q and total_k == total_q:
+        return _Plan(tuple((side, side) for side in queries), (back, back))
+    keys, back_k = _sides(lengths_k, total_k, [(pair[1], some) for pair, some in chosen], heads)
+    return _Plan(tuple(zip(queries, keys)), (back, back_k))
+
+
+def _rounded(length: int) -> int:
+    return -(-length // LANES) * LANES
+
+
+def _runs(sequences: list[int], pair: tuple[int, int], heads: int, filling: bool) -> list[list[int]]:
+    """Sequences of these rounded lengths, those of a rectangle each."""
+    most = max(1, SCORES_AT_A_TIME // (heads * pair[0] * pair[1]))
+    return _powers_of_two(_filled(sequences, most) if filling else sequences, most)
+
+
+def _sides(
+    lengths: tuple[int, ...], total: int, chosen: list[tuple[int, list[int]]], heads: int
+) -> tuple[list[_Side], Tensor]:
+    """One side of rectangles, of which rounded length and sequences are chosen, and its way back."""
     starts = np.cumsum([0, *lengths])
-    alike: dict[int, list[int]] = {}
-    for i, length in enumerate(lengths):
-        if length:
-            alike.setdefault(-(-length // LANES) * LANES, []).append(i)
-    rectangles: list[_Rectangle] = []
-    back = np.empty(total * heads, np.int64)
+    back = np.zeros(total * heads, np.int64)
+    sides: list[_Side] = []
     behind = 0
-    for length, sequences in alike.items():
-        most = max(1, SCORES_AT_A_TIME // (heads * length * length))
-        for some in _powers_of_two(_filled(sequences, most) if filling else sequences, most):
-            columns = np.arange(length)
-            real = columns < np.array([lengths[i] if i >= 0 else 0 for i in some])[:, None]
-            rows = np.where(real, columns, 0) + starts[np.maximum(some, 0)][:, None]
-            index = (rows[:, None, :] * heads + np.arange(heads)[:, None]).reshape(-1)
-            used = np.repeat(real[:, None, :], heads, axis=1).reshape(-1)
-            back[index[used]] = behind + np.flatnonzero(used)
-            if not real.all():
-                back[starts[-1] * heads :] = behind + np.flatnonzero(~used)[0]
-            behind += len(index)
-            idle = None if real.all() else torch.from_numpy(~real)
-            rectangles.append(_Rectangle(len(some), length, torch.from_numpy(index), idle))
-    return _Plan(tuple(rectangles), torch.from_numpy(back))
+    for length, some in chosen:
+        columns = np.arange(length)
+        real = columns < np.array([lengths[i] if i >= 0 else 0 for i in some])[:, None]
+        rows = np.where(real, columns, 0) + starts[np.maximum(some, 0)][:, None]
+        index = (rows[:, None, :] * heads + np.arange(heads)[:, None]).reshape(-1)
+        used = np.repeat(real[:, None, :], heads, axis=1).reshape(-1)
+        back[index[used]] = behind + np.flatnonzero(used)
+        if not real.all():
+            back[starts[-1] * heads :] = behind + np.flatnonzero(~used)[0]
+        behind += len(index)
+        sides.append(_Side(len(some), length, torch.from_numpy(index), None if real.all() else torch.from_numpy(~real)))
+    return sides, torch.from_numpy(back)
 
 
 def _filled(sequences: list[int], most: int) -> list[int]:
