@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bothways.checkpoint.encoder import Encoder
+    from bothways.checkpoint.encoder_decoder import EncoderDecoder
     from bothways.engine.inspect import Inspection, inspect
     from bothways.engine.pipeline import Pipeline, pipeline
     from bothways.engine.sentence import SentenceEncoder
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigError",
     "Encoder",
     "EncoderConfig",
+    "EncoderDecoder",
     "InputError",
     "Inspection",
     "Layout",
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Encoder": "checkpoint.encoder",
     "EncoderConfig": "nn.config",
+    "EncoderDecoder": "checkpoint.encoder_decoder",
     "Inspection": "engine.inspect",
     "Layout": "ragged",
     "Pipeline": "engine.pipeline",

@@ -85,6 +85,7 @@ WRITE: dict[str, Callable[[Path], Any]] = {
     ),
     "MPNetTokenizer": lambda folder: write_words(folder, ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]),
     "RobertaTokenizer": lambda folder: write_byte_pairs(folder, ROBERTA),
+    "BartTokenizer": lambda folder: write_byte_pairs(folder, ROBERTA),
     "DebertaTokenizer": lambda folder: write_byte_pairs(folder, BERT),
     "GPT2Tokenizer": lambda folder: write_byte_pairs(folder, ["<|endoftext|>"]),
     "AlbertTokenizer": lambda folder: (folder / "spiece.model").write_bytes(

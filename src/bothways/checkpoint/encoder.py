@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bothways.nn.encoder import EncoderNetwork
 from bothways.text.classes import TOKENIZERS
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["Encoder", "tokenizer_of"]
+__all__ = ["Encoder", "tokenizer_of", "warn_of_lost"]
 
 # Endings of names under which old files keep numbers that every model has: counted positions, GPT-2's causal masks.
 CONSTANTS = ("position_ids", ".attn.bias", ".attn.masked_bias")
@@ -58,7 +58,7 @@ class Encoder:
     @property
     def lost(self) -> tuple[str, ...]:
         """The unused weights that were learned: what a saved copy has no longer."""
-        return tuple(name for name in self.unused if not name.endswith(CONSTANTS))
+        return learned(self.unused)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, *, revision: str | None = None) -> Encoder:
@@ -75,10 +75,21 @@ class Encoder:
 
         Warns, naming them, of weights the checkpoint had and nothing here uses: they are not written.
         """
-        if self.lost:
-            names = ", ".join(self.lost[:5]) + (f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else "")
-            warnings.warn(f"{folder}: saved without {names}", UnusedWeightsWarning, stacklevel=2)
+        warn_of_lost(folder, self.lost)
         save_parts(Path(folder), self.network, self.family, self.heads, self.extras, self.tokenizer, precision)
+
+
+def learned(names: Sequence[str]) -> tuple[str, ...]:
+    """The weights of these that are no constants."""
+    return tuple(name for name in names if not name.endswith(CONSTANTS))
+
+
+def warn_of_lost(folder: str | Path, unused: Sequence[str]) -> None:
+    """Warn of learned weights that a folder is saved without."""
+    lost = learned(unused)
+    if lost:
+        names = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        warnings.warn(f"{folder}: saved without {names}", UnusedWeightsWarning, stacklevel=3)
 
 
 def tokenizer_of(encoder: Encoder, model: str = "the model") -> Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from torch import Tensor, nn
 from bothways.checkpoint.names import normalised, plan, repeated
 from bothways.checkpoint.weights import WeightFile, read_weights
 from bothways.errors import CheckpointError, ConfigError
-from bothways.families import FAMILIES, Family
+from bothways.families import FAMILIES, PAIRS, Family
 from bothways.families.family import Head, Rule, config_from_hf, expand
+from bothways.families.pair import PAIRED
 from bothways.files import read_object
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
 from bothways.text.formats import load_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["load_parts"]
+__all__ = ["Read", "load_parts", "read_network", "tokenizer_for"]
 
 
 def load_parts(folder: Path) -> dict[str, Any]:
@@ -30,10 +32,43 @@ def load_parts(folder: Path) -> dict[str, Any]:
     raw = read_object(folder / "config.json")
     family = _family(raw, folder / "config.json")
     config, extras = config_from_hf(family, raw, str(folder / "config.json"))
-    weights = read_weights(folder)
-    names = normalised(family, weights.shapes, weights.path)
-    _check_layers(family, config, names, weights.path)
-    present = _heads_in(family, names, raw)
+    read = read_network(family, config, extras, read_weights(folder), raw, folder)
+    return {
+        "network": read.network,
+        "family": family,
+        "tokenizer": tokenizer_for(folder, family.tokenizer, config.vocab),
+        "heads": read.heads,
+        "extras": read.extras,
+        "unused": read.unused,
+    }
+
+
+@dataclass(frozen=True)
+class Read:
+    """A network and its heads, as files have them; extras: as the weights correct them."""
+
+    network: EncoderNetwork
+    heads: dict[str, nn.Module]
+    extras: dict[str, Any]
+    unused: tuple[str, ...]
+
+
+def read_network(
+    family: Family,
+    config: EncoderConfig,
+    extras: dict[str, Any],
+    weights: WeightFile,
+    raw: Mapping[str, Any],
+    folder: Path,
+    only: Collection[str] | None = None,
+) -> Read:
+    """The network and heads of a file. raw: its config.    only: heads that it must have; None: those that it has.
+
+    Raises CheckpointError on weights that are missing, unexpected or of another shape.
+    """
+    names = normalised(family, weights.shapes, weights)
+    _check_layers(family, config, names, weights)
+    present = _heads_in(family, names, raw) if only is None else only
     pools = any(family.heads[name].pools for name in present)
     with torch.device("meta"):
         network = EncoderNetwork(config, pooler=pools or _any_in(names, family.pooler))
@@ -50,30 +85,25 @@ def load_parts(folder: Path) -> dict[str, Any]:
         _set(module, rule.ours, _read(weights, names, rule))
     for head in heads.values():
         _tie(head, network)
-    return {
-        "network": network.eval(),
-        "family": family,
-        "tokenizer": _tokenizer(folder, family.tokenizer, config.vocab),
-        "heads": {name: head.eval() for name, head in heads.items()},
-        "extras": extras,
-        "unused": unused,
-    }
+    return Read(network.eval(), {name: head.eval() for name, head in heads.items()}, extras, unused)
 
 
 def _family(raw: Mapping[str, Any], where: Path) -> Family:
     if "model_type" not in raw:
         raise ConfigError(f"{where}: the key model_type is missing")
     model_type = raw["model_type"]
+    if model_type == PAIRED or model_type in PAIRS:
+        raise ConfigError(f"{where}: {model_type} is an encoder with a decoder; load it with bothways.EncoderDecoder")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(f"{where}: unknown model_type {model_type!r}; known: {', '.join(FAMILIES)}")
     return FAMILIES[model_type]
 
 
-def _check_layers(family: Family, config: EncoderConfig, names: Mapping[str, str], path: Path) -> None:
+def _check_layers(family: Family, config: EncoderConfig, names: Mapping[str, str], weights: WeightFile) -> None:
     """Refuse a depth the file has no weights for, before a network of that depth is built."""
     every = next(rule for rule in family.rules if "{i}" in rule.ours)  # the first one is of a part that all layers have
     missing = [s for rule in expand((every,), config) for s in rule.sources if s not in names]
-    _refuse(path, "missing", missing, hint=f"; the file has, among others, {next(iter(names.values()), 'nothing')}")
+    _refuse(weights, "missing", missing, hint=f"; the file has, among others, {next(iter(names.values()), 'nothing')}")
 
 
 def _heads_in(family: Family, names: Collection[str], raw: Mapping[str, Any]) -> list[str]:
@@ -156,22 +186,22 @@ def _unused(
 def _check(weights: WeightFile, names: Mapping[str, str], steps: list[tuple[nn.Module, Rule]], known: set[str]) -> None:
     """Raise CheckpointError on missing, unexpected or misshapen tensors, naming them."""
     sources = [(source, rule) for _, rule in steps for source in rule.sources]
-    _refuse(weights.path, "missing", [" or ".join((s, *rule.also)) for s, rule in sources if s not in names])
+    _refuse(weights, "missing", [" or ".join((s, *rule.also)) for s, rule in sources if s not in names])
     expected = {names[name] for s, rule in sources for name in (s, *rule.also) if name in names} | known
-    _refuse(weights.path, "unexpected", [stored for stored in weights.shapes if stored not in expected])
+    _refuse(weights, "unexpected", [stored for stored in weights.shapes if stored not in expected])
     for module, rule in steps:
         wanted = rule.stored_shape(tuple(module.get_parameter(rule.ours).shape))
         for source in rule.sources:
             stored = names[source]
             if weights.shapes[stored] != wanted:
                 found, said = _by(weights.shapes[stored]), _by(wanted)
-                raise CheckpointError(f"{weights.path}: {stored} is {found}, but config.json makes it {said}")
+                raise CheckpointError(f"{weights}: {stored} is {found}, but config.json makes it {said}")
 
 
-def _refuse(path: Path, what: str, names: list[str], most: int = 5, hint: str = "") -> None:
+def _refuse(weights: WeightFile, what: str, names: list[str], most: int = 5, hint: str = "") -> None:
     if names:
         more = f" and {len(names) - most} more" if len(names) > most else ""
-        raise CheckpointError(f"{path}: {what} weights: {', '.join(names[:most])}{more}{hint}")
+        raise CheckpointError(f"{weights}: {what} weights: {', '.join(names[:most])}{more}{hint}")
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -195,7 +225,7 @@ def _tie(head: nn.Module, network: EncoderNetwork) -> None:
             setattr(head.get_submodule(owner), leaf, network.embeddings.words.weight)
 
 
-def _tokenizer(folder: Path, default: str, vocab: int) -> Tokenizer | None:
+def tokenizer_for(folder: Path, default: str, vocab: int) -> Tokenizer | None:
     """The tokenizer, if the model has a row for every id that it can give."""
     tokenizer = load_tokenizer(folder, default)
     if tokenizer is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from torch import nn
 
@@ -39,7 +38,7 @@ def _existing(module: nn.Module, rules: Iterable[Rule]) -> list[Rule]:
     return [rule for rule in rules if rule.ours in parameters]
 
 
-def normalised(family: Family, stored_names: Mapping[str, object], where: Path) -> dict[str, str]:
+def normalised(family: Family, stored_names: Mapping[str, object], where: object) -> dict[str, str]:
     """Name without the family's prefix and in today's spelling → name in the file.
 
     Raises CheckpointError where two names in the file mean the same weight.

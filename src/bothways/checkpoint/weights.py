@@ -18,6 +18,7 @@ from bothways.files import MOST_LISTED_BYTES, read_object, replacing, write_json
 
 __all__ = [
     "WEIGHTS",
+    "PartOfWeights",
     "ShardedWeights",
     "WeightFile",
     "read_index",
@@ -57,6 +58,10 @@ class WeightFile:
             raise CheckpointError(f"{path}: no such file") from None
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+
+    def __str__(self) -> str:
+        """What messages call it."""
+        return str(self.path)
 
     def read(self, name: str) -> Tensor:
         """One tensor as fp32, mapped from the file where it is stored so. Raises CheckpointError on NaN or infinity."""
@@ -105,6 +110,25 @@ class ShardedWeights(WeightFile):
             self._shards[name] = shard
         self.shapes |= shard.shapes
         self.dtypes |= shard.dtypes
+
+
+class PartOfWeights(WeightFile):
+    """Some tensors of a file, by names of their own.
+
+    names: its name here → in the file.    called: what messages call the part.
+    """
+
+    def __init__(self, whole: WeightFile, names: Mapping[str, str], called: str) -> None:
+        self.path, self.called = whole.path, called
+        self._whole, self._names = whole, names
+        self.shapes = {name: whole.shapes[stored] for name, stored in names.items()}
+        self.dtypes = {name: whole.dtypes[stored] for name, stored in names.items()}
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.called})"
+
+    def read(self, name: str) -> Tensor:
+        return self._whole.read(self._names[name])
 
 
 def stamp(path: Path) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from bothways.families.family import Family, Head, Key, Rule, linear, stacked
 from bothways.families.heads import CLASSIFIER_DROPOUT, classifier, masked_language, output_only
 from bothways.nn.config import EncoderConfig, LearnedPositions
 
-__all__ = ["BERT", "BERT_EMBEDDINGS", "BERT_KEYS", "BERT_LAYER"]
+__all__ = ["BERT", "BERT_CROSS", "BERT_EMBEDDINGS", "BERT_KEYS", "BERT_LAYER"]
 
 LAYER = "encoder.layer.{i}."
 
@@ -40,6 +40,12 @@ BERT_LAYER = (
     *linear("layers.{i}.attention.out", LAYER + "attention.output.dense"),
     *linear("layers.{i}.attention_norm", LAYER + "attention.output.LayerNorm"),
     *BERT_FEED_FORWARD,
+)
+BERT_CROSS = (
+    *linear("layers.{i}.cross.query", LAYER + "crossattention.self.query"),
+    *stacked("layers.{i}.cross.kv", *(f"{LAYER}crossattention.self.{part}" for part in ("key", "value"))),
+    *linear("layers.{i}.cross.out", LAYER + "crossattention.output.dense"),
+    *linear("layers.{i}.cross_norm", LAYER + "crossattention.output.LayerNorm"),
 )
 
 BERT = Family(
@@ -92,4 +98,5 @@ BERT = Family(
     tokenizer="BertTokenizer",
     renames={".gamma": ".weight", ".beta": ".bias"},
     unused=("embeddings.position_ids",),
+    cross=BERT_CROSS,
 )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from bothways.errors import ConfigError
-from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_KEYS, BERT_LAYER
+from bothways.families.bert import BERT, BERT_CROSS, BERT_EMBEDDINGS, BERT_KEYS, BERT_LAYER
 from bothways.families.family import Family, Head, Key, Rate, linear
 from bothways.families.heads import CLASSIFIER_DROPOUT, activation_of, classifier, masked_language, output_only
 from bothways.nn.config import EmbeddingMap, EncoderConfig, LearnedPositions
@@ -93,4 +93,5 @@ ELECTRA = Family(
     tokenizer="ElectraTokenizer",
     renames=BERT.renames,
     unused=("embeddings.position_ids",),
+    cross=BERT_CROSS,
 )

@@ -83,6 +83,8 @@ class Rule:
     also: names under which files repeat the tensor, or have it instead.
     within: whether a head's tensor is named as one of the encoder's, with the family's prefix.
     transposed: whether files keep each tensor as [in, out], as the convolution that GPT-2 calls it.
+    row: whether they keep a vector as a matrix of one row.
+    gated: where it is said, the rule is one of networks whose feed-forward part is gated, or is not.
     """
 
     ours: str
@@ -90,6 +92,8 @@ class Rule:
     also: tuple[str, ...] = ()
     within: bool = False
     transposed: bool = False
+    row: bool = False
+    gated: bool | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -109,17 +113,19 @@ class Rule:
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of each tensor in a file, where the parameter has this one."""
         rows, *rest = shape
-        part = (rows // len(self.sources), *rest)
+        part = (*(1,) * self.row, rows // len(self.sources), *rest)
         return part[::-1] if self.transposed else part
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """The parameter, of a file's tensors."""
+        if self.row:
+            return parts[0][0]
         whole = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=-1 if self.transposed else 0)
         return whole.T.contiguous() if self.transposed else whole
 
     def parts(self, parameter: Tensor) -> dict[str, Tensor]:
         """The inverse of `joined`, by the names of the file's tensors."""
-        chunks = parameter.chunk(len(self.sources))
+        chunks = [parameter[None]] if self.row else parameter.chunk(len(self.sources))
         return dict(zip(self.sources, (part.T.contiguous() if self.transposed else part for part in chunks)))
 
 
@@ -222,6 +228,8 @@ class Family:
     renames: old endings of names → today's.
     unused: beginnings of names of weights that are known and not needed; `{i}` stands for any layer's number.
     current: a config of an older generation in today's keys.
+    cross: rules of the cross-attention that its layers have as those of a decoder beside an encoder; none where the
+    family has no such decoders.
     begins_shallow: fresh maps whose output is added to hidden states are smaller by the root of how many there are, as
     GPT-2's and Megatron's are (Radford et al. 2019, section 2.3), so that hidden states do not grow with the depth.
     """
@@ -239,6 +247,7 @@ class Family:
     renames: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    cross: tuple[Rule, ...] = ()
     begins_shallow: bool = False
 
     def leaves_out(self, name: str) -> bool:
@@ -260,6 +269,8 @@ def expand(rules: tuple[Rule, ...], config: EncoderConfig) -> Iterator[Rule]:
     """The rules with the layers' numbers filled in."""
     inner = 1 if config.sharing is None else config.sharing.inner
     for rule in rules:
+        if rule.gated is not None and rule.gated != config.gated:
+            continue
         for layer in range(config.distinct_layers if "{i}" in rule.ours else 1):
             yield rule.at(layer, inner)
 

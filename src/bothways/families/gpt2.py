@@ -89,5 +89,11 @@ GPT2 = Family(
     # Masks that old files keep as weights; and the head of GPT2DoubleHeadsModel.
     unused=("h.{i}.attn.bias", "h.{i}.attn.masked_bias", "multiple_choice_head."),
     current=_current,
+    cross=(
+        *conv1d("layers.{i}.cross.query", LAYER + "crossattention.q_attn"),
+        *conv1d("layers.{i}.cross.kv", LAYER + "crossattention.c_attn"),
+        *conv1d("layers.{i}.cross.out", LAYER + "crossattention.c_proj"),
+        *linear("layers.{i}.cross_norm", LAYER + "ln_cross_attn"),
+    ),
     begins_shallow=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bothways.families.bert import BERT, BERT_EMBEDDINGS, BERT_KEYS, BERT_LAYER
+from bothways.families.bert import BERT, BERT_CROSS, BERT_EMBEDDINGS, BERT_KEYS, BERT_LAYER
 from bothways.families.family import Family, Form, Head, Key, Rule, linear
 from bothways.families.heads import CLASSIFIER_DROPOUT, HIDDEN_DROPOUT, classifier, masked_language, output_only
 from bothways.nn.config import EncoderConfig, LearnedPositions
@@ -62,6 +62,7 @@ ROBERTA = Family(
     tokenizer="RobertaTokenizer",
     renames=BERT.renames,
     unused=("embeddings.position_ids",),
+    cross=BERT_CROSS,
 )
 XLM_ROBERTA = replace(
     ROBERTA,

@@ -127,26 +127,36 @@ class LanguageModelHead(nn.Module):
     (Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf).
 
     words: the weight [vocab, width] that the product shares with the embeddings, or None for one of its own.
+    bias: whether each entry has a number that its scores begin with (BART).    scale: of the rows (T5's are smaller by
+    the root of their width, where they meet the embeddings).
     """
 
-    def __init__(self, config: EncoderConfig, words: nn.Parameter | None = None) -> None:
+    def __init__(
+        self, config: EncoderConfig, words: nn.Parameter | None = None, *, bias: bool = False, scale: float = 1.0
+    ) -> None:
         super().__init__()
+        self.scale = scale
         device = "meta" if words is not None else None
-        self.decoder = Linear(config.width, config.vocab, bias=False, device=device)
+        self.decoder = Linear(config.width, config.vocab, bias=bias, device=device)
         if words is not None:
             self.decoder.weight = words
+            if bias:
+                self.decoder.bias = nn.Parameter(torch.zeros(config.vocab, device=words.device))
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows [M, width] → logits [M, vocab]. Give it only the rows to be predicted from."""
-        return self.decoder(rows)
+        return self.decoder(self._scaled(rows))
 
     def loss(self, rows: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """rows [M, width], targets int [M] → their cross-entropy, summed, and how many are predicted right.
 
         smoothing: the share of each target that all entries get alike.
         """
-        x, out = filled(rows), self.decoder
-        return vocabulary_cross_entropy(x, out.weight, None, targets, out.copy, smoothing=smoothing)
+        x, out = self._scaled(filled(rows)), self.decoder
+        return vocabulary_cross_entropy(x, out.weight, out.bias, targets, out.copy, smoothing=smoothing)
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        return rows if self.scale == 1.0 else rows * self.scale
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that each next word is predicted from."""

@@ -283,6 +283,15 @@ BYTE_PAIRS = ("vocab.json", "merges.txt")
 EVERY_ROLE = tuple(ROBERTA_SPECIAL)
 
 BERT = TokenizerClass(("vocab.txt",), BERT_SPECIAL, "WordPiece", _read_words, _wordpiece, BERT_FINISH, CASE)
+ROBERTA = TokenizerClass(
+    BYTE_PAIRS,
+    ROBERTA_SPECIAL,
+    "BPE",
+    partial(_read_byte_pairs, ("cls", "sep")),
+    _byte_level,
+    _doubled,
+    {**NO_PREFIX_SPACE, "trim_offsets": True},
+)
 
 TOKENIZERS: Mapping[str, TokenizerClass] = {
     "BertTokenizer": BERT,
@@ -298,15 +307,8 @@ TOKENIZERS: Mapping[str, TokenizerClass] = {
         CASE,
         flags={"mask": AFTER_BLANK},
     ),
-    "RobertaTokenizer": TokenizerClass(
-        BYTE_PAIRS,
-        ROBERTA_SPECIAL,
-        "BPE",
-        partial(_read_byte_pairs, ("cls", "sep")),
-        _byte_level,
-        _doubled,
-        {**NO_PREFIX_SPACE, "trim_offsets": True},
-    ),
+    "RobertaTokenizer": ROBERTA,
+    "BartTokenizer": ROBERTA,
     "DebertaTokenizer": TokenizerClass(
         BYTE_PAIRS,
         DEBERTA_SPECIAL,

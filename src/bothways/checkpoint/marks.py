@@ -1,0 +1,58 @@
+"""Where texts that a decoder writes begin and end: ids that a model's files must say, for nothing else tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bothways.errors import CheckpointError
+
+__all__ = ["GENERATION", "Marks", "read_marks"]
+
+# What transformers' generate reads, beside config.json.
+GENERATION = "generation_config.json"
+KEYS = {"start": "decoder_start_token_id", "end": "eos_token_id", "pad": "pad_token_id"}
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Ids of the target's vocabulary. start: what a decoder is given first.    end: any of them ends a text.
+    pad: what fills rows up where another program pads; here nothing is."""
+
+    start: int
+    end: tuple[int, ...]
+    pad: int
+
+    def as_keys(self) -> dict[str, Any]:
+        """What config.json and generation_config.json say of them."""
+        end = self.end[0] if len(self.end) == 1 else list(self.end)
+        return {KEYS["start"]: self.start, KEYS["end"]: end, KEYS["pad"]: self.pad}
+
+
+def read_marks(folder: Path, places: Mapping[str, Mapping[str, Any]], vocab: int) -> Marks:
+    """The marks that a model's configs say. places: configs by what messages call them; the first that has a key tells.
+
+    Raises CheckpointError, naming the key, on one that is missing, or is no id of a vocabulary of that size.
+    """
+    (start,), end, (pad,) = (_ids(folder, places, KEYS[role], vocab, role == "end") for role in ("start", "end", "pad"))
+    return Marks(start, end, pad)
+
+
+def _ids(folder: Path, places: Mapping[str, Mapping[str, Any]], key: str, vocab: int, several: bool) -> tuple[int, ...]:
+    for place, config in places.items():
+        value = config.get(key)
+        if value is None:
+            continue
+        ids = tuple(value) if several and isinstance(value, list) and value else (value,)
+        for one in ids:
+            if type(one) is not int or not 0 <= one < vocab:
+                raise CheckpointError(
+                    f"{folder / place}: {key} is {one!r:.40}; an id of the decoder's {vocab:,} entries was expected"
+                )
+        return ids
+    raise CheckpointError(
+        f"{folder}: no {key} in {' or '.join(places)}; without it nobody knows where a text that is written begins or "
+        "ends: put it into config.json"
+    )
