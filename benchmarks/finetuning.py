@@ -160,9 +160,9 @@ class Ours:
 
         if how.frozen:
             head = encoder.heads[material.objective.head]
-            states = States.of(encoder, head, samples, scratch)
+            states = States.of(encoder.config.width, head, samples, scratch)
             sequences = [one for sample in samples for one in sample.sequences]
-            states.compute(encoder, head, sequences, cpu, lambda line: None)
+            states.compute(encoder.network, head, sequences, cpu, lambda line: None)
             batch_of = partial(states.batch, material.objective, samples)
             self.model = Model(FrozenNetwork(encoder.config), encoder.heads)  # type: ignore[arg-type]
         self.steps = RowSteps(self.lengths, batch_of, ROWS, settings.rows.batch_tokens, 1 << 30, SEED)

@@ -98,6 +98,11 @@ class EncoderDecoder:
             f"{self.family.decoder.model_type} {sides[1]}, {count / 1e6:.1f} M parameters)"
         )
 
+    @property
+    def adapter_is_ours(self) -> bool:
+        """Whether there is an adapter that transformers does not know."""
+        return self.adapter is not None and not _projects(self)
+
     def memory(self, tokens: Ragged, types: Tensor | None = None) -> Ragged:
         """Token ids of sources int [T] → the rows that the decoder reads, a sequence for each source."""
         rows = self.encoder(tokens, types).last
@@ -302,7 +307,7 @@ def _save(model: EncoderDecoder, folder: Path, precision: str) -> None:
     make_folder(folder)
     write_weights(folder / WEIGHTS, tensors)
     parts = []
-    if model.adapter is not None and not _projects(model):
+    if model.adapter is not None and model.adapter_is_ours:
         write_adapter(folder / ADAPTER, model.adapter)
         parts.append(ADAPTER)
     if model.tokenizer is not None:
