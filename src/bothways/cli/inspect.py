@@ -40,10 +40,12 @@ def inspect(
     device: str = "auto",
     json: bool = False,
     plot: Path | None = None,
+    reach: Path | None = None,
     flags: Annotated[ObjectiveFlags, Parameter(name="*")] = ObjectiveFlags(),  # noqa: B008 (frozen)
 ) -> None:
-    """Tokens of a text (or a pair), what each looks at in one layer, and how the hidden states change; or, with
-    --objective, what pretraining makes of the text.
+    """Tokens of a text (or a pair), what each looks at in one layer, and how the hidden states change; of an
+    encoder–decoder, whether what it writes hangs on its source; with --objective, what pretraining makes of the text;
+    with --reach, which tokens each position sees.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ def inspect(
     text
         The text.
     text2
-        The second text of a pair.
+        The second text of a pair; of an encoder–decoder, the target (what it writes itself, if none is given).
     layer
         Whose attention: 0 for the first one, -1 for the last one, which it is by default.
     head
@@ -62,13 +64,34 @@ def inspect(
     json
         Print everything as JSON.
     plot
-        A file that ends in .png, to draw attention and hidden states to (needs the extra "plot").
+        A file that ends in .png, to draw attention and hidden states to (needs the extra "plot"); of an
+        encoder–decoder, what each written token looked at in the source.
+    reach
+        A file that ends in .png, to draw which tokens each position sees, measured by gradients, and nothing else.
     """
-    flags.check({"a second text": text2, "--layer": layer, "--head": head, "--plot": plot})
-    if flags.objective is None:
+    others = {"a second text": text2, "--layer": layer, "--head": head, "--plot": plot, "--reach": reach}
+    flags.check(others)
+    if reach is not None:
+        from bothways.cli.sources import show_reach
+
+        said = {"--layer": layer, "--head": head, "--plot": plot}
+        show_reach(model, text, text2, reach, json, [name for name, value in said.items() if value is not None])
+    elif flags.objective is None and _writes_from_a_source(model):
+        from bothways.cli.sources import show_source_use
+
+        said = {"--layer": layer, "--head": head}
+        show_source_use(model, text, text2, device, json, plot, [n for n, value in said.items() if value is not None])
+    elif flags.objective is None:
         _inspect(model, (text, text2), layer, "all" if head is None else head, device, json, plot)
     else:
         show_lesson(model, text, flags, device, json)
+
+
+def _writes_from_a_source(model: str) -> bool:
+    """Whether it is an encoder–decoder."""
+    from bothways.engine.writing import is_pair
+
+    return is_pair(model)
 
 
 def _inspect(

@@ -16,6 +16,7 @@ from bothways.data.labelled import Labels
 from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
+from bothways.engine.writing import WRITES, WritingPipeline, writing
 from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderOutput
@@ -195,19 +196,21 @@ def pipeline(
     device: str = "auto",
     precision: str = "auto",
     revision: str | None = None,
-) -> Pipeline:
+) -> Pipeline | WritingPipeline:
     """A pipeline for a task on a model's folder or hub id.
 
     >>> fill = pipeline("fill-mask", "bert-base-uncased")
     >>> fill("The [MASK] sat on the mat.", top_k=3)
 
-    task: a name in `bothways.tasks.TASKS`.    precision: fp32 on a CPU unless asked otherwise; half on a GPU.
+    task: a name in `bothways.tasks.TASKS` or, of texts that are written, in `bothways.engine.writing.WRITES`.    precision: fp32 on a CPU unless asked otherwise; half on a GPU.
 
     Raises InputError on unknown names, ConfigError or CheckpointError on a model that cannot be loaded.
     """
-    if task not in TASKS:
-        raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    if task not in TASKS and task not in WRITES:
+        raise InputError(f"unknown task {task!r}; known: {', '.join([*TASKS, *WRITES])}")
     if model is None:
         raise InputError("no model is bundled yet: name a folder or a hub id")
+    if task in WRITES:
+        return writing(model, task, device=device, precision=precision, revision=revision)
     encoder = Encoder.from_pretrained(model, revision=revision)
     return Pipeline(task, encoder, device=device, precision=precision, share=True, name=str(model))

@@ -173,8 +173,9 @@ def _check(network: EncoderNetwork, prompts: Ragged, memory: Ragged | None, beam
         raise InputError("a source has no token to begin with: give each the start token, or a prompt")
     if beams < 1 or room < 0:
         raise InputError(f"{beams} beams with room for {room} tokens cannot be")
-    limit, longest = network.config.limit, prompts.layout.longest
-    if limit is not None and longest + room - 1 > limit:  # the last token is never read
+    limit, longest, shortest = network.config.limit, prompts.layout.longest, min(prompts.layout.lengths)
+    # The last token is never read; and longer prompts may be done, and leave, before shorter ones.
+    if limit is not None and max(longest, shortest + room - 1) > limit:
         raise InputError(
             f"{longest} tokens with room for {room} more are longer than the {limit} this model has positions for"
         )

@@ -1,0 +1,169 @@
+"""`Decoding`: how a text is written, token after token. Names and meanings are those of transformers' `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from bothways.errors import InputError, meant
+from bothways.files import read_object
+
+__all__ = ["USUAL_LENGTH", "Decoding", "read_decoding", "usual_settings"]
+
+USUAL_LENGTH = 128  # tokens that are written at most, where nothing says how many
+# More cannot be meant, and would be held in memory for each row.
+MOST_TOKENS, MOST_BEAMS = 1 << 20, 1 << 12
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a text is written.
+
+    max_new_tokens: at most so many, the end's mark included; None: 128, or as many as the model has positions for.
+    min_new_tokens: no end before so many.
+
+    num_beams: 1 for the likeliest token each time; more: the likeliest texts, searched for with so many at a time.
+    length_penalty: a text's score is the sum of its log-probabilities, divided by its length to this power.
+    early_stopping: True: a search ends with the first `num_beams` texts; False: when the best one going on, as long as
+    it is, is no better than the worst of these; "never": when none could become so.
+
+    do_sample: draw each token by its probability. temperature divides the scores before; then the `top_k` likeliest
+    tokens are kept (0: all), and of those the fewest whose probabilities make up `top_p`.
+    seed: of what is drawn; None for another one each time.
+
+    repetition_penalty: scores of tokens that were there are divided by it (negative ones multiplied; Keskar et al.
+    2019, https://arxiv.org/abs/1909.05858).    no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for
+    no such rule.
+    forced_bos_token_id, forced_eos_token_id: what the first token written, and the last one possible, must be.
+    num_return_sequences: texts for each source: the best of a search, or as many drawn.
+
+    Raises InputError, naming the setting, on what cannot be.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+    num_return_sequences: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least, most in COUNTS:
+            _check_count(name, getattr(self, name), least, most)
+        for name in NUMBERS:
+            _check_number(name, getattr(self, name))
+        if type(self.do_sample) is not bool:
+            raise InputError(f"do_sample must be true or false, got {self.do_sample!r:.60}")
+        if self.early_stopping != "never" and type(self.early_stopping) is not bool:
+            raise InputError(f'early_stopping must be true, false or "never", got {self.early_stopping!r:.60}')
+        for impossible, message in self._impossible():
+            if impossible:
+                raise InputError(message)
+
+    def _impossible(self) -> list[tuple[bool, str]]:
+        """(whether it is so, what to say)."""
+        most = self.max_new_tokens
+        beams, texts = self.num_beams, self.num_return_sequences
+        cold = "; for the likeliest token each time leave do_sample out" if self.temperature == 0 else ""
+        return [
+            (self.temperature <= 0, f"temperature must be above 0, got {self.temperature}{cold}"),
+            (not 0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, got {self.top_p}"),
+            (self.repetition_penalty <= 0, f"repetition_penalty must be above 0, got {self.repetition_penalty}"),
+            (
+                most is not None and self.min_new_tokens > most,
+                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens {most}",
+            ),
+            (
+                texts > beams and (beams > 1 or not self.do_sample),
+                f"num_return_sequences {texts} is more than num_beams {beams}: give more beams, or draw with do_sample"
+                if beams == 1
+                else f"num_return_sequences {texts} is more than num_beams {beams}: a search has no more texts",
+            ),
+        ]
+
+    @property
+    def searches(self) -> bool:
+        """Whether several texts are followed at a time."""
+        return self.num_beams > 1
+
+    @property
+    def rows(self) -> int:
+        """How many texts of a source are written at a time."""
+        return self.num_beams if self.searches else self.num_return_sequences
+
+
+COUNTS: tuple[tuple[str, int, int], ...] = (
+    ("max_new_tokens", 1, MOST_TOKENS),
+    ("min_new_tokens", 0, MOST_TOKENS),
+    ("num_beams", 1, MOST_BEAMS),
+    ("top_k", 0, 1 << 31),
+    ("seed", 0, (1 << 64) - 1),
+    ("no_repeat_ngram_size", 0, MOST_TOKENS),
+    ("forced_bos_token_id", 0, 1 << 31),
+    ("forced_eos_token_id", 0, 1 << 31),
+    ("num_return_sequences", 1, MOST_BEAMS),
+)
+NUMBERS = ("length_penalty", "temperature", "top_p", "repetition_penalty")
+MAY_BE_ABSENT = ("max_new_tokens", "seed", "forced_bos_token_id", "forced_eos_token_id")
+
+
+def _check_count(name: str, value: Any, least: int, most: int) -> None:
+    if value is None and name in MAY_BE_ABSENT:
+        return
+    if type(value) is not int or not least <= value <= most:
+        raise InputError(f"{name} must be a whole number from {least} to {most:,}, got {value!r:.60}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+        raise InputError(f"{name} must be a number, got {value!r:.60}")
+
+
+def read_decoding(given: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> Decoding:
+    """Settings by name; usual: those of the model's folder, which stand where nothing is given. None is not given.
+
+    Raises InputError on a name that is none, saying which may have been meant, and on values that cannot be.
+    """
+    for name in given:
+        if name not in NAMES:
+            raise InputError(f"there is no setting {name!r:.60}{meant(name, NAMES, '; there are ' + ', '.join(NAMES))}")
+    said = {name: value for name, value in given.items() if value is not None}
+    settings = {**(usual or {}), **said}
+    most, least = said.get("max_new_tokens"), settings.get("min_new_tokens")
+    if type(most) is int and type(least) is int and "min_new_tokens" not in said:
+        settings["min_new_tokens"] = min(least, most)
+    return Decoding(**settings)
+
+
+def usual_settings(extras: Mapping[str, Any], folder: Path | None = None, start: int | None = None) -> dict[str, Any]:
+    """What a model's folder says of how it shall write: `generation_config.json`, or without one the model's config.
+
+    extras: of the config.    start: tokens that a text begins with, and that max_length and min_length count; None for
+    a model whose texts begin with any number of them.
+
+    Raises ConfigError on a file that cannot be read.
+    """
+    path = None if folder is None else folder / "generation_config.json"
+    said = read_object(path) if path is not None and path.is_file() else extras
+    usual = {name: said[name] for name in NAMES if said.get(name) is not None and name != "seed"}
+    for ours, theirs in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+        if start is not None and ours not in usual and type(said.get(theirs)) is int and said[theirs] > start:
+            usual[ours] = said[theirs] - start
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        if isinstance(usual.get(name), list) and len(usual[name]) == 1:
+            usual[name] = usual[name][0]
+    return usual
+
+
+NAMES = tuple(field.name for field in fields(Decoding))

@@ -1,0 +1,146 @@
+"""Scores of the next token, changed by what a text may be: no end too early, no repetition. And the best of them.
+
+Shapes: R rows (texts that are being written), V words of the vocabulary, L tokens that each row has so far.
+Each rule is transformers' of the same name, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bothways.engine.decoding import Decoding
+
+__all__ = ["NOTHING", "Rules", "best", "top"]
+
+NOTHING = -1  # in a row's tokens, before its first one
+# Rows of scores are searched in blocks of so many columns: the k best are in the k blocks with the largest maxima.
+# A plain topk of 30,000 columns copies them all and their numbers.
+BLOCK = 128
+BLOCKS_FROM = 4096
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where rows are. written: how many tokens they have beyond their prompts.    last: int64 [M], the rows that can
+    have only one more.    first: whether nothing but the start's mark is there."""
+
+    written: int
+    last: Tensor | None = None
+    first: bool = False
+
+
+Rule = Callable[[Tensor, "Tensor | None", Place], None]
+"""(scores [R, V], changed in place; tokens int64 [R, L]; place)."""
+
+
+class Rules:
+    """What the settings say of scores. Call it with scores [R, V], which it changes.
+
+    reads: whether it needs the tokens so far.    any: whether it may change anything.
+    """
+
+    def __init__(self, decoding: Decoding, end: Sequence[int]) -> None:
+        rules: list[Rule] = []
+        penalty, size = decoding.repetition_penalty, decoding.no_repeat_ngram_size
+        if penalty != 1.0:
+            rules.append(partial(_penalise, penalty))
+        if size:
+            rules.append(partial(_forbid_repeats, size))
+        self.reads = bool(rules)
+        if decoding.min_new_tokens and end:
+            rules.append(partial(_forbid_end, decoding.min_new_tokens, list(end)))
+        if decoding.forced_bos_token_id is not None:
+            rules.append(partial(_force_first, decoding.forced_bos_token_id))
+        if decoding.forced_eos_token_id is not None:
+            rules.append(partial(_force_last, decoding.forced_eos_token_id))
+        self._rules = rules
+        self.any = bool(rules)
+
+    def __call__(self, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+        """tokens: int64 [R, L], NOTHING before a row's first one; None unless `reads`."""
+        for rule in self._rules:
+            rule(scores, tokens, place)
+
+
+def _penalise(penalty: float, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    assert tokens is not None
+    there = torch.where(tokens == NOTHING, tokens[:, -1:], tokens)
+    found = scores.gather(1, there)
+    scores.scatter_(1, there, torch.where(found < 0, found * penalty, found / penalty))
+
+
+def _forbid_repeats(size: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    """No token that would make the last `size` ones a sequence that was there."""
+    assert tokens is not None
+    length = tokens.shape[1]
+    if length < size:
+        return
+    ending = tokens[:, length + 1 - size :]
+    windows = tokens.unfold(1, size, 1)
+    same = (windows[..., :-1] == ending[:, None]).all(-1) & (windows[..., 0] != NOTHING)
+    rows, at = same.nonzero(as_tuple=True)
+    scores[rows, windows[rows, at, -1]] = -torch.inf
+
+
+def _forbid_end(least: int, end: list[int], scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    if place.written < least:
+        scores[:, end] = -torch.inf
+
+
+def _force_first(token: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    if place.first:
+        scores.fill_(-torch.inf)
+        scores[:, token] = 0.0
+
+
+def _force_last(token: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    if place.last is not None:
+        scores[place.last] = -torch.inf
+        scores[place.last, token] = 0.0
+
+
+def best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """scores [R, V] → the largest of each row and its column, both [R]; NaN where a row has one."""
+    if not _in_blocks(scores):
+        values, columns = scores.max(1)
+        return values, columns
+    largest, block = _maxima(scores).max(1, keepdim=True)
+    values, columns = _members(scores, block)
+    return largest[:, 0], columns.gather(1, values.max(1, keepdim=True).indices)[:, 0]
+
+
+def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """scores [R, V] → the `count` largest of each row, best first, and their columns, both [R, count] (or V)."""
+    count = min(count, scores.shape[1])
+    if not _in_blocks(scores) or count * BLOCK * 2 > scores.shape[1]:
+        values, columns = torch.topk(scores, count)
+        return values, columns
+    values, columns = _members(scores, torch.topk(_maxima(scores), count).indices)
+    values, at = torch.topk(values, count)
+    return values, columns.gather(1, at)
+
+
+def _in_blocks(scores: Tensor) -> bool:
+    return scores.device.type == "cpu" and scores.shape[1] >= BLOCKS_FROM
+
+
+def _maxima(scores: Tensor) -> Tensor:
+    """The largest of each block [R, blocks]; the last block may be shorter."""
+    whole = scores.shape[1] // BLOCK * BLOCK
+    maxima = scores[:, :whole].unflatten(1, (-1, BLOCK)).amax(-1)
+    if whole == scores.shape[1]:
+        return maxima
+    return torch.cat([maxima, scores[:, whole:].amax(-1, keepdim=True)], 1)
+
+
+def _members(scores: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """blocks int64 [R, K] → the scores in them and their columns [R, K · BLOCK]; -inf behind a row's end."""
+    columns = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=blocks.device)).flatten(1)
+    inside = columns < scores.shape[1]
+    columns = columns.clamp(max=scores.shape[1] - 1)
+    return scores.gather(1, columns).masked_fill(~inside, -torch.inf), columns

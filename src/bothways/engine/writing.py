@@ -1,0 +1,408 @@
+"""Pipelines that write: translation, summarization, text2text-generation and text-generation.
+
+A text is read by an encoder and written by a decoder that attends to what it made of the text (its memory); a decoder
+alone goes on from the text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bothways.checkpoint.encoder import Encoder, tokenizer_of
+from bothways.checkpoint.encoder_decoder import ENCODER_DECODERS, EncoderDecoder
+from bothways.checkpoint.hub import resolve
+from bothways.data.batch import Batch, batch, by_token_budget
+from bothways.engine.backends import BACKENDS, Placement, place
+from bothways.engine.decoding import Decoding, read_decoding, usual_settings
+from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
+from bothways.engine.scheduler import BATCH_TOKENS, progress
+from bothways.engine.streams import Streams
+from bothways.errors import CheckpointError, InputError
+from bothways.files import read_object
+from bothways.nn.encoder import EncoderNetwork
+from bothways.ragged import Ragged
+from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
+
+__all__ = ["WRITES", "Parts", "Spelling", "WritingPipeline", "is_pair", "load", "parts_of", "spelt", "writing"]
+
+WRITES = {
+    "translation": "translation_text",
+    "summarization": "summary_text",
+    "text2text-generation": "generated_text",
+    "text-generation": "generated_text",
+}
+"""Tasks that write, and what they call a text."""
+GOES_ON = "text-generation"
+# Texts that are written at a time, all beams counted: each step reads the weights once for all of them.
+ROWS = {"cpu": 128, "cuda": 1024}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a model that writes consists of.
+
+    encoder, adapter: what reads the source; None where a decoder alone goes on from a text.
+    start: the token that texts begin with; None where they go on from the given ones.    end: tokens that end them.
+    """
+
+    encoder: EncoderNetwork | None
+    adapter: nn.Module | None
+    decoder: EncoderNetwork
+    head: nn.Module
+    source: Tokenizer
+    target: Tokenizer
+    start: int | None
+    end: tuple[int, ...]
+    extras: Mapping[str, Any]
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that the decoder has positions for; None for no limit."""
+        return None if self.decoder.embeddings.positions is None else self.decoder.config.longest
+
+    def ids_of(self, target: str) -> list[int]:
+        """A text as the decoder is asked for it: without the start's mark, with one of the end.
+
+        Raises InputError on an empty text.
+        """
+        if not target.strip():
+            raise InputError("the target is empty: there is nothing to score")
+        (encoded,) = self.target.encode([target])
+        ids = list(encoded.ids)
+        if encoded.special[0] and ids[0] == self.start:
+            del ids[0]
+        return ids if not self.end or ids[-1:] and ids[-1] in self.end else [*ids, self.end[0]]
+
+    @property
+    def source_limit(self) -> int:
+        """The most tokens that are read of a text."""
+        return (self.encoder or self.decoder).config.longest
+
+
+def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
+    """Raises CheckpointError on a model that has no decoder."""
+    if isinstance(model, EncoderDecoder):
+        target = tokenizer_of(model, name) if model.target_tokenizer is None else model.target_tokenizer
+        return Parts(
+            model.encoder,
+            model.adapter,
+            model.decoder,
+            model.head,
+            tokenizer_of(model, name),
+            target,
+            model.marks.start,
+            _known(model.marks.end, model.decoder),
+            model.extras,
+        )
+    if "causal" not in model.heads:
+        raise CheckpointError(
+            f"{name} has no decoder: a {model.family.model_type} model encodes and writes no text; "
+            "load a decoder (gpt2), or train one on the encoder with `bothways finetune generate`"
+        )
+    tokenizer = tokenizer_of(model, name)
+    end = model.extras.get("eos_token_id")
+    marks = end if isinstance(end, list) else [] if end is None else [end]
+    head = model.heads["causal"]
+    return Parts(None, None, model.network, head, tokenizer, tokenizer, None, _known(marks, model.network), model.extras)
+
+
+def is_pair(model: str | Path, revision: str | None = None) -> bool:
+    """Whether a model's folder or hub id is an encoder–decoder."""
+    return read_object(resolve(model, revision) / "config.json").get("model_type") in ENCODER_DECODERS
+
+
+def load(model: str | Path, revision: str | None = None) -> Encoder | EncoderDecoder:
+    """Whichever of the two a folder or hub id is. Raises ConfigError or CheckpointError where it cannot be loaded."""
+    kind = EncoderDecoder if is_pair(model, revision) else Encoder
+    return kind.from_pretrained(model, revision=revision)
+
+
+def writing(
+    model: str | Path,
+    task: str | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    revision: str | None = None,
+    bar: bool | None = None,
+) -> WritingPipeline:
+    """A pipeline on a model's folder or hub id. task: one of `WRITES`; None for the one that says least of the model:
+    text2text-generation, or text-generation of a decoder alone.
+
+    Raises ConfigError or CheckpointError on a model that cannot be loaded, or has no decoder.
+    """
+    folder = resolve(model, revision)
+    loaded = load(folder)
+    both = isinstance(loaded, EncoderDecoder)
+    usual = usual_settings(loaded.extras, folder, 1 if both else None)
+    chosen = task or ("text2text-generation" if both else GOES_ON)
+    return WritingPipeline(
+        chosen, loaded, device=device, precision=precision, share=True, name=str(model), bar=bar, usual=usual
+    )
+
+
+def _known(marks: Sequence[Any], network: EncoderNetwork) -> tuple[int, ...]:
+    """The marks that are words of the vocabulary: a config of another one has those of that."""
+    return tuple(mark for mark in marks if type(mark) is int and 0 <= mark < network.config.vocab)
+
+
+class WritingPipeline:
+    """Writes texts with a loaded model. Call it with one text or a list; the result has the same form.
+
+    share, name, bar: as for `engine.pipeline.Pipeline`.    usual: settings that stand where a call gives none.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        model: Encoder | EncoderDecoder,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        share: bool = False,
+        name: str | None = None,
+        bar: bool | None = None,
+        usual: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raises CheckpointError where the model cannot do the task."""
+        called = "the model" if name is None else f"the model at {name}"
+        self.parts = parts_of(model, called)
+        self._key, self._task_name, self._bar = WRITES[task], task, bar
+        self._check_kind(task, called)
+        self._model = repr(model) if name is None else repr(name)
+        start = None if self.parts.start is None else 1
+        self.usual = usual_settings(self.parts.extras, start=start) if usual is None else dict(usual)
+        self._placement = place(device, precision)
+        self._streams = Streams(self._placement.device)
+        encoder, adapter = self.parts.encoder, self.parts.adapter
+        self._encoder = None if encoder is None else self._prepared(encoder, share)
+        self._adapter = None if adapter is None else self._prepared(adapter, share)
+        decoder = self.parts.decoder
+        self.writer = Writer(
+            self._prepared(decoder, share),
+            self._prepared(self.parts.head, share),
+            decoder.config.vocab,
+            self.parts.end,
+            self.parts.limit,
+            CACHED,
+        )
+
+    def _check_kind(self, task: str, called: str) -> None:
+        if task == GOES_ON and self.parts.encoder is not None:
+            raise CheckpointError(f"{called} reads one text and writes another: ask for text2text-generation, not {task}")
+        if task != GOES_ON and self.parts.encoder is None:
+            raise CheckpointError(f"{called} is a decoder alone, with no encoder to read a source: ask for {GOES_ON}")
+
+    def _prepared(self, module: nn.Module, share: bool) -> Any:
+        return BACKENDS["eager"](module, self._placement, share=share)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self._task_name!r}, {self._model}, {self._placement})"
+
+    @property
+    def placement(self) -> Placement:
+        """Where it computes, and how exactly."""
+        return self._placement
+
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prefix: str = "",
+        truncation: bool = True,
+        return_full_text: bool = True,
+        log_probabilities: bool = False,
+        on_token: OnToken | None = None,
+        **settings: Any,
+    ) -> Any:
+        """A list for one text, with a dict for each of its `num_return_sequences`; a list of those for a list.
+
+        prefix: what the model was trained to see before each source, such as T5's "summarize: ".
+        truncation: whether a source that is too long is cut, with a TruncationWarning; else it is an error.
+        return_full_text: text-generation gives the text it goes on from, too.
+        log_probabilities: each dict has `log_probability` (the sum), `mean_log_probability`, `tokens` (each with its
+        own) and, of a search, its `score`, too.
+        on_token: (number of the text, which of its results, token id), told of every token as it is chosen.
+        settings: those of `Decoding`; what is not given is as the model's folder says, else as `Decoding` has it.
+
+        Raises InputError on texts that are empty, settings that cannot be or are unknown, and what has no room.
+        """
+        decoding = read_decoding(settings, self.usual)
+        several = as_texts(texts)
+        encoded = self.read(several, prefix, truncation)
+        written = self.write(encoded, decoding, log_probabilities, on_token)
+        goes_on = self._task_name == GOES_ON and return_full_text
+        answers = [
+            [self._shown(one, encoded[i], several[i] if goes_on else None) for one in own]
+            for i, own in enumerate(written)
+        ]
+        return answers[0] if isinstance(texts, str) else answers
+
+    def spelling(self, text: str, prefix: str = "") -> Spelling:
+        """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
+        (encoded,) = self.parts.source.encode([prefix + text])
+        return Spelling(self.parts.target, _open_ended(encoded) if self._alone else [])
+
+    def read(self, texts: Sequence[str], prefix: str = "", truncation: bool = True) -> list[Encoded]:
+        """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
+        it may be cut, with a TruncationWarning."""
+        longest = self.parts.source_limit
+        for i, text in enumerate(texts):
+            if isinstance(text, str) and not text.strip():
+                raise InputError(f"text {i} is empty: there is nothing to {'go on from' if self._alone else 'read'}")
+        encoded = self.parts.source.encode([prefix + text for text in texts], max_length=longest)
+        for i, one in enumerate(encoded):
+            if one.dropped and (self._alone or not truncation):
+                advice = "give a shorter one" if self._alone else "give a shorter one, or let it be cut (truncation)"
+                raise InputError(
+                    f"text {i} has {len(one) + one.dropped:,} tokens, but the model reads {longest:,} at most: {advice}"
+                )
+            if not len(one):
+                raise InputError(f"text {i}: the tokenizer makes no tokens of it")
+        warn_of_truncation(cut_lengths(encoded), len(encoded), longest)
+        return encoded
+
+    @property
+    def _alone(self) -> bool:
+        return self.parts.encoder is None
+
+    def write(
+        self,
+        encoded: Sequence[Encoded],
+        decoding: Decoding,
+        log_probabilities: bool = False,
+        on_token: OnToken | None = None,
+    ) -> list[list[Written]]:
+        """What is written for each text: see `engine.generation.generate`."""
+        results: list[list[Written]] = [[] for _ in encoded]
+        names = _names([one.ids for one in encoded])
+
+        @torch.inference_mode()
+        def work(origin: Sequence[int]) -> int:
+            one = batch(encoded, origin, self._placement.device)
+            found = generate(
+                self.writer,
+                self._prompts([encoded[i] for i in origin]),
+                self.memory(one),
+                decoding,
+                numbers=origin,
+                names=[names[i] for i in origin],
+                log_probabilities=log_probabilities,
+                on_token=on_token,
+            )
+            for i, own in zip(origin, found):
+                results[i] = own
+            return len(origin)
+
+        batches = self._batches([len(one) for one in encoded], decoding)
+        deque(progress(self._streams.map(work, batches), len(encoded), "texts", self._bar), maxlen=0)
+        return results
+
+    def _batches(self, lengths: Sequence[int], decoding: Decoding) -> list[list[int]]:
+        """By length, so many texts at a time that both reading and writing them fill a step."""
+        device = self._placement.device.type
+        most = max(1, ROWS[device] // decoding.rows)
+        batches = by_token_budget(lengths, BATCH_TOKENS[device])
+        return [one[at : at + most] for one in batches for at in range(0, len(one), most)]
+
+    def memory(self, one: Batch) -> Ragged | None:
+        """What the encoder, and the adapter behind it, make of sources; None of a decoder alone."""
+        if self._encoder is None:
+            return None
+        memory = self._encoder(one.tokens, one.types).last
+        return memory if self._adapter is None else self._adapter(memory)
+
+    def _prompts(self, encoded: Sequence[Encoded]) -> Ragged:
+        if self.parts.start is not None:
+            return Ragged.of([[self.parts.start]] * len(encoded), self._placement.device)
+        return Ragged.of([_open_ended(one) for one in encoded], self._placement.device)
+
+    def _shown(self, one: Written, source: Encoded, prompt: str | None) -> dict[str, Any]:
+        """In the shape of transformers. prompt: what the text goes on from, if that is to be told, too."""
+        ids = _open_ended(source) if self._alone else []
+        text = continued(self.parts.target, ids, one.ids)
+        shown: dict[str, Any] = {self._key: text if prompt is None else prompt + text}
+        if one.log_probabilities is None:
+            return shown
+        total = sum(one.log_probabilities)
+        own = zip(spelt(self.parts.target, one.ids), one.log_probabilities)
+        tokens = [{"token": token, "log_probability": known} for token, known in own]
+        score = {} if one.score is None else {"score": one.score}
+        mean = total / max(1, len(one.ids))
+        return {**shown, **score, "log_probability": total, "mean_log_probability": mean, "tokens": tokens}
+
+
+def spelt(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    """Ids as the vocabulary spells them."""
+    return tuple(tokenizer.backend.id_to_token(i) or f"#{i}" for i in ids)
+
+
+# Characters of a text without spaces that are held back at most.
+HELD_BACK = 16
+
+
+@dataclass(eq=False)
+class Spelling:
+    """Tokens as text, told piece by piece. Whole words are told: a vocabulary's decoder may yet join what comes next to
+    the last one, and letters may be in several tokens."""
+
+    tokenizer: Tokenizer
+    before: Sequence[int]
+    ids: list[int] = field(default_factory=list)
+    told: str = ""
+
+    def more(self, token: int) -> str:
+        """What can be told after another token; "" for nothing yet."""
+        self.ids.append(token)
+        text = continued(self.tokenizer, self.before, self.ids).rstrip("\ufffd")
+        until = max(text.rfind(" "), text.rfind("\n"))
+        if until <= len(self.told):
+            until = len(text) if len(text) - len(self.told) > HELD_BACK else len(self.told)
+        return self._tell(text[:until])
+
+    def rest(self) -> str:
+        """What has not been told at the end."""
+        return self._tell(continued(self.tokenizer, self.before, self.ids))
+
+    def _tell(self, text: str) -> str:
+        if not text.startswith(self.told):
+            return ""
+        piece, self.told = text[len(self.told) :], text
+        return piece
+
+
+def continued(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of ids that stand behind others, with the space between them where there is one."""
+    if not before:
+        return tokenizer.decode(ids, skip_special=True)
+    start = tokenizer.decode(before, skip_special=True)
+    whole = tokenizer.decode([*before, *ids], skip_special=True)
+    return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(ids, skip_special=True)
+
+
+def _open_ended(one: Encoded) -> list[int]:
+    """The ids of a text without the special tokens behind it, which say that it is over."""
+    ids, special = list(one.ids), one.special
+    while len(ids) > 1 and special[len(ids) - 1]:
+        ids.pop()
+    return ids
+
+
+def _names(sources: Sequence[Sequence[int]]) -> list[str]:
+    """What chance is taken from: the source, and how many of the same come before it. So neither others nor their
+    order matter, and a text that is given twice is written twice."""
+    known: Counter[str] = Counter()
+    names = []
+    for source in sources:
+        name = " ".join(map(str, source))
+        names.append(f"{name} #{known[name]}")
+        known[name] += 1
+    return names
+
