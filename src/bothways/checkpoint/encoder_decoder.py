@@ -38,9 +38,11 @@ from bothways.ragged import Ragged
 from bothways.text.formats import save_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["TARGET_TOKENIZER", "EncoderDecoder"]
+__all__ = ["ENCODER_DECODERS", "TARGET_TOKENIZER", "EncoderDecoder"]
 
 TARGET_TOKENIZER = "target_tokenizer"
+# The model_types of such folders.
+ENCODER_DECODERS = (PAIRED, *PAIRS)
 # The key of config.json that names folders which a model has beyond those of transformers.
 PARTS = "bothways_parts"
 # The linear map that transformers has from width to width.
@@ -165,12 +167,11 @@ def _load(folder: Path) -> EncoderDecoder:
 
 
 def _family(raw: Mapping[str, Any], where: Path) -> Pair:
-    known = (PAIRED, *PAIRS)
     model_type = raw.get("model_type")
     if model_type in FAMILIES:
         raise ConfigError(f"{where}: {model_type} is an encoder or a decoder alone; load it with bothways.Encoder")
-    if not isinstance(model_type, str) or model_type not in known:
-        raise ConfigError(f"{where}: unknown model_type {model_type!r:.80}; known: {', '.join(known)}")
+    if not isinstance(model_type, str) or model_type not in ENCODER_DECODERS:
+        raise ConfigError(f"{where}: unknown model_type {model_type!r:.80}; known: {', '.join(ENCODER_DECODERS)}")
     if model_type in PAIRS:
         return PAIRS[model_type]
     sides = []

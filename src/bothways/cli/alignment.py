@@ -83,5 +83,3 @@ def _weights(axis: Any, weights: Any) -> Any:
 def _label(token: str) -> str:
     label = caption(token)
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
-
-

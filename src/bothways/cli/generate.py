@@ -94,7 +94,7 @@ def generate(
     *texts: str,
     input: Path | None = None,
     prefix: str = "",
-    decoding: Annotated[DecodingFlags, Parameter(name="*")] = DecodingFlags(),  # noqa: B008 (frozen)
+    decoding: Annotated[DecodingFlags, Parameter(name="*")] = DecodingFlags(),
     truncation: bool = True,
     full_text: Annotated[bool, Parameter(negative="")] = False,
     log_probabilities: Annotated[bool, Parameter(negative="")] = False,

@@ -49,7 +49,9 @@ app.command("bothways.cli.tag:tag", help="Entities in texts: names, places and w
 app.command("bothways.cli.answer:answer", help="Where in a text the answer to a question is.")
 app.command("bothways.cli.classify:classify", help="The labels of texts, by a model trained for them.")
 app.command("bothways.cli.choose:choose", help="Which of several choices answers a question best.")
-app.command("bothways.cli.generate:generate", help="Texts that a model writes: translations, summaries, what comes next.")
+app.command(
+    "bothways.cli.generate:generate", help="Texts that a model writes: translations, summaries, what comes next."
+)
 app.command("bothways.cli.inspect:inspect", help="What a model sees in a text: tokens, attention, what objectives ask.")
 app.command("bothways.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer on text.")
 app.command("bothways.cli.corpus:app", name="corpus", help="Text to shards of tokens, for pretraining.")

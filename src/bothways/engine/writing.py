@@ -78,7 +78,7 @@ class Parts:
         ids = list(encoded.ids)
         if encoded.special[0] and ids[0] == self.start:
             del ids[0]
-        return ids if not self.end or ids[-1:] and ids[-1] in self.end else [*ids, self.end[0]]
+        return ids if not self.end or (ids[-1:] and ids[-1] in self.end) else [*ids, self.end[0]]
 
     @property
     def source_limit(self) -> int:
@@ -110,7 +110,9 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
     end = model.extras.get("eos_token_id")
     marks = end if isinstance(end, list) else [] if end is None else [end]
     head = model.heads["causal"]
-    return Parts(None, None, model.network, head, tokenizer, tokenizer, None, _known(marks, model.network), model.extras)
+    return Parts(
+        None, None, model.network, head, tokenizer, tokenizer, None, _known(marks, model.network), model.extras
+    )
 
 
 def is_pair(model: str | Path, revision: str | None = None) -> bool:
@@ -196,7 +198,9 @@ class WritingPipeline:
 
     def _check_kind(self, task: str, called: str) -> None:
         if task == GOES_ON and self.parts.encoder is not None:
-            raise CheckpointError(f"{called} reads one text and writes another: ask for text2text-generation, not {task}")
+            raise CheckpointError(
+                f"{called} reads one text and writes another: ask for text2text-generation, not {task}"
+            )
         if task != GOES_ON and self.parts.encoder is None:
             raise CheckpointError(f"{called} is a decoder alone, with no encoder to read a source: ask for {GOES_ON}")
 
@@ -405,4 +409,3 @@ def _names(sources: Sequence[Sequence[int]]) -> list[str]:
         names.append(f"{name} #{known[name]}")
         known[name] += 1
     return names
-

@@ -22,6 +22,7 @@ from bothways.data.parallel import Parallel
 from bothways.data.split import picked
 from bothways.engine.frozen import FrozenNetwork
 from bothways.engine.streams import Streams
+from bothways.engine.writing import WritingPipeline
 from bothways.errors import ConfigError, InputError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
@@ -239,7 +240,7 @@ def _frozen_model(model: Model, settings: Seq2SeqSettings) -> Model:
 def _metrics(
     material: Material, started: Restored[Either], settings: Seq2SeqSettings, device: torch.device, streams: Streams
 ) -> dict[str, float]:
-    """How good it is on the rows held out: loss and accuracy of their tokens, and what is written for them, measured."""
+    """How good it is on the rows held out: loss and accuracy of their tokens, and what is written, measured."""
     objective = material.objective.plain()
     (name,) = objective.losses
     means = evaluate(started.model, objective, _held(material, settings), streams)

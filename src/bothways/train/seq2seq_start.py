@@ -16,10 +16,10 @@ from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.marks import Marks
+from bothways.engine.writing import is_pair
 from bothways.errors import CheckpointError, ConfigError
-from bothways.families import FAMILIES, PAIRS, Family
-from bothways.families.pair import PAIRED, paired
-from bothways.files import read_object
+from bothways.families import FAMILIES, Family
+from bothways.families.pair import paired
 from bothways.nn.adapter import AdapterConfig, adapter_of
 from bothways.nn.config import EmbeddingMap, EncoderConfig, LearnedPositions
 from bothways.nn.encoder import EncoderNetwork
@@ -46,7 +46,7 @@ def starting_model(settings: Seq2SeqSettings, told: Told) -> EncoderDecoder | En
     name, generator = settings.source.model, torch.Generator().manual_seed(settings.run.seed)
     if not name:
         raise ConfigError("model is missing: say what to begin with, a folder or an id on the hub")
-    if _is_pair(name):
+    if is_pair(name):
         pair = EncoderDecoder.from_pretrained(name)
         model: EncoderDecoder | Encoder = _gone_on(pair, settings, generator, told)
     else:
@@ -60,11 +60,6 @@ def starting_model(settings: Seq2SeqSettings, told: Told) -> EncoderDecoder | En
     else:
         set_dropout(model.network, settings.source.dropout)
     return model
-
-
-def _is_pair(model: str) -> bool:
-    said = read_object(resolve(model) / "config.json").get("model_type")
-    return said == PAIRED or said in PAIRS
 
 
 def _alone(encoder: Encoder, settings: Seq2SeqSettings) -> Encoder:
@@ -120,7 +115,7 @@ def _joined(encoder: Encoder, settings: Seq2SeqSettings, generator: torch.Genera
         side = _fresh(encoder, settings, own or tokenizer_of(encoder), generator, told)
     elif asked.decoder == "copy":
         side = _reading(encoder, settings.source.model, own, generator, told)
-    elif _is_pair(asked.decoder):
+    elif is_pair(asked.decoder):
         side = _loaded(asked.decoder, own)
     else:
         side = _reading(Encoder.from_pretrained(asked.decoder), asked.decoder, own, generator, told)
