@@ -247,7 +247,7 @@ def _metrics(
     found = {LOSS: means[name], "accuracy": means["accuracy"]}
     if not settings.judging.overlaps:
         return found
-    texts = written(started.networks, material.held, settings, device)
+    texts = written(started.networks, material, settings, device)
     references = [row.targets for row in _judged(material.held, settings)]
     return found | overlap_metrics(texts, references, settings.judging.overlaps)
 
@@ -264,19 +264,27 @@ def _held(material: Material, settings: Seq2SeqSettings) -> Iterator[Batch]:
         yield material.objective.batch([samples[i] for i in some])
 
 
-def written(networks: Either, rows: Sequence[Parallel], settings: Seq2SeqSettings, device: torch.device) -> list[str]:
-    """What the model, as it is then, writes for each source."""
+def written(networks: Either, material: Material, settings: Seq2SeqSettings, device: torch.device) -> list[str]:
+    """What the model, as it is then, writes for each source that is held out."""
     model = networks.pair if isinstance(networks, PairNetworks) else networks.encoder
     alone = isinstance(model, Encoder)
     precision = "fp32" if device.type == "cpu" else settings.update.precision
     task = "text-generation" if alone else "text2text-generation"
     pipeline = WritingPipeline(task, model, device=str(device), precision=precision, bar=False, usual={})
-    sources = [row.source + (settings.sides.separator if alone else "") for row in rows]
-    asked = {"num_beams": settings.judging.num_beams, "max_new_tokens": settings.judging.max_new_tokens}
+    sources = [row.source + (settings.sides.separator if alone else "") for row in material.held]
+    asked = {"num_beams": settings.judging.num_beams, "max_new_tokens": _room(model, material, settings)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)  # told once, before the run
         answers = pipeline(sources, return_full_text=False, **asked)
     return [one["generated_text"].strip() for (one,) in answers]
+
+
+def _room(model: EncoderDecoder | Encoder, material: Material, settings: Seq2SeqSettings) -> int:
+    """How many tokens may be written: those asked for, as far as there are positions."""
+    asked = settings.judging.max_new_tokens
+    limit = model.config.limit if isinstance(model, Encoder) else model.decoder.config.limit
+    before = max(map(len, material.held_samples)) if isinstance(model, Encoder) else 0
+    return asked if limit is None else max(1, min(asked, limit - before))
 
 
 def _meter(model: Model, material: Material, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:
