@@ -117,7 +117,8 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
 
 def is_pair(model: str | Path, revision: str | None = None) -> bool:
     """Whether a model's folder or hub id is an encoder–decoder."""
-    return read_object(resolve(model, revision) / "config.json").get("model_type") in ENCODER_DECODERS
+    path = resolve(model, revision) / "config.json"
+    return path.is_file() and read_object(path).get("model_type") in ENCODER_DECODERS
 
 
 def load(model: str | Path, revision: str | None = None) -> Encoder | EncoderDecoder:
