@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bothways.checkpoint.adapter import ADAPTER, read_adapter, write_adapter
+from bothways.checkpoint.adapter import read_adapter, write_adapter
 from bothways.checkpoint.encoder import warn_of_lost
-from bothways.checkpoint.hub import resolve
+from bothways.checkpoint.hub import FOLDERS, PARTS, resolve
 from bothways.checkpoint.load import Read, read_network, tokenizer_for
 from bothways.checkpoint.marks import GENERATION, Marks, read_marks
 from bothways.checkpoint.save import check_precision, said_of, stored_tensors
@@ -40,11 +40,9 @@ from bothways.text.tokenizer import Tokenizer
 
 __all__ = ["ENCODER_DECODERS", "TARGET_TOKENIZER", "EncoderDecoder"]
 
-TARGET_TOKENIZER = "target_tokenizer"
+ADAPTER, TARGET_TOKENIZER = FOLDERS
 # The model_types of such folders.
 ENCODER_DECODERS = (PAIRED, *PAIRS)
-# The key of config.json that names folders which a model has beyond those of transformers.
-PARTS = "bothways_parts"
 # The linear map that transformers has from width to width.
 PROJECTION = "enc_to_dec_proj"
 SIDES = ("encoder", "decoder")
@@ -139,6 +137,7 @@ def _load(folder: Path) -> EncoderDecoder:
         config_from_hf(one, said, f"{path} ({side})" if family.nested else str(path))
         for one, said, side in zip((family.encoder, family.decoder), says, SIDES)
     ]
+    _check_width(says[1], configs[1][0], path)
     weights = read_weights(folder)
     parts = _nested(weights) if family.nested else _shared(family, weights)
     _check_cross(family, configs[1][0], parts[1])
@@ -147,23 +146,26 @@ def _load(folder: Path) -> EncoderDecoder:
     if not family.nested:
         _share_words(encoder, decoder, family.head)
     generation = read_object(folder / GENERATION) if (folder / GENERATION).exists() else {}
-    places = {GENERATION: generation, path.name: raw}
-    places |= {f"{path.name} (decoder)": says[1]} if family.nested else {}
+    places = {GENERATION: generation, path.name: raw, **({f"{path.name} (decoder)": says[1]} if family.nested else {})}
     marks = read_marks(folder, places, decoder.network.config.vocab)
     source, target = _tokenizers(folder, raw, family, encoder.network.config, decoder.network.config)
-    return EncoderDecoder(
-        encoder.network,
-        decoder.network,
-        decoder.heads[family.head],
-        family,
-        marks,
-        _adapter(folder, raw, weights, encoder.network.config, decoder.network.config),
-        source,
-        target,
-        _extras(family, raw, encoder, decoder),
-        {key: value for key, value in generation.items() if key not in marks.as_keys()},
-        (*encoder.unused, *decoder.unused),
-    )
+    adapter = _adapter(folder, raw, weights, encoder.network.config, decoder.network.config)
+    try:
+        return EncoderDecoder(
+            encoder.network,
+            decoder.network,
+            decoder.heads[family.head],
+            family,
+            marks,
+            adapter,
+            source,
+            target,
+            _extras(family, raw, encoder, decoder),
+            {key: value for key, value in generation.items() if key not in marks.as_keys()},
+            (*encoder.unused, *decoder.unused),
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
 
 
 def _family(raw: Mapping[str, Any], where: Path) -> Pair:
@@ -187,6 +189,16 @@ def _family(raw: Mapping[str, Any], where: Path) -> Pair:
         return paired(*sides)
     except ConfigError as error:
         raise ConfigError(f"{where} (decoder): {error}") from None
+
+
+def _check_width(said: Mapping[str, Any], decoder: EncoderConfig, path: Path) -> None:
+    """Raise ConfigError on a decoder that reads rows of another width than its own, which transformers has none of."""
+    width = said.get("cross_attention_hidden_size")
+    if width is not None and width != decoder.memory:
+        raise ConfigError(
+            f"{path}: cross_attention_hidden_size is {width!r:.40}; decoders here read rows of their own width, "
+            f"{decoder.memory}"
+        )
 
 
 def _nested(weights: WeightFile) -> list[PartOfWeights]:

@@ -15,12 +15,16 @@ from posixpath import normpath
 from bothways.checkpoint.modules import read_modules
 from bothways.checkpoint.weights import WEIGHTS
 from bothways.errors import BothwaysError, CheckpointError, InputError
+from bothways.files import read_object
 
-__all__ = ["resolve"]
+__all__ = ["FOLDERS", "PARTS", "resolve"]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # What is read of a folder: descriptions, vocabularies, weights. Never code, pickles or the formats of other programs.
 _FILES = ("*.json", "*.txt", "*.model", WEIGHTS, "model-*-of-*.safetensors")
+# The key of config.json that names folders which an encoder–decoder has beyond its own files; and those it may name.
+PARTS = "bothways_parts"
+FOLDERS = ("adapter", "target_tokenizer")
 _WITH_WEIGHTS = ("Transformer", "Dense")
 # What is wrong, by the classes of huggingface_hub and of the HTTP library below it (requests, httpx or httpx2, by its
 # version: hence names). The first class that is found, from an error to its causes, tells.
@@ -72,7 +76,7 @@ def _snapshot(model: str, revision: str | None) -> Path:
     try:
         folder = _fetch(model, revision, list(_FILES), ignore=["*/*"])
         modules = [(kind, normpath(place)) for kind, place in read_modules(folder)] or [("Transformer", ".")]
-        places = sorted({place for _, place in modules} - {"."})
+        places = sorted({place for _, place in modules} - {"."}) + _parts(folder)
         if places:
             # By the commit, so that both halves are of one snapshot whatever is pushed in between.
             _fetch(model, folder.name, [f"{escape(place)}/{name}" for place in places for name in _FILES])
@@ -85,6 +89,12 @@ def _snapshot(model: str, revision: str | None) -> Path:
         reason = _reason(error).format(revision=revision)
         raise CheckpointError(f"{model}: no such folder, and the hub does not give it: {reason}") from None
     return folder
+
+
+def _parts(folder: Path) -> list[str]:
+    """The folders that the config of an encoder–decoder names beside its own files."""
+    said = read_object(folder / "config.json").get(PARTS) if (folder / "config.json").exists() else None
+    return [part for part in FOLDERS if isinstance(said, list) and part in said]
 
 
 def _fetch(model: str, revision: str | None, patterns: list[str], ignore: list[str] | None = None) -> Path:

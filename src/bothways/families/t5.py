@@ -151,7 +151,7 @@ def _family(
         heads={"causal": Head(head, (Rule("decoder.weight", "lm_head.weight"),), borrows=True)},
         tokenizer="T5Tokenizer",
         # A table that old files keep, and nothing reads.
-        unused=("decoder.block.{i}.layer.1.EncDecAttention.relative_attention_bias.",),
+        unused=("decoder.block.{i}.layer.{i}.EncDecAttention.relative_attention_bias.",),
         current=_current(current),
     )
 
