@@ -108,13 +108,13 @@ def _gone_on(pair: EncoderDecoder, settings: Seq2SeqSettings, generator: torch.G
 
 def _joined(encoder: Encoder, settings: Seq2SeqSettings, generator: torch.Generator, told: Told) -> EncoderDecoder:
     """An encoder and a decoder that is said, or fresh."""
-    encoder = _encoding(encoder, settings, generator, told)
-    asked = settings.decoder
+    whole, asked = encoder, settings.decoder
+    encoder = _encoding(whole, settings, generator, told)
     own = None if asked.target_tokenizer is None else _tokenizer(asked.target_tokenizer)
     if asked.decoder in ("", "fresh"):
         side = _fresh(encoder, settings, own or tokenizer_of(encoder), generator, told)
     elif asked.decoder == "copy":
-        side = _reading(encoder, settings.source.model, own, generator, told)
+        side = _reading(whole, settings.source.model, own, generator, told)
     elif is_pair(asked.decoder):
         side = _loaded(asked.decoder, own)
     else:
@@ -124,7 +124,8 @@ def _joined(encoder: Encoder, settings: Seq2SeqSettings, generator: torch.Genera
 
 def _encoding(encoder: Encoder, settings: Seq2SeqSettings, generator: torch.Generator, told: Told) -> Encoder:
     """The encoder without heads; with fresh weights where these are asked for."""
-    left = [f"head {name}" for name in encoder.heads] + list(encoder.lost)
+    copied = settings.decoder.decoder == "copy"
+    left = [f"head {name}" for name in encoder.heads if not copied] + list(encoder.lost)
     network = encoder.network
     if settings.source.fresh_encoder:
         network = EncoderNetwork(encoder.config, pooler=encoder.network.pooler is not None)
