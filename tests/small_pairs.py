@@ -51,7 +51,7 @@ def mt5(**keys: Any) -> Any:
     return transformers.MT5ForConditionalGeneration(transformers.MT5Config(**{**T5, **keys}))
 
 
-def paired(encoder: str, decoder: str, *, source: Any = None, target: Any = None) -> Callable[[], Any]:
+def paired(encoder: str, decoder: str, *, source: Any = None, target: Any = None) -> Callable[..., Any]:
     """source, target: further keys of either side's config, in BERT's words."""
 
     def make() -> Any:
@@ -70,7 +70,7 @@ def paired(encoder: str, decoder: str, *, source: Any = None, target: Any = None
     return make
 
 
-MAKERS: dict[str, Callable[[], Any]] = {
+MAKERS: dict[str, Callable[..., Any]] = {
     "bert, bert": paired("bert", "bert"),
     "bert, bert of another size": paired(
         "bert", "bert", target={"hidden_size": 28, "num_hidden_layers": 3, "vocab_size": 50}
@@ -95,9 +95,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
 """A maker of each kind."""
 
 
-def made(name: str, folder: Path, seed: int = 0) -> Any:
-    """The random model of that name, saved, as transformers has it."""
-    model = randomise(MAKERS[name](), seed, 0.2).eval()
+def made(name: str, folder: Path, seed: int = 0, **keys: Any) -> Any:
+    """The random model of that name, saved, as transformers has it. keys: of its config."""
+    model = randomise(MAKERS[name](**keys), seed, 0.2).eval()
     if hasattr(model, "final_logits_bias"):
         model.final_logits_bias.normal_(generator=torch.Generator().manual_seed(seed))
     model.tie_weights()

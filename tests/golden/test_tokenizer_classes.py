@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from parity import FRAGMENTS, Counts, differences, first_difference, main, nasty_lines, transformers_tokenizer
+from small_pairs import made
 from tokenizers import ByteLevelBPETokenizer
 
+from bothways import EncoderDecoder
 from bothways.errors import InputError
 from bothways.text.classes import TOKENIZERS
 from bothways.text.formats import load_tokenizer, save_tokenizer
@@ -385,3 +388,20 @@ def test_parity_notices_a_difference(data: Path, monkeypatch: pytest.MonkeyPatch
     # What is only made to get at its tokenizer.json, and so is asked for by class, stays right.
     monkeypatch.setattr("parity.load_tokenizer", lambda folder, **of: load_tokenizer(folder, **of) if of else other)
     assert main([str(data), "--lines", "20", "--only", "bert"]) == 1
+
+
+@pytest.mark.parametrize(("name", "vocab"), [("t5", "T5Tokenizer"), ("bart", "BartTokenizer")])
+@pytest.mark.parametrize("form", ["files", "tokenizer.json"])
+def test_an_encoder_decoders_own_files_are_its_tokenizer(name: str, vocab: str, form: str, tmp_path: Path) -> None:
+    """Where no config names a class, as in the folders of many released ones."""
+    made(name, tmp_path, vocab_size=2000)
+    WRITE[vocab](tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if form == "tokenizer.json":
+        for file in TOKENIZERS[vocab].files:
+            (tmp_path / file).unlink()
+        theirs.save_pretrained(tmp_path)
+    tokenizer = EncoderDecoder.from_pretrained(tmp_path).tokenizer
+    assert tokenizer is not None
+    for text in ("The cat sat on the mat.", "Zürich 50% <extra_id_3> and", ""):
+        assert tokenizer.encode([text])[0].ids == theirs(text)["input_ids"]

@@ -19,9 +19,12 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 import torch
+from small_models import write_bert_tokenizer
+from small_pairs import made
 
-from bothways import SentenceEncoder
+from bothways import EncoderDecoder, SentenceEncoder
 from bothways.checkpoint.sentence import load_sentence_model
+from bothways.nn.adapter import AdapterConfig, adapter_of
 from bothways.nn.heads import Dense, SentenceHead
 
 TOKEN = "hf_letmein"
@@ -213,7 +216,19 @@ def sharded(save_bert: Callable[..., Path], new_folder: Callable[[], Path]) -> P
 
 
 @pytest.fixture(scope="module")
-def hub(sentences: list[Path], sharded: Path) -> Iterator[Hub]:
+def pair(new_folder: Callable[[], Path]) -> Path:
+    """An encoder and a decoder with an adapter and a tokenizer of its own."""
+    folder = new_folder()
+    made("bert, bert", folder)
+    (folder / "target_tokenizer").mkdir()
+    write_bert_tokenizer(folder / "target_tokenizer", 24)
+    adapter = adapter_of(AdapterConfig("bottleneck", 32, 32, inner=8), torch.Generator().manual_seed(0))
+    replace(EncoderDecoder.from_pretrained(folder), adapter=adapter).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(sentences: list[Path], sharded: Path, pair: Path) -> Iterator[Hub]:
     main, old = ({**files_of(folder), **CLUTTER} for folder in sentences)
     pickled = {name: data for name, data in main.items() if not name.endswith(".safetensors")}
     half = {name: data for name, data in main.items() if name != "2_Dense/model.safetensors"}
@@ -222,6 +237,7 @@ def hub(sentences: list[Path], sharded: Path) -> Iterator[Hub]:
         {
             "org/sentences": Repository({"main": main, "v1": old, "refs/pr/1": old}),
             "org/sharded": Repository({"main": files_of(sharded)}),
+            "org/pair": Repository({"main": {**files_of(pair), **CLUTTER}}),
             "org/private": Repository({"main": main}, "private"),
             "org/gated": Repository({"main": main}, "gated"),
             "org/forbidden": Repository({"main": main}, "forbidden"),
@@ -247,13 +263,16 @@ def hub(sentences: list[Path], sharded: Path) -> Iterator[Hub]:
 SCRIPT = """
 import json, sys, time
 import huggingface_hub.constants
-from bothways import BothwaysError, Encoder, SentenceEncoder
+from bothways import BothwaysError, Encoder, EncoderDecoder, SentenceEncoder
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1 << 12  # what is kept of a download that breaks off, in such parts
 time.sleep = lambda seconds: None  # a broken download is tried again at once
 def answer(kind, model, revision):
     try:
         if kind == "sentences":
             return SentenceEncoder(model, device="cpu", revision=revision).encode(json.loads(sys.argv[2])).tolist()
+        if kind == "pair":
+            pair = EncoderDecoder.from_pretrained(model, revision=revision)
+            return [sum(p.sum().item() for p in pair.adapter.parameters()), pair.target_tokenizer.vocab_size]
         encoder = Encoder.from_pretrained(model, revision=revision)
         return {name: value.sum().item() for name, value in encoder.network.named_parameters()}
     except BothwaysError as error:
@@ -288,6 +307,7 @@ def ask(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dic
 WITH_TOKEN: list[Request] = [
     *[("sentences", "org/sentences", revision) for revision in (None, "main", "v1", "refs/pr/1")],
     ("encoder", "org/sharded", None),
+    ("pair", "org/pair", None),
     ("sentences", "org/private", None),
     ("sentences", "org/gated", None),
     ("sentences", "org/cut-once", None),
@@ -328,6 +348,17 @@ def test_weights_in_several_files_are_fetched_with_their_index(
     sums = {name: value.sum().item() for name, value in network.named_parameters()}
     assert answers["encoder", "org/sharded", None] == sums
     assert len([name for name in hub.fetched("org/sharded") if name.endswith(".safetensors")]) > 2
+
+
+def test_folders_that_an_encoder_decoder_names_are_fetched_with_it(
+    hub: Hub, answers: dict[Request, Any], pair: Path
+) -> None:
+    model = EncoderDecoder.from_pretrained(pair)
+    assert model.adapter is not None
+    assert model.target_tokenizer is not None
+    sums = sum(p.sum().item() for p in model.adapter.parameters())
+    assert answers["pair", "org/pair", None] == [sums, model.target_tokenizer.vocab_size]
+    assert hub.fetched("org/pair") == sorted(files_of(pair))
 
 
 @pytest.mark.parametrize("model", ["org/private", "org/gated"])

@@ -170,7 +170,7 @@ def _load(folder: Path) -> EncoderDecoder:
 
 def _family(raw: Mapping[str, Any], where: Path) -> Pair:
     model_type = raw.get("model_type")
-    if model_type in FAMILIES:
+    if isinstance(model_type, str) and model_type in FAMILIES:
         raise ConfigError(f"{where}: {model_type} is an encoder or a decoder alone; load it with bothways.Encoder")
     if not isinstance(model_type, str) or model_type not in ENCODER_DECODERS:
         raise ConfigError(f"{where}: unknown model_type {model_type!r:.80}; known: {', '.join(ENCODER_DECODERS)}")

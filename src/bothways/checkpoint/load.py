@@ -92,7 +92,7 @@ def _family(raw: Mapping[str, Any], where: Path) -> Family:
     if "model_type" not in raw:
         raise ConfigError(f"{where}: the key model_type is missing")
     model_type = raw["model_type"]
-    if model_type == PAIRED or model_type in PAIRS:
+    if isinstance(model_type, str) and model_type in (PAIRED, *PAIRS):
         raise ConfigError(f"{where}: {model_type} is an encoder with a decoder; load it with bothways.EncoderDecoder")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(f"{where}: unknown model_type {model_type!r}; known: {', '.join(FAMILIES)}")

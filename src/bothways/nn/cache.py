@@ -192,7 +192,8 @@ def _rectangle(kv: Tensor, layout: Layout, slots: int) -> Tensor:
         rows[layout.segments, layout.positions] = kv
     whole = kv.new_empty(2, count, kv.shape[2], slots, kv.shape[3])
     whole[:, :, :, :longest] = rows.permute(2, 0, 3, 1, 4)
-    whole[:, :, :, longest:].zero_() if not longest else None
+    if not longest:
+        whole.zero_()
     return whole
 
 
@@ -257,9 +258,9 @@ def _attend_own(
         turned = turn(qkv[:, :, :2].flatten(0, 1).flatten(1, 2), angles[attention.theta])
         qkv = torch.cat([turned.view(*shape[:2], 2, *shape[3:]), qkv[:, :, 2:]], dim=2)
     own = cache.own[number]
-    own[:, :, :, cache.used - cache.beams : cache.used] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
-    keys, values = own[:, :, :, : cache.used].unbind()
-    return _attend(qkv[:, :, 0].transpose(1, 2), keys, values, term, attention.scale)
+    own.narrow(3, cache.used - cache.beams, cache.beams).copy_(qkv.narrow(2, 1, 2).permute(2, 0, 3, 1, 4))
+    keys, values = own.narrow(3, 0, cache.used).unbind()
+    return _attend(qkv.select(2, 0).transpose(1, 2), keys, values, term, attention.scale)
 
 
 def _attend_memory(cross: CrossAttention, x: Tensor, cache: Cache, number: int) -> Tensor:
