@@ -22,6 +22,7 @@ from typing import Any
 import cold
 import families
 import finetuning
+import generation
 import machine
 import numpy as np
 import objectives
@@ -32,10 +33,17 @@ from environments import REQUIREMENTS, ROOT, ensure, folder_of
 from rounds import Job, Result, Worker, attempt, measure, note, prepare
 from systems.registry import REFERENCE, SYSTEMS, System
 
-PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining", "objectives", "finetuning")
-APART = ("cold", "families", "pretraining", "objectives", "finetuning")  # parts that are measured by files of their own
-# Parts that train, beside transformers.
-TRAINED = {"pretraining": pretraining, "objectives": objectives, "finetuning": finetuning}
+PARTS = ("mixed", "wide", "query", "cold", "families", "pretraining", "objectives", "finetuning", "generation")
+APART = (
+    "cold",
+    "families",
+    "pretraining",
+    "objectives",
+    "finetuning",
+    "generation",
+)  # parts that are measured by files of their own
+# Parts that train or write, beside transformers.
+TRAINED = {"pretraining": pretraining, "objectives": objectives, "finetuning": finetuning, "generation": generation}
 FULL_ROUNDS, QUICK_ROUNDS = 5, 3
 
 

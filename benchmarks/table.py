@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import finetuning
+import generation
 import objectives
 import pretraining
 from families import ratio
@@ -229,6 +230,21 @@ def finetuning_table(found: dict[str, dict[str, Any] | str]) -> str:
     return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
 
 
+def generation_table(found: dict[str, dict[str, Any] | str]) -> str:
+    """Each workload of writing; one that failed has its reason underneath."""
+    sides = ("bothways", "transformers")
+    head = ["writing 32 tokens, fp32", *(f"{side}, tokens/s" for side in sides), "×", "peak MB", "transformers'"]
+    rows = []
+    for name, result in found.items():
+        if not isinstance(result, str):
+            cells = [generation.WORKLOADS[name].title]
+            cells += [figure(median(result["speeds"][side]), 0) for side in sides]
+            cells.append(figure(generation.ratio(result), 2, "×"))
+            rows.append([*cells, *(figure(result["megabytes"][side], 0) for side in sides)])
+    failures = [f"- generation, {name} failed: {result}" for name, result in found.items() if isinstance(result, str)]
+    return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
+
+
 def setting_in_words(result: dict[str, Any]) -> str:
     """The rounds of one size, and the rows at a time that were tried for transformers."""
     amount, tried = result["amount"], result["setting"]["tried"]
@@ -321,6 +337,8 @@ def render(report: dict[str, Any], results: Sequence[Result], workloads: dict[st
         parts.append(pretraining_table(report["pretraining"]))
     if report["finetuning"]:
         parts.append(finetuning_table(report["finetuning"]))
+    if report["generation"]:
+        parts.append(generation_table(report["generation"]))
     return "\n\n".join(parts)
 
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from small_pairs import made
 
-from bothways import Encoder, Ragged
+from bothways import Encoder, EncoderDecoder, Ragged
 from bothways.engine.decoding import Decoding
 from bothways.engine.generation import CACHED, Writer, Written, generate
 
 END = 3
-PROMPTS = [[7, 9, 12, 40, 9, 12], [5], [8, 8, 20, 33], [41, 6], [5, 6, 7, 8, 9, 10, 11, 12]]
+MOST = 12
+PROMPTS = [[7, 9, 12, 31, 9, 12], [5], [8, 8, 20, 33], [31, 6], [5, 6, 7, 8, 9, 10, 11, 12]]
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "greedy with a least length": {"min_new_tokens": 7},
     "greedy with all rules": {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2, "min_new_tokens": 3},
     "a penalty below one": {"repetition_penalty": 0.8, "no_repeat_ngram_size": 3},
     "no token twice": {"no_repeat_ngram_size": 1},
-    "ends that are forced": {"forced_eos_token_id": END, "num_beams": 3},
+    "an end that is forced": {"forced_eos_token_id": END, "num_beams": 3},
+    "a beginning that is forced": {"forced_bos_token_id": 9},
     "two beams": {"num_beams": 2},
     "three beams, two texts": {"num_beams": 3, "num_return_sequences": 2},
     "four beams, early": {"num_beams": 4, "early_stopping": True, "num_return_sequences": 4},
@@ -34,62 +38,88 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"num_return_sequences": 2, "length_penalty": 0.6},
     },
 }
+PAIRS = ("bert, bert", "bert, gpt2", "roberta, roberta", "bart", "t5", "t5, gated silu")
 
 
-@pytest.fixture(scope="module")
-def gpt2(save_family: Callable[..., Path]) -> Path:
-    """With an end that comes now and then."""
-    return save_family("gpt2", kind="ForMaskedLM", seed=3)
+class Tilted(torch.nn.Module):
+    """A head with an end that is likelier, so that texts end now and then."""
 
-
-def writer(folder: Path, bias: float = 0.0) -> Writer:
-    encoder = Encoder.from_pretrained(folder)
-    network = encoder.network.eval()
-    return Writer(
-        network, _Tilted(encoder.heads["causal"], bias), encoder.config.vocab, (END,), encoder.config.longest, CACHED
-    )
-
-
-class _Tilted(torch.nn.Module):
-    """The head, with an end that is likelier."""
-
-    def __init__(self, head: torch.nn.Module, bias: float) -> None:
+    def __init__(self, head: torch.nn.Module, tilt: float) -> None:
         super().__init__()
-        self.head, self.bias = head, bias
+        self.head, self.tilt = head, tilt
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.head(rows)
-        scores[:, END] += self.bias
+        scores: torch.Tensor = self.head(rows).clone()
+        scores[..., END] += self.tilt
         return scores
 
 
-def theirs(folder: Path, prompt: list[int], bias: float, **settings: Any) -> list[tuple[int, ...]]:
-    """What transformers writes after one prompt, without what fills up."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
-    model.lm_head.bias.data[END] = bias
-    ids = torch.tensor([prompt])
-    found = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, eos_token_id=END, pad_token_id=0, **settings
-    )
-    return [trimmed(row[len(prompt) :].tolist()) for row in found]
-
-
-def trimmed(ids: list[int]) -> tuple[int, ...]:
-    return tuple(ids[: ids.index(END) + 1] if END in ids else ids)
+def theirs(model: Any, ids: list[int], skip: int, settings: dict[str, Any]) -> list[tuple[int, ...]]:
+    """What transformers writes of one text, without what it begins with and what fills up."""
+    row = torch.tensor([ids])
+    marks = {"eos_token_id": END, "pad_token_id": 0}
+    found = model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=MOST, **marks, **settings)
+    texts = [one[skip:].tolist() for one in found]
+    return [tuple(text[: text.index(END) + 1] if END in text else text) for text in texts]
 
 
 def ids(written: list[Written]) -> list[tuple[int, ...]]:
     return [one.ids for one in written]
 
 
+@cache
+def decoder_alone(folder: Path) -> tuple[Encoder, Any]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    model.lm_head = Tilted(model.lm_head, 1.5)
+    return Encoder.from_pretrained(folder), model
+
+
+@pytest.fixture(scope="module")
+def gpt2(save_family: Callable[..., Path]) -> Path:
+    return save_family("gpt2", kind="ForMaskedLM", seed=3)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_texts_are_those_of_transformers(gpt2: Path, name: str) -> None:
+def test_a_decoder_alone_goes_on_as_that_of_transformers(gpt2: Path, name: str) -> None:
     settings = SETTINGS[name]
-    ended = set()
-    for bias in (0.0, 1.5):
-        found = generate(writer(gpt2, bias), Ragged.of(PROMPTS), None, Decoding(max_new_tokens=12, **settings))
-        for prompt, own in zip(PROMPTS, found):
-            assert ids(own) == theirs(gpt2, prompt, bias, **settings)
-            ended |= {one.ended for one in own}
-    assert True in ended
+    encoder, model = decoder_alone(gpt2)
+    head = Tilted(encoder.heads["causal"], 1.5)
+    write = Writer(encoder.network.eval(), head, encoder.config.vocab, (END,), encoder.config.limit, CACHED)
+    found = generate(write, Ragged.of(PROMPTS), None, Decoding(max_new_tokens=MOST, **settings))
+    for prompt, own in zip(PROMPTS, found):
+        assert ids(own) == theirs(model, prompt, len(prompt), settings)
+
+
+@cache
+def pair(name: str, folder: Path) -> tuple[EncoderDecoder, Any]:
+    model = made(name, folder, seed=1)
+    model.generation_config.forced_eos_token_id = None  # BART's would be 2
+    last = model.get_output_embeddings()
+    for part in list(model.modules()):
+        for child, module in list(part.named_children()):
+            if module is last:
+                setattr(part, child, Tilted(last, 1.0))
+    return EncoderDecoder.from_pretrained(folder), model
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folders = {name: tmp_path_factory.mktemp("pair") for name in PAIRS}
+    return folders.__getitem__
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_encoder_decoder_writes_as_that_of_transformers(
+    folder_of: Callable[[str], Path], name: str, settings: str
+) -> None:
+    ours, model = pair(name, folder_of(name))
+    head, vocab = Tilted(ours.head, 1.0), ours.decoder.config.vocab
+    write = Writer(ours.decoder.eval(), head, vocab, (END,), ours.decoder.config.limit, CACHED)
+    said = SETTINGS[settings]
+    with torch.inference_mode():
+        memory = ours.memory(Ragged.of(PROMPTS))
+    starts = Ragged.of([[ours.marks.start]] * len(PROMPTS))
+    found = generate(write, starts, memory, Decoding(max_new_tokens=MOST, **said))
+    for source, own in zip(PROMPTS, found):
+        assert ids(own) == theirs(model, source, 1, said)

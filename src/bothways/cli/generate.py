@@ -22,7 +22,7 @@ __all__ = ["DecodingFlags", "generate"]
 
 # What says something of draws only.
 OF_DRAWS = ("temperature", "top_k", "top_p", "seed")
-EARLY: dict[str | None, bool | str | None] = {None: None, "true": True, "false": False, "never": "never"}
+EARLY: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ class DecodingFlags:
 
     def settings(self) -> dict[str, Any]:
         """Those that were said."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
-        values["early_stopping"] = EARLY[self.early_stopping]
-        return {name: value for name, value in values.items() if value is not None and value is not False} | (
-            {"early_stopping": False} if self.early_stopping == "false" else {}
-        )
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.early_stopping is not None:
+            said["early_stopping"] = EARLY[self.early_stopping]
+        return said if self.do_sample else {name: value for name, value in said.items() if name != "do_sample"}
 
     def check(self, draws: bool) -> None:
         """Raise InputError on flags of draws where nothing is drawn."""
@@ -184,8 +183,9 @@ def _check(lines: Sequence[str], stream: bool, alignment: Path | None, json: boo
     for flag, given in (("--stream", stream), ("--alignment", alignment is not None)):
         if given and len(lines) > 1:
             raise InputError(f"{flag} is of one text, and {len(lines):,} are given")
-    for flag, given in (("--json", json), ("--log-probabilities", log_probabilities), ("--alignment", alignment)):
-        if stream and given:
+    others = {"--json": json, "--log-probabilities": log_probabilities, "--alignment": alignment is not None}
+    for flag in [flag for flag, given in others.items() if given]:
+        if stream:
             raise InputError(f"--stream prints a text as it is written, and nothing else: leave {flag} out")
 
 

@@ -49,14 +49,11 @@ def _inches(tokens: int) -> float:
 
 def _draw(axis: Any, sight: Sight) -> Any:
     import numpy as np
-    from matplotlib import colormaps
 
     largest = np.maximum(sight.gradients.max(1, keepdims=True), 1e-30)
     # The root, so that what is seen little is told from what is not seen at all.
     shares = np.ma.masked_where(~sight.seen, 0.15 + 0.85 * np.sqrt(sight.gradients / largest))
-    colours = colormaps[COLOURS].copy()
-    colours.set_bad("white")
-    image = axis.imshow(shares, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
+    image = axis.imshow(shares, cmap=COLOURS, vmin=0.0, vmax=1.0, interpolation="nearest")
     axis.set_title(sight.what, pad=6)
     axis.set_xticks(*_ticks(sight.columns), rotation=90, fontsize=7)
     axis.set_yticks(*_ticks(sight.rows), fontsize=7)

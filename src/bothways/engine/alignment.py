@@ -24,7 +24,8 @@ __all__ = ["Alignment", "SourceUse", "align", "source_use"]
 Floats = NDArray[np.float32]
 # Nats a token. From the first on a memory counts for the target; below the second it does not.
 USED, UNUSED = 0.05, 0.005
-SEED = 0
+# Sources of other words that the shuffled memories are of; their mean counts.
+SHUFFLES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +88,20 @@ def source_use(write: WritingPipeline, text: str, target: str | None = None, **s
     """Whether the decoder uses its source: the target's log-probabilities with three memories.
 
     target: what to score; None: what the model writes with these settings.
-    The shuffled memory is of a source of as many tokens, drawn from the vocabulary where the text's own stand.
+    Shuffled memories are of sources of as many tokens, drawn from the vocabulary where the text's own stand.
     Raises CheckpointError on a decoder alone, which reads no source.
     """
     encoded, ids, generated = _pair(write, text, target, settings)
     true = _memory(write, list(encoded.ids))
-    memories = (true, _memory(write, _shuffled(encoded, write)), Ragged(torch.zeros_like(true.data), true.layout))
-    known = [tuple(_log_probabilities(write, ids, memory).tolist()) for memory in memories]
+    others = [_memory(write, _shuffled(encoded, write, seed)) for seed in range(SHUFFLES)]
+    zero = Ragged(torch.zeros_like(true.data), true.layout)
+    known = (
+        _log_probabilities(write, ids, true),
+        torch.stack([_log_probabilities(write, ids, other) for other in others]).mean(0),
+        _log_probabilities(write, ids, zero),
+    )
     shown = write.parts.target.decode(ids, skip_special=True)
-    return SourceUse(shown, spelt(write.parts.target, ids), generated, *known)
+    return SourceUse(shown, spelt(write.parts.target, ids), generated, *(tuple(one.tolist()) for one in known))
 
 
 def _pair(
@@ -115,10 +121,10 @@ def _pair(
     return encoded, ids, False
 
 
-def _shuffled(encoded: Encoded, write: WritingPipeline) -> list[int]:
+def _shuffled(encoded: Encoded, write: WritingPipeline, seed: int) -> list[int]:
     """As many tokens, drawn from the vocabulary, between the same special ones."""
     assert write.parts.encoder is not None
-    chance = np.random.default_rng(SEED)
+    chance = np.random.default_rng(seed)
     special = {write.parts.source.id_of(role) for role in write.parts.source.special}
     words = [i for i in range(min(write.parts.source.vocab_size, write.parts.encoder.config.vocab)) if i not in special]
     return [i if fixed else int(chance.choice(words)) for i, fixed in zip(encoded.ids, encoded.special)]

@@ -36,7 +36,8 @@ class Decoding:
     repetition_penalty: scores of tokens that were there are divided by it (negative ones multiplied; Keskar et al.
     2019, https://arxiv.org/abs/1909.05858).    no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for
     no such rule.
-    forced_bos_token_id, forced_eos_token_id: what the first token written, and the last one possible, must be.
+    forced_bos_token_id, forced_eos_token_id: what a text's first token behind a single one (the start's mark) must be,
+    and the last one possible.
     num_return_sequences: texts for each source: the best of a search, or as many drawn.
 
     Raises InputError, naming the setting, on what cannot be.

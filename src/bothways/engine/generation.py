@@ -170,7 +170,6 @@ class _Batch:
         self.sources = list(range(len(prompts)))
         self.written = 0
         self.device = prompts.data.device
-        self._short = prompts.layout.longest == 1
         self._tokens = self._first_tokens(prompts) if self.rules.reads else None
         self.chance = _chance(asked) if decoding.do_sample else []
         room = max(asked.most) - 1
@@ -186,11 +185,17 @@ class _Batch:
 
     def place(self, rows: int) -> Place:
         """Where `rows` rows of each source are."""
-        last = [i for i, source in enumerate(self.sources) if self.asked.most[source] == self.written + 1]
-        if not last:
-            return Place(self.written, None, self._short and not self.written)
-        numbers = torch.tensor(last, device=self.device)[:, None] * rows + torch.arange(rows, device=self.device)
-        return Place(self.written, numbers.flatten(), self._short and not self.written)
+        lengths, most = self.asked.prompts.layout.lengths, self.asked.most
+        first = [i for i, source in enumerate(self.sources) if lengths[source] == 1 and not self.written]
+        last = [i for i, source in enumerate(self.sources) if most[source] == self.written + 1]
+        return Place(self.written, self._rows(first, rows), self._rows(last, rows))
+
+    def _rows(self, places: list[int], rows: int) -> Tensor | None:
+        """int64, of the sources at these places in the batch; None for none."""
+        if not places:
+            return None
+        starts = torch.tensor(places, device=self.device)[:, None] * rows
+        return (starts + torch.arange(rows, device=self.device)).flatten()
 
     def ruled(self, scores: Tensor, rows: int) -> None:
         """Change scores [N · rows, V] by the rules."""

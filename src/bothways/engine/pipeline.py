@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -189,6 +189,28 @@ def check_types(encoded: Sequence[Encoded], config: EncoderConfig) -> None:
             )
 
 
+@overload
+def pipeline(  # type: ignore[overload-overlap]
+    task: Literal["translation", "summarization", "text2text-generation", "text-generation"],
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    revision: str | None = None,
+) -> WritingPipeline: ...
+
+
+@overload
+def pipeline(
+    task: str,
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    revision: str | None = None,
+) -> Pipeline: ...
+
+
 def pipeline(
     task: str,
     model: str | Path | None = None,
@@ -202,7 +224,8 @@ def pipeline(
     >>> fill = pipeline("fill-mask", "bert-base-uncased")
     >>> fill("The [MASK] sat on the mat.", top_k=3)
 
-    task: a name in `bothways.tasks.TASKS` or, of texts that are written, in `bothways.engine.writing.WRITES`.    precision: fp32 on a CPU unless asked otherwise; half on a GPU.
+    task: a name in `bothways.tasks.TASKS` or, of texts that are written, in `bothways.engine.writing.WRITES`.
+    precision: fp32 on a CPU unless asked otherwise; half on a GPU.
 
     Raises InputError on unknown names, ConfigError or CheckpointError on a model that cannot be loaded.
     """

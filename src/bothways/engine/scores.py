@@ -26,12 +26,14 @@ BLOCKS_FROM = 4096
 
 @dataclass(frozen=True)
 class Place:
-    """Where rows are. written: how many tokens they have beyond their prompts.    last: int64 [M], the rows that can
-    have only one more.    first: whether nothing but the start's mark is there."""
+    """Where rows are. written: how many tokens they have beyond their prompts.
+
+    first, last: int64 [M], the rows that have a single token so far, and those that can have only one more.
+    """
 
     written: int
+    first: Tensor | None = None
     last: Tensor | None = None
-    first: bool = False
 
 
 Rule = Callable[[Tensor, "Tensor | None", Place], None]
@@ -93,15 +95,17 @@ def _forbid_end(least: int, end: list[int], scores: Tensor, tokens: Tensor | Non
 
 
 def _force_first(token: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
-    if place.first:
-        scores.fill_(-torch.inf)
-        scores[:, token] = 0.0
+    _force(token, scores, place.first)
 
 
 def _force_last(token: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
-    if place.last is not None:
-        scores[place.last] = -torch.inf
-        scores[place.last, token] = 0.0
+    _force(token, scores, place.last)
+
+
+def _force(token: int, scores: Tensor, rows: Tensor | None) -> None:
+    if rows is not None:
+        scores[rows] = -torch.inf
+        scores[rows, token] = 0.0
 
 
 def best(scores: Tensor) -> tuple[Tensor, Tensor]:

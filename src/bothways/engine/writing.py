@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
-from bothways.checkpoint.encoder_decoder import ENCODER_DECODERS, EncoderDecoder
+from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.hub import resolve
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.backends import BACKENDS, Placement, place
@@ -25,6 +25,8 @@ from bothways.engine.generation import CACHED, OnToken, Writer, Written, generat
 from bothways.engine.scheduler import BATCH_TOKENS, progress
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
+from bothways.families import PAIRS
+from bothways.families.pair import PAIRED
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged
@@ -50,6 +52,7 @@ class Parts:
 
     encoder, adapter: what reads the source; None where a decoder alone goes on from a text.
     start: the token that texts begin with; None where they go on from the given ones.    end: tokens that end them.
+    said: what its folder says of how it shall write, among other things.
     """
 
     encoder: EncoderNetwork | None
@@ -60,12 +63,12 @@ class Parts:
     target: Tokenizer
     start: int | None
     end: tuple[int, ...]
-    extras: Mapping[str, Any]
+    said: Mapping[str, Any]
 
     @property
     def limit(self) -> int | None:
         """The most tokens that the decoder has positions for; None for no limit."""
-        return None if self.decoder.embeddings.positions is None else self.decoder.config.longest
+        return self.decoder.config.limit
 
     def ids_of(self, target: str) -> list[int]:
         """A text as the decoder is asked for it: without the start's mark, with one of the end.
@@ -89,17 +92,13 @@ class Parts:
 def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
     """Raises CheckpointError on a model that has no decoder."""
     if isinstance(model, EncoderDecoder):
-        target = tokenizer_of(model, name) if model.target_tokenizer is None else model.target_tokenizer
+        if model.tokenizer is None:
+            raise CheckpointError(f"{name} has no tokenizer: put its tokenizer.json into its folder")
+        target = model.tokenizer if model.target_tokenizer is None else model.target_tokenizer
+        start, ends = model.marks.start, _known(model.marks.end, model.decoder)
+        said = model.generation or model.extras
         return Parts(
-            model.encoder,
-            model.adapter,
-            model.decoder,
-            model.head,
-            tokenizer_of(model, name),
-            target,
-            model.marks.start,
-            _known(model.marks.end, model.decoder),
-            model.extras,
+            model.encoder, model.adapter, model.decoder, model.head, model.tokenizer, target, start, ends, said
         )
     if "causal" not in model.heads:
         raise CheckpointError(
@@ -118,7 +117,7 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
 def is_pair(model: str | Path, revision: str | None = None) -> bool:
     """Whether a model's folder or hub id is an encoder–decoder."""
     path = resolve(model, revision) / "config.json"
-    return path.is_file() and read_object(path).get("model_type") in ENCODER_DECODERS
+    return path.is_file() and read_object(path).get("model_type") in (PAIRED, *PAIRS)
 
 
 def load(model: str | Path, revision: str | None = None) -> Encoder | EncoderDecoder:
@@ -144,7 +143,7 @@ def writing(
     folder = resolve(model, revision)
     loaded = load(folder)
     both = isinstance(loaded, EncoderDecoder)
-    usual = usual_settings(loaded.extras, folder, 1 if both else None)
+    usual = None if both else usual_settings(loaded.extras, folder)
     chosen = task or ("text2text-generation" if both else GOES_ON)
     return WritingPipeline(
         chosen, loaded, device=device, precision=precision, share=True, name=str(model), bar=bar, usual=usual
@@ -181,7 +180,7 @@ class WritingPipeline:
         self._check_kind(task, called)
         self._model = repr(model) if name is None else repr(name)
         start = None if self.parts.start is None else 1
-        self.usual = usual_settings(self.parts.extras, start=start) if usual is None else dict(usual)
+        self.usual = usual_settings(self.parts.said, start=start) if usual is None else dict(usual)
         self._placement = place(device, precision)
         self._streams = Streams(self._placement.device)
         encoder, adapter = self.parts.encoder, self.parts.adapter

@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bothways.errors import InputError
-from bothways.nn.blocks import CrossAttention, EncoderLayer, SelfAttention
+from bothways.nn.blocks import EncoderLayer
 from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.layers import FewRows
+from bothways.nn.plain import PlainLayer
 from bothways.nn.positions import Turns, turn, turns_at
 from bothways.ragged import Layout, Ragged
 
@@ -46,6 +48,8 @@ class Cache:
         device = prompts.device
         layers = network.layers
         self.layers = [layer for i in network.config.order if isinstance(layer := layers[i], EncoderLayer)]
+        self.windows = {layer.attention.window for layer in self.layers}
+        self._plain: dict[bool, list[PlainLayer]] = {}
         self.dtype = network.embeddings.words.weight.dtype if network.dtype is None else network.dtype
         self.sources, self.beams = len(prompts), beams
         self.prompt = self.used = prompts.longest
@@ -71,6 +75,13 @@ class Cache:
         ends = _ends(prompts.lengths, self.dtype, prompts.device)
         prompt = own.new_zeros(self.sources, self.beams, self.prompt)
         return torch.cat([prompt if ends is None else prompt + ends[:, 0], own], dim=2)
+
+    def plain(self, rows: int) -> list[PlainLayer]:
+        """The layers, for so many rows."""
+        few = rows <= FewRows.MOST
+        if few not in self._plain:
+            self._plain[few] = [PlainLayer(layer, few) for layer in self.layers]
+        return self._plain[few]
 
     @torch.no_grad()
     def follow(self, parents: Tensor) -> None:
@@ -210,16 +221,17 @@ def step(network: EncoderNetwork, ids: Tensor, cache: Cache) -> Tensor:
     network = network.stepping
     x = _embedded(network, ids, cache)
     cache.used += cache.beams
-    terms = {window: cache.term(window) for window in {layer.attention.window for layer in cache.layers}}
+    terms = {window: cache.term(window) for window in cache.windows}
     angles = _angles(network, cache)
-    for number, layer in enumerate(cache.layers):
-        attention = layer.attention
-        context = _attend_own(attention, layer.asking(x), cache, number, terms[attention.window], angles)
+    for number, layer in enumerate(cache.plain(len(x))):
+        asking = x if layer.asking is None else layer.asking(x)
+        context = _attend_own(layer, asking, cache, number, terms[layer.attention.window], angles)
         x = layer.attended(context, x)
         if layer.cross is None:
             x = layer.fed(x)
         else:
-            x = layer.crossed(_attend_memory(layer.cross, layer.asking_memory(x), cache, number), x)
+            asking = x if layer.asking_memory is None else layer.asking_memory(x)
+            x = layer.crossed(_attend_memory(layer, asking, cache, number), x)
     cache.place = cache.place + 1
     return (x if network.norm is None else network.norm(x)).view(*ids.shape, -1)
 
@@ -249,11 +261,12 @@ def _angles(network: EncoderNetwork, cache: Cache) -> dict[float, Turns]:
 
 
 def _attend_own(
-    attention: SelfAttention, x: Tensor, cache: Cache, number: int, term: Tensor | None, angles: dict[float, Turns]
+    layer: PlainLayer, x: Tensor, cache: Cache, number: int, term: Tensor | None, angles: dict[float, Turns]
 ) -> Tensor:
     """x [R, width] → the heads' outputs [R, H · D]; the rows' own keys and values go into the cache."""
+    attention = layer.attention
     shape = cache.sources, cache.beams, 3, attention.heads, attention.head_width
-    qkv = attention.qkv(x).view(shape)
+    qkv = layer.qkv(x).view(shape)
     if attention.theta is not None:
         turned = turn(qkv[:, :, :2].flatten(0, 1).flatten(1, 2), angles[attention.theta])
         qkv = torch.cat([turned.view(*shape[:2], 2, *shape[3:]), qkv[:, :, 2:]], dim=2)
@@ -263,9 +276,12 @@ def _attend_own(
     return _attend(qkv.select(2, 0).transpose(1, 2), keys, values, term, attention.scale)
 
 
-def _attend_memory(cross: CrossAttention, x: Tensor, cache: Cache, number: int) -> Tensor:
+def _attend_memory(layer: PlainLayer, x: Tensor, cache: Cache, number: int) -> Tensor:
     """x [R, width] → the heads' outputs [R, H · D]."""
-    q = cross.query(x).view(cache.sources, cache.beams, cross.heads, cross.head_width).transpose(1, 2)
+    cross = layer.cross
+    assert cross is not None
+    assert layer.query is not None
+    q = layer.query(x).view(cache.sources, cache.beams, cross.heads, cross.head_width).transpose(1, 2)
     keys, values = cache.crossed[number].unbind()
     return _attend(q, keys, values, cache.seen_memory, cross.scale)
 

@@ -1,0 +1,134 @@
+"""`bothways generate` and what `inspect` says of models that write, at the prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prompt import fails_with_one_line, run
+from small_models import write_bert_tokenizer
+from small_pairs import made
+
+import bothways
+
+TEXTS = ("the cat sat on the mat", "a dog ran")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    made("bert, bert", folder, seed=1)
+    write_bert_tokenizer(folder, 24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gpt2(save_family: Callable[..., Path]) -> Path:
+    return save_family("gpt2", kind="ForMaskedLM", seed=3)
+
+
+def test_each_text_becomes_a_line(pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    answers = bothways.pipeline("text2text-generation", pair)(list(TEXTS), max_new_tokens=6)
+    assert run("generate", pair, *TEXTS, "--max-new-tokens", "6") == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [one[0]["generated_text"] for one in answers]
+    (tmp_path / "lines.txt").write_text("\n".join(TEXTS) + "\n")
+    assert run("generate", pair, "--input", tmp_path / "lines.txt", "--max-new-tokens", "6") == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_json_is_what_the_pipeline_gives(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--num-beams", "3", "--num-return-sequences", "2", "--early-stopping", "never", "--log-probabilities")
+    assert run("generate", pair, *TEXTS, *flags, "--json") == 0
+    settings = {"num_beams": 3, "num_return_sequences": 2, "early_stopping": "never", "log_probabilities": True}
+    ask = bothways.pipeline("translation", pair)
+    wanted = [
+        [{"generated_text": one.pop("translation_text"), **one} for one in own] for own in ask(list(TEXTS), **settings)
+    ]
+    assert json.loads(capsys.readouterr().out) == wanted
+
+
+def test_a_text_is_printed_as_it_is_written(pair: Path, gpt2: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in (pair, gpt2):
+        assert run("generate", model, TEXTS[0], "--max-new-tokens", "7") == 0
+        whole = capsys.readouterr().out
+        assert run("generate", model, TEXTS[0], "--max-new-tokens", "7", "--stream") == 0
+        assert capsys.readouterr().out == whole
+
+
+def test_draws_with_a_seed_are_the_same_again(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for seed in ("1", "1", "2"):
+        assert run("generate", pair, *TEXTS, "--do-sample", "--temperature", "2", "--top-k", "0", "--seed", seed) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
+
+
+def test_tokens_are_printed_with_their_log_probabilities(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", pair, TEXTS[0], "--log-probabilities", "--max-new-tokens", "3") == 0
+    printed = capsys.readouterr().out
+    assert "log-probability  token" in printed
+    assert "mean" in printed
+
+
+def test_pictures_of_what_was_looked_at_and_of_what_can_be_seen(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("generate", pair, TEXTS[0], "--alignment", tmp_path / "a.png", "--max-new-tokens", "5") == 0
+    assert run("inspect", pair, *TEXTS, "--plot", tmp_path / "b.png") == 0
+    assert run("inspect", pair, *TEXTS, "--reach", tmp_path / "c.png") == 0
+    assert "decoder, of what it wrote: no position sees a later token" in capsys.readouterr().out.replace("\n", " ")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_inspect_says_whether_a_source_is_used(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", pair, *TEXTS) == 0
+    printed = capsys.readouterr().out
+    assert "Its own source is worth" in printed
+    assert "uses its source" in printed or "use its source" in printed
+    assert run("inspect", pair, *TEXTS, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["target"] == "a dog ran"
+    assert {len(values) for values in said["log_probabilities"].values()} == {4}
+    assert said["uses_source"] in ("yes", "hardly", "no")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("",), "text 0 is empty"),
+        ((), "nothing to read: give texts"),
+        (("a", "--num-beams", "200"), "num_beams 200 is more than the 104 words"),
+        (("a", "--num-return-sequences", "2"), "num_return_sequences 2 is more than num_beams 1"),
+        (("a", "--max-new-tokens", "99"), "99 new tokens are more than the model's 24 positions"),
+        (("a", "--do-sample", "--temperature", "0"), "temperature must be above 0"),
+        (("a", "--do-sample", "--top-p", "1.5"), "top_p must be above 0 and at most 1"),
+        (("a", "--temperature", "0.5"), "--temperature says nothing without --do-sample"),
+        (("the cat " * 30, "--no-truncation"), "text 0 has 62 tokens, but the model reads 24 at most"),
+        (("a", "b", "--stream"), "--stream is of one text, and 2 are given"),
+        (("a", "--stream", "--num-beams", "2"), "a search knows its texts at the end only"),
+        (("a", "--alignment", "a.jpg"), "pictures are PNG files"),
+    ],
+)
+def test_bad_input_is_one_line(
+    pair: Path, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in fails_with_one_line(capsys, "generate", pair, *flags)
+
+
+def test_a_model_that_cannot_write_is_one_line(
+    pair: Path, gpt2: Path, save_bert: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "has no decoder" in fails_with_one_line(capsys, "generate", save_bert(kind="BertForMaskedLM"), "a")
+    path = tmp_path / "a.png"
+    assert "a decoder alone reads no source" in fails_with_one_line(capsys, "generate", gpt2, "a", "--alignment", path)
+    config = json.loads((pair / "config.json").read_text())
+    config.pop("decoder_start_token_id")
+    config["decoder"].pop("decoder_start_token_id", None)
+    for name in ("model.safetensors", "vocab.txt", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(pair / name)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "decoder_start_token_id" in fails_with_one_line(capsys, "generate", tmp_path, "a")

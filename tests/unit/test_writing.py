@@ -1,0 +1,249 @@
+"""Pipelines that write: the shapes of results, what a model's folder says, what cannot be read or written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import write_bert_tokenizer
+from small_pairs import made
+
+import bothways
+from bothways import CheckpointError, EncoderDecoder, InputError, TruncationWarning
+from bothways.checkpoint.encoder import Encoder
+from bothways.cli.alignment import draw as draw_alignment
+from bothways.cli.reach import draw as draw_reach
+from bothways.engine.alignment import align, source_use
+from bothways.engine.reach import reach
+from bothways.engine.writing import WritingPipeline, writing
+from bothways.nn.adapter import AdapterConfig, adapter_of
+
+TEXTS = ["the cat sat on the mat", "a dog ran", "the red house is unable to do", "a dog ran"]
+
+
+@pytest.fixture(scope="module")
+def bert2bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    made("bert, bert", folder, seed=1)
+    write_bert_tokenizer(folder, 24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gpt2(save_family: Callable[..., Path]) -> Path:
+    return save_family("gpt2", kind="ForMaskedLM", seed=3)
+
+
+@pytest.fixture(scope="module")
+def write(bert2bert: Path) -> WritingPipeline:
+    return writing(bert2bert)
+
+
+@pytest.mark.parametrize(
+    ("task", "key"),
+    [
+        ("translation", "translation_text"),
+        ("summarization", "summary_text"),
+        ("text2text-generation", "generated_text"),
+    ],
+)
+def test_one_text_gives_a_list_and_a_list_gives_a_list_of_those(bert2bert: Path, task: str, key: str) -> None:
+    ask = bothways.pipeline(task, bert2bert)
+    one = ask(TEXTS[0], max_new_tokens=6)
+    assert [list(result) for result in one] == [[key]]
+    several = ask(TEXTS, max_new_tokens=6, num_beams=2, num_return_sequences=2)
+    assert [[list(result) for result in own] for own in several] == [[[key], [key]]] * len(TEXTS)
+    assert ask(TEXTS, max_new_tokens=6)[0] == one
+    assert ask([]) == []
+
+
+def test_a_text_that_is_gone_on_with_comes_first(gpt2: Path) -> None:
+    ask = bothways.pipeline("text-generation", gpt2)
+    (whole,), (rest,) = (ask("the cat sat", max_new_tokens=5, return_full_text=full) for full in (True, False))
+    assert whole["generated_text"] == "the cat sat" + rest["generated_text"]
+    assert rest["generated_text"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4}, {"do_sample": True, "seed": 4, "num_beams": 2}]
+)
+def test_a_text_depends_on_neither_its_neighbours_nor_their_order(
+    write: WritingPipeline, settings: dict[str, Any]
+) -> None:
+    together = write(TEXTS, **settings)
+    assert write(TEXTS[::-1][1:], **settings)[::-1] == together[:3]
+    assert [write(text, **settings) for text in TEXTS[:3]] == together[:3]
+
+
+def test_a_text_that_is_given_twice_is_drawn_twice(write: WritingPipeline) -> None:
+    drawn = write(["a dog ran"] * 20, do_sample=True, seed=1, top_k=0)
+    assert len({one[0]["generated_text"] for one in drawn}) > 10
+
+
+def test_log_probabilities_are_told_if_asked_for(write: WritingPipeline) -> None:
+    ((one,),) = write(TEXTS[:1], num_beams=2, max_new_tokens=6, log_probabilities=True)
+    known = [token["log_probability"] for token in one["tokens"]]
+    assert one["log_probability"] == pytest.approx(sum(known))
+    assert one["mean_log_probability"] == pytest.approx(np.mean(known))
+    assert one["score"] == pytest.approx(np.mean(known), abs=1e-4)
+
+
+def test_a_prefix_stands_before_every_source(write: WritingPipeline) -> None:
+    assert write("ran", prefix="a dog ") == write("a dog ran")
+
+
+def test_what_the_folder_says_stands_where_nothing_is_said(bert2bert: Path, tmp_path: Path) -> None:
+    model = EncoderDecoder.from_pretrained(bert2bert)
+    model.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "generation_config.json").read_text())
+    usual = {"num_beams": 3, "max_length": 9, "min_length": 4, "no_repeat_ngram_size": 2, "early_stopping": True}
+    (tmp_path / "generation_config.json").write_text(json.dumps({**said, **usual}))
+    same = {"num_beams": 3, "max_new_tokens": 8, "min_new_tokens": 3, "no_repeat_ngram_size": 2, "early_stopping": True}
+    assert writing(tmp_path)(TEXTS) == writing(bert2bert)(TEXTS, **same)
+    assert writing(tmp_path)(TEXTS, max_new_tokens=2) == writing(bert2bert)(
+        TEXTS, **{**same, "max_new_tokens": 2, "min_new_tokens": 2}
+    )
+
+
+def test_pieces_that_are_told_make_up_the_text(write: WritingPipeline, gpt2: Path) -> None:
+    def told(ask: WritingPipeline, text: str) -> tuple[str, str]:
+        spelling, pieces = ask.spelling(text), list[str]()
+        answer = ask(text, return_full_text=False, on_token=lambda i, k, token: pieces.append(spelling.more(token)))
+        return "".join([*pieces, spelling.rest()]), answer[0]["generated_text"]
+
+    for ask, text in ((write, TEXTS[0]), (writing(gpt2), "the cat")):
+        pieces, whole = told(ask, text)
+        assert pieces == whole
+
+
+@pytest.mark.parametrize("kind", ["linear", "bottleneck", "resample"])
+def test_what_an_adapter_makes_of_the_source_is_read(bert2bert: Path, tmp_path: Path, kind: str) -> None:
+    model = EncoderDecoder.from_pretrained(bert2bert)
+    adapter = adapter_of(AdapterConfig(kind, 32, 32, inner=8, rows=4))  # type: ignore[arg-type]
+    assert adapter is not None
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_(0.0, 0.3)
+    parts = {name: getattr(model, name) for name in ("encoder", "decoder", "head", "family", "marks", "tokenizer")}
+    adapted = EncoderDecoder(**parts, adapter=adapter, target_tokenizer=model.tokenizer, extras=model.extras)
+    adapted.save_pretrained(tmp_path)
+    found = writing(tmp_path)
+    assert found(TEXTS) == WritingPipeline("text2text-generation", adapted)(TEXTS)
+    seen = align(found, TEXTS[0], max_new_tokens=5)
+    assert seen.weights.shape[2] == (4 if kind == "resample" else len(seen.source))
+
+
+# What cannot be
+
+
+def test_an_empty_source_is_named(write: WritingPipeline, gpt2: Path) -> None:
+    with pytest.raises(InputError, match="text 1 is empty: there is nothing to read"):
+        write(["a", " "])
+    with pytest.raises(InputError, match="text 0 is empty: there is nothing to go on from"):
+        writing(gpt2)("")
+    with pytest.raises(InputError, match="a text or a list of texts was expected"):
+        write(3)  # type: ignore[arg-type]
+
+
+def test_a_source_that_is_too_long_is_cut_and_that_is_said_or_refused(write: WritingPipeline, gpt2: Path) -> None:
+    long = "the cat sat " * 20
+    with pytest.warns(TruncationWarning, match=r"cut to 24 tokens \(it had 62\)"):
+        write(long)
+    with pytest.raises(InputError, match="text 1 has 62 tokens, but the model reads 24 at most"):
+        write(["a", long], truncation=False)
+    with pytest.raises(InputError, match="text 0 has 62 tokens"):
+        writing(gpt2)(long)
+
+
+def test_settings_that_cannot_be_are_refused(write: WritingPipeline) -> None:
+    for settings, said in (
+        ({"num_beams": 1000}, "num_beams 1000 is more than the 104 words"),
+        ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences 3 is more than num_beams 2"),
+        ({"max_new_tokens": 25}, "25 new tokens are more than the model's 24 positions"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature must be above 0"),
+        ({"top_p": 1.5}, "top_p must be above 0"),
+        ({"num_beans": 2}, "num_beams"),
+    ):
+        with pytest.raises(InputError, match=said):
+            write("a dog", **settings)
+
+
+def test_a_model_of_another_kind_is_refused(bert2bert: Path, gpt2: Path, save_bert: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match="has no decoder"):
+        bothways.pipeline("translation", save_bert(kind="BertForMaskedLM"))
+    with pytest.raises(CheckpointError, match="is a decoder alone"):
+        bothways.pipeline("summarization", gpt2)
+    with pytest.raises(CheckpointError, match="ask for text2text-generation"):
+        bothways.pipeline("text-generation", bert2bert)
+    with pytest.raises(InputError, match="unknown task"):
+        bothways.pipeline("writing", bert2bert)
+
+
+def test_scores_that_are_no_numbers_are_told(bert2bert: Path) -> None:
+    model = EncoderDecoder.from_pretrained(bert2bert)
+    with torch.no_grad():
+        dict(model.decoder.named_parameters())["layers.1.ffn.down.bias"][0] = float("nan")
+    for settings in ({}, {"num_beams": 2}, {"do_sample": True}):
+        with pytest.raises(InputError, match="text 0: the model's scores of token 1 are no numbers"):
+            WritingPipeline("translation", model)("a dog", **settings)
+
+
+# Whether a source is used, and what is seen
+
+
+def test_a_decoder_that_does_not_look_does_not_use_its_source(bert2bert: Path, tmp_path: Path) -> None:
+    model = EncoderDecoder.from_pretrained(bert2bert)
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            if ".cross.out." in name:
+                parameter.zero_()
+    found = source_use(WritingPipeline("translation", model), TEXTS[0], TEXTS[1])
+    assert found.true == found.shuffled == found.zero
+    assert found.uses_source == "no"
+
+
+def test_log_probabilities_of_a_target_are_those_of_a_forward(bert2bert: Path, write: WritingPipeline) -> None:
+    model = EncoderDecoder.from_pretrained(bert2bert)
+    assert model.tokenizer is not None
+    found = source_use(write, TEXTS[0], TEXTS[1])
+    source, target = (one.ids for one in model.tokenizer.encode(TEXTS[:2]))
+    memory = model.memory(bothways.Ragged.of([source]))
+    rows = model.decoder(bothways.Ragged.of([[model.marks.start, *target[1:-1]]]), memory=memory).last.data
+    wanted = model.head(rows).log_softmax(1).gather(1, torch.tensor(target[1:])[:, None])[:, 0]
+    assert found.true == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert found.tokens == ("a", "dog", "ran", "[SEP]")
+    assert not found.generated
+    assert source_use(write, TEXTS[0], max_new_tokens=4).generated
+
+
+def test_what_written_tokens_looked_at_are_weights_that_sum_to_one(write: WritingPipeline, tmp_path: Path) -> None:
+    seen = align(write, TEXTS[0], TEXTS[1])
+    assert seen.source[:2] == ("[CLS]", "the")
+    assert seen.weights.shape == (2, 4, len(seen.source))
+    np.testing.assert_allclose(seen.weights.sum(2), 1.0, atol=1e-5)
+    draw_alignment(seen, tmp_path / "seen.png", "model")
+    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_encoder_sees_all_and_a_decoder_nothing_later(
+    bert2bert: Path, gpt2: Path, save_bert: Callable[..., Path], tmp_path: Path
+) -> None:
+    (encoder,) = reach(Encoder.from_pretrained(save_bert()), TEXTS[0]).sights
+    assert encoder.seen.all()
+    (alone,) = reach(Encoder.from_pretrained(gpt2), TEXTS[0]).sights
+    np.testing.assert_array_equal(alone.seen, np.tril(np.ones_like(alone.seen)))
+    both = reach(EncoderDecoder.from_pretrained(bert2bert), TEXTS[0], TEXTS[1])
+    read, across, own = both.sights
+    assert read.seen.all()
+    assert across.seen.all()
+    assert across.rows == own.rows == ("[CLS]", "a", "dog", "ran")
+    np.testing.assert_array_equal(own.seen, np.tril(np.ones_like(own.seen)))
+    assert "does not go on" in encoder.says
+    assert "what comes next" in alone.says
+    draw_reach(both, tmp_path / "seen.png", "model")
+    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
