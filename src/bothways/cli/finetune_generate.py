@@ -130,17 +130,18 @@ def _rows(
     from bothways.data.split import held_apart, picked
 
     warn_of_one_file(where)
-    train: Sequence[Parallel] = _read(flags, where.train, flags.train_target, flags.split)
+    train = _read(flags, where.train, flags.train_target, flags.split)
     if where.eval is not None or flags.eval_split is not None:
         return train, _read(flags, where.eval, flags.eval_target, flags.eval_split or flags.split)
     if flags.eval_target is not None:
         raise InputError(f"{flags.eval_target} has targets to evaluate on; name the file of their sources with --eval")
-    train, held = held_apart(train, settings.sides.held_out)
+    learnt, apart = held_apart(train, settings.sides.held_out)
+    held: Sequence[Parallel] = apart
     if (most := settings.sides.max_train_samples) is not None:  # as many beside a sample as beside all rows
-        held = picked(held, max(1, round(most * settings.sides.held_out)))
+        held = picked(apart, max(1, round(most * settings.sides.held_out)))
     counted = "1 row is" if len(held) == 1 else f"{len(held):,} rows are"
     print(f"bothways: {counted} kept apart to evaluate on", file=sys.stderr)
-    return train, held
+    return learnt, held
 
 
 def _read(flags: ParallelFlags, path: str | None, target: str | None, split: str) -> list[Parallel]:

@@ -234,7 +234,7 @@ def _run(
 def _frozen_model(model: Model, settings: Seq2SeqSettings) -> Model:
     """The model with what stands for its encoder, whose rows are known."""
     encoder = cast(EncoderNetwork, FrozenNetwork(model.network.config, precision_of(settings.update)))
-    return Model(encoder, model.heads, decoder=model.decoder, adapter=model.adapter)
+    return Model(encoder, dict(model.heads.items()), decoder=model.decoder, adapter=model.adapter)
 
 
 def _metrics(
@@ -272,10 +272,10 @@ def written(networks: Either, material: Material, settings: Seq2SeqSettings, dev
     task = "text-generation" if alone else "text2text-generation"
     pipeline = WritingPipeline(task, model, device=str(device), precision=precision, bar=False, usual={})
     sources = [row.source + (settings.sides.separator if alone else "") for row in material.held]
-    asked = {"num_beams": settings.judging.num_beams, "max_new_tokens": _room(model, material, settings)}
+    beams, most = settings.judging.num_beams, _room(model, material, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)  # told once, before the run
-        answers = pipeline(sources, return_full_text=False, **asked)
+        answers = pipeline(sources, return_full_text=False, num_beams=beams, max_new_tokens=most)
     return [one["generated_text"].strip() for (one,) in answers]
 
 
