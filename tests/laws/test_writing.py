@@ -215,7 +215,8 @@ def test_a_model_with_a_decoder_goes_on_and_lends_its_decoder(save_bert: Save, t
     by_heart(folder, tmp_path / "first", rows)
     whole = tmp_path / "first" / "model"
     still = settings(whole, adam=Seq2SeqAdam(lr=0.0, weight_decay=0.0), judging=JudgingSettings(("chrf",)))
-    assert finetune_generate(rows, rows, still, tmp_path / "on").metrics["chrf"] == pytest.approx(100.0)
+    several = [replace(row, targets=("a house", *row.targets)) for row in rows]  # any of them is right
+    assert finetune_generate(rows, several, still, tmp_path / "on").metrics["chrf"] == pytest.approx(100.0)
     lent = replace(still, source=SourceSettings(str(folder)), decoder=DecoderSettings(str(whole)))
     finetune_generate(rows, rows, lent, tmp_path / "lent")
     ours, theirs = (bothways.EncoderDecoder.from_pretrained(one) for one in (whole, tmp_path / "lent" / "model"))
