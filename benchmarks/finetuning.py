@@ -4,6 +4,7 @@ this file.
 sentences   classification of short sentences of the Python language reference, labelled by their hash
 windows     answers in its paragraphs, read in windows of 384 tokens that share 128
 frozen      sentences, with a frozen encoder: ours after the pass in which its hidden states are computed
+writing     sentences written from those before them, by a fresh decoder on the encoder (writing.py)
 prediction  texts of 3 to 512 tokens, classified
 
 python benchmarks/run.py --parts finetuning
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import writing
 from pretraining import PACKAGES, Amount, Side, train
 from rounds import WorkerError, note
 from worker import installed_version, only_answers, peak_megabytes, serve
@@ -58,6 +60,7 @@ WORKLOADS = {
     "sentences": Workload("short sentences, classified", "text-classification", 12, Amount(3, 12), Amount(5, 40)),
     "windows": Workload("windows of 384, answered", "question-answering", 2, Amount(2, 2), Amount(5, 4)),
     "frozen": Workload("frozen encoder", "text-classification", 4, Amount(3, 12), Amount(5, 40), frozen=True),
+    "writing": Workload("sentences written from others", "text2text-generation", 6, Amount(3, 6), Amount(5, 20)),
     "prediction": Workload("prediction, 3 to 512 tokens, fp32", "text-classification", 1, Amount(2, 1), Amount(5, 2)),
 }
 
@@ -73,10 +76,12 @@ def write_rows(model: Path, folder: Path) -> None:
     labelled = [{"text": text, "label": blake2b(text.encode()).digest()[0] % 2} for text in short]
     texts = wide_texts(load_tokenizer(model, 512), PREDICTED)
     random.Random(SEED).shuffle(texts)
-    rows = {"sentences": labelled, "frozen": labelled, "windows": list(asked()), "prediction": texts}
+    rows: dict[str, Any] = {"sentences": labelled, "frozen": labelled, "windows": list(asked()), "prediction": texts}
+    rows["writing"] = writing.followed(model)
     for name, some in rows.items():
         (folder / f"{name}.json").write_text(json.dumps(some))
     write_classifier(model, folder / "classifier")
+    writing.write_pair(model, folder)
 
 
 def asked() -> Iterator[dict[str, Any]]:
@@ -161,9 +166,9 @@ class Ours:
 
         if how.frozen:
             head = encoder.heads[material.objective.head]
-            states = States.of(encoder, head, samples, scratch)
+            states = States.of(encoder.config.width, head, samples, scratch)
             sequences = [one for sample in samples for one in sample.sequences]
-            states.compute(encoder, head, sequences, cpu, lambda line: None)
+            states.compute(encoder.network, head, sequences, cpu, lambda line: None)
             batch_of = partial(states.batch, material.objective, samples)
             self.model = Model(FrozenNetwork(encoder.config), encoder.heads)  # type: ignore[arg-type]
         self.steps = RowSteps(self.lengths, batch_of, ROWS, settings.rows.batch_tokens, 1 << 30, SEED)
@@ -219,8 +224,10 @@ class Predicting:
         return self.tokens, 0.0
 
 
-def our_side(model: Path, workload: str, folder: Path) -> Ours | Predicting:
+def our_side(model: Path, workload: str, folder: Path) -> Ours | Predicting | writing.Ours:
     rows = json.loads((folder / f"{workload}.json").read_text())
+    if workload == "writing":
+        return writing.Ours(folder, rows)
     if workload != "prediction":
         return Ours(model, workload, rows, folder)
     from bothways import pipeline
@@ -301,8 +308,10 @@ def features_of_windows(tokenizer: Any, rows: list[dict[str, Any]]) -> Iterator[
         }
 
 
-def their_side(model: Path, workload: str, folder: Path) -> Theirs | Predicting:
+def their_side(model: Path, workload: str, folder: Path) -> Theirs | Predicting | writing.Theirs:
     rows = json.loads((folder / f"{workload}.json").read_text())
+    if workload == "writing":
+        return writing.Theirs(folder, rows)
     if workload != "prediction":
         return Theirs(model, workload, rows)
     import transformers

@@ -12,6 +12,7 @@ from typing import Any
 
 from bothways.data.choices import Choice
 from bothways.data.labelled import Example
+from bothways.data.parallel import Parallel
 from bothways.data.questions import Question
 from bothways.data.tagged import Tagged
 
@@ -115,6 +116,16 @@ def chosen(count: int, seed: int = 0) -> list[Choice]:
         right = chance.randrange(len(choices))
         choices[right] += " dog"
         rows.append(Choice(" ".join(_words(chance, 4)), tuple(choices), right, f"rows: row {number + 1}"))
+    return rows
+
+
+def reversed_texts(count: int, seed: int = 0, words: int = 5) -> list[Parallel]:
+    """Texts, and the same words from the last to the first."""
+    chance = random.Random(seed)
+    rows = []
+    for number in range(count):
+        said = [chance.choice((*FILLERS[:8], *KINDS)) for _ in range(chance.randint(1, words))]
+        rows.append(Parallel(" ".join(said), (" ".join(reversed(said)),), f"rows: row {number + 1}"))
     return rows
 
 

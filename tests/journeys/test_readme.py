@@ -81,6 +81,8 @@ def folder(
     labelled = "".join(f"{text[:60].split(chr(10))[0]}\t{len(text) > 400}\n" for text in paragraphs[:80])
     for name in ("train.tsv", "dev.tsv"):
         (folder / name).write_text(f"text\tlabel\n{labelled}", encoding="utf-8")
+    (folder / "train.en").write_text("A dog runs.\nTwo cats sleep.\n" * 4, encoding="utf-8")
+    (folder / "train.de").write_text("Ein Hund rennt.\nZwei Katzen schlafen.\n" * 4, encoding="utf-8")
     (folder / "pretrain.toml").write_text(PRETRAIN)
     (folder / "other-run").mkdir()
     (folder / "other-run" / "metrics.jsonl").write_text('{"step": 1, "tokens": 9, "loss": 7.5, "mlm": 7.5}\n')

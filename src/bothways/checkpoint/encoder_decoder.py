@@ -38,9 +38,11 @@ from bothways.ragged import Ragged
 from bothways.text.formats import save_tokenizer
 from bothways.text.tokenizer import Tokenizer
 
-__all__ = ["TARGET_TOKENIZER", "EncoderDecoder"]
+__all__ = ["ENCODER_DECODERS", "TARGET_TOKENIZER", "EncoderDecoder"]
 
 ADAPTER, TARGET_TOKENIZER = FOLDERS
+# The model_types of such folders.
+ENCODER_DECODERS = (PAIRED, *PAIRS)
 # The linear map that transformers has from width to width.
 PROJECTION = "enc_to_dec_proj"
 SIDES = ("encoder", "decoder")
@@ -95,6 +97,11 @@ class EncoderDecoder:
             f"EncoderDecoder({self.family.model_type}, {self.family.encoder.model_type} {sides[0]}{between}, "
             f"{self.family.decoder.model_type} {sides[1]}, {count / 1e6:.1f} M parameters)"
         )
+
+    @property
+    def adapter_is_ours(self) -> bool:
+        """Whether there is an adapter that transformers does not know."""
+        return self.adapter is not None and not _projects(self)
 
     def memory(self, tokens: Ragged, types: Tensor | None = None) -> Ragged:
         """Token ids of sources int [T] → the rows that the decoder reads, a sequence for each source."""
@@ -162,12 +169,11 @@ def _load(folder: Path) -> EncoderDecoder:
 
 
 def _family(raw: Mapping[str, Any], where: Path) -> Pair:
-    known = (PAIRED, *PAIRS)
     model_type = raw.get("model_type")
     if isinstance(model_type, str) and model_type in FAMILIES:
         raise ConfigError(f"{where}: {model_type} is an encoder or a decoder alone; load it with bothways.Encoder")
-    if not isinstance(model_type, str) or model_type not in known:
-        raise ConfigError(f"{where}: unknown model_type {model_type!r:.80}; known: {', '.join(known)}")
+    if not isinstance(model_type, str) or model_type not in ENCODER_DECODERS:
+        raise ConfigError(f"{where}: unknown model_type {model_type!r:.80}; known: {', '.join(ENCODER_DECODERS)}")
     if model_type in PAIRS:
         return PAIRS[model_type]
     sides = []
@@ -314,7 +320,7 @@ def _save(model: EncoderDecoder, folder: Path, precision: str) -> None:
     make_folder(folder)
     write_weights(folder / WEIGHTS, tensors)
     parts = []
-    if model.adapter is not None and not _projects(model):
+    if model.adapter is not None and model.adapter_is_ours:
         write_adapter(folder / ADAPTER, model.adapter)
         parts.append(ADAPTER)
     if model.tokenizer is not None:

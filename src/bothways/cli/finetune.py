@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from os.path import samefile
@@ -20,9 +20,9 @@ from bothways.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from bothways.data.labelled import Labels
     from bothways.train.finetune import Taught
-    from bothways.train.tuning import TuningSettings
+    from bothways.train.tuning import TuningRun, TuningSettings
 
-__all__ = ["app"]
+__all__ = ["TuningFlags", "app", "ended", "in_turn", "show_runs", "warn_of_one_file"]
 
 Switch = Annotated[bool, Parameter(negative="")]
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
@@ -88,6 +88,7 @@ def _command(kind: str) -> None:
 
 for _kind in KINDS:
     _command(_kind)
+app.command("bothways.cli.finetune_generate:app", name="generate", help="Train a model to write one text from another.")
 
 
 def _finetune(kind: str, flags: Sequence[str], config: Path | None, json: bool) -> None:
@@ -99,22 +100,13 @@ def _finetune(kind: str, flags: Sequence[str], config: Path | None, json: bool) 
     settings = TuningSettings(**parts)
     if not settings.adapt.model:
         raise ConfigError("model is missing: say --model, a folder or an id on the hub, the encoder to begin with")
-    if where.seeds < 1:
-        raise ConfigError(f"seeds must be at least 1, got {where.seeds}")
     rows = _rows(kind, settings, row_flags, where)
     labels = _labels(kind, rows.every, row_flags)
-    if where.seeds == 1:
-        runs = [_run(kind, rows, labels, settings, where.output, where)]
-    else:
-        runs = [
-            _run(kind, rows, labels, _seeded(settings, i), where.output / f"seed-{settings.run.seed + i}", where)
-            for i in range(where.seeds)
-        ]
-    _show(runs, where, json)
 
+    def run(seeded: TuningRun, output: Path) -> Taught:
+        return _run(kind, rows, labels, replace(settings, run=seeded), output, where)
 
-def _seeded(settings: TuningSettings, more: int) -> TuningSettings:
-    return replace(settings, run=replace(settings.run, seed=settings.run.seed + more))
+    show_runs(in_turn(run, settings.run, where), where, json)
 
 
 @dataclass(frozen=True)
@@ -129,7 +121,7 @@ class _Rows:
 def _rows(kind: str, settings: TuningSettings, flags: RowFlags, where: TuningFlags) -> _Rows:
     from bothways.data.split import held_apart, picked
 
-    _warn_of_one_file(where)
+    warn_of_one_file(where)
     with rows_of(kind, flags.source(where.train), flags) as rows:
         train: Sequence[Any] = list(rows)
     every = train
@@ -160,7 +152,8 @@ def _labels(kind: str, rows: Sequence[Any], flags: RowFlags) -> Labels | None:
     return Labels.of(rows, flags.label or "label", kind=flags.kind, names=names)
 
 
-def _warn_of_one_file(where: TuningFlags) -> None:
+def warn_of_one_file(where: TuningFlags) -> None:
+    """Say on stderr where the same rows are learnt from and evaluated on."""
     with suppress(OSError):
         if where.train is not None and where.eval is not None and samefile(where.train, where.eval):
             print(f"bothways: warning: {where.eval}: evaluated on the rows that are learnt from", file=sys.stderr)
@@ -194,6 +187,11 @@ def _run(
             watch=watch,
             told=lambda line: print(f"bothways: {line}", file=sys.stderr),
         )
+    return ended(taught, output)
+
+
+def ended(taught: Taught, output: Path) -> Taught:
+    """What a run came to, if it came to its end. Raises InputError where a number was not finite."""
     outcome = taught.outcome
     if outcome.stopped:
         raise InputError(
@@ -206,7 +204,18 @@ def _run(
     return taught
 
 
-def _show(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
+def in_turn(run: Callable[[TuningRun, Path], Taught], settings: TuningRun, where: TuningFlags) -> list[Taught]:
+    """One run after the other, each with a seed and a folder of its own where they are several."""
+    if where.seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, got {where.seeds}")
+    if where.seeds == 1:
+        return [run(settings, where.output)]
+    seeds = range(settings.seed, settings.seed + where.seeds)
+    return [run(replace(settings, seed=seed), where.output / f"seed-{seed}") for seed in seeds]
+
+
+def show_runs(runs: Sequence[Taught], where: TuningFlags, json: bool) -> None:
+    """Print what runs came to: a table, or a JSON object."""
     names = list(runs[0].metrics)
     values = {name: [run.metrics[name] for run in runs if name in run.metrics] for name in names}
     if json:

@@ -44,4 +44,6 @@ def _default(field: Field[Any]) -> str:
         return "-"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, str) and value.isspace():
+        return repr(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

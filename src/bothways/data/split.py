@@ -11,13 +11,14 @@ from typing import TypeVar
 
 from bothways.data.choices import Choice
 from bothways.data.labelled import Example
+from bothways.data.parallel import Parallel
 from bothways.data.questions import Question
 from bothways.data.tagged import Tagged
 from bothways.errors import InputError
 
 __all__ = ["held_apart", "picked", "sampled"]
 
-T = TypeVar("T", Example, Tagged, Question, Choice)
+T = TypeVar("T", Example, Tagged, Question, Choice, Parallel)
 
 
 def held_apart(examples: Sequence[T], share: float = 0.1, salt: str = "") -> tuple[list[T], list[T]]:
@@ -44,12 +45,14 @@ def held_apart(examples: Sequence[T], share: float = 0.1, salt: str = "") -> tup
     return _ordered(train, salt), _ordered(held, salt)
 
 
-def _together(example: Example | Tagged | Question | Choice) -> Hashable:
+def _together(example: Example | Tagged | Question | Choice | Parallel) -> Hashable:
     """What examples have in common that stay together."""
     if isinstance(example, Example):
         return example.text, example.text_pair
     if isinstance(example, Question):
         return example.context
+    if isinstance(example, Parallel):
+        return example.source
     return (example.question, example.choices) if isinstance(example, Choice) else example.text
 
 
@@ -70,7 +73,7 @@ def _strata(groups: Mapping[bytes, Sequence[T]]) -> dict[str, list[bytes]]:
     return dict(sorted(strata.items()))
 
 
-def _label(example: Example | Tagged | Question | Choice) -> str:
+def _label(example: Example | Tagged | Question | Choice | Parallel) -> str:
     """A single label; "" for what has none."""
     return example.label if isinstance(example, Example) and isinstance(example.label, str) else ""
 

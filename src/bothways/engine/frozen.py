@@ -15,7 +15,7 @@ from bothways.engine.pipeline import Pipeline
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
-from bothways.nn.encoder import EncoderOutput
+from bothways.nn.encoder import EncoderNetwork, EncoderOutput
 from bothways.nn.heads import Classifier
 from bothways.nn.pooling import pool
 from bothways.ragged import Layout, Ragged
@@ -44,7 +44,7 @@ class FrozenNetwork(nn.Module):
         return EncoderOutput(states, states.data)
 
 
-def rows_read(head: nn.Module, hidden: Ragged) -> Ragged:
+def rows_read(head: nn.Module | None, hidden: Ragged) -> Ragged:
     """Of hidden states those that the head reads: one row a sequence where it pools them, else all; in fp32.
 
     A pooled row is a sequence of one row: whatever pools it again gives it back.
@@ -55,16 +55,18 @@ def rows_read(head: nn.Module, hidden: Ragged) -> Ragged:
     return Ragged(pooled, Layout.of([1] * len(hidden), pooled.device))
 
 
-def states_of(encoder: Encoder, head: nn.Module, sequences: Sequence[Tokens], put: Put, device: torch.device) -> None:
+def states_of(
+    network: EncoderNetwork, head: nn.Module | None, sequences: Sequence[Tokens], put: Put, device: torch.device
+) -> None:
     """Compute what the head reads of each sequence, and hand it over: put(number, rows [length, width]), in any order.
 
-    put: is called from several threads at once, each time with another number.
+    head: None for what reads all rows.    put: is called from several threads at once, each time with another number.
     """
-    network = BACKENDS["eager"](encoder.network, Placement(device, torch.float32))
+    ready = BACKENDS["eager"](network, Placement(device, torch.float32))
 
     @torch.inference_mode()
     def work(batch: Batch) -> None:
-        rows = rows_read(head, network(batch.tokens, batch.types).last)
+        rows = rows_read(head, ready(batch.tokens, batch.types).last)
         for number, one in zip(batch.origin, rows.unbind()):
             put(number, one.cpu())
 

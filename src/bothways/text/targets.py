@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bothways.text.tokenizer import Tokenizer
+from bothways.text.tokenizer import Encoded, Tokenizer
 
 __all__ = ["Target", "as_targets"]
 
@@ -23,14 +23,23 @@ def as_targets(
     """Texts as the tokenizer writes them, with its special tokens, and the first of `ends` behind where there is none.
 
     start: what a decoder is given before the first of these ids, which is left out where the tokenizer begins with it,
-    too (BERT's "[CLS]"; BART begins with "</s>", and writes its "<s>"). None: it is given a text.
+    too (BERT's "[CLS]"; BART begins with "</s>", and writes its "<s>"). None: it is given a text, which these go on
+    from, without special tokens before them.
     max_length: ids of a target; what is too long loses its last ones, and has no end: after its last one nothing ends.
     """
     found = []
     for one in tokenizer.encode(texts, offsets=False):
-        ids = list(one.ids)
-        ids = ids[1:] if ids and ids[0] == start else ids
+        ids = _begun(one, start)
         ids = ids if ids and ids[-1] in ends else [*ids, ends[0]]
         limit = len(ids) if max_length is None else max_length
         found.append(Target(ids[:limit], max(0, len(ids) - limit)))
     return found
+
+
+def _begun(encoded: Encoded, start: int | None) -> list[int]:
+    """The ids without those that are there before."""
+    ids, special = list(encoded.ids), encoded.special
+    if start is not None:
+        return ids[1:] if ids and ids[0] == start else ids
+    first = next((i for i, one in enumerate(special) if not one), len(ids))
+    return ids[first:]

@@ -12,6 +12,7 @@ from bothways import __version__
 from bothways.checkpoint.encoder import Encoder
 from bothways.data.corpus import Corpus
 from bothways.files import replacing
+from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import MaskDecoder
 from bothways.objectives.choice import OBJECTIVES
 from bothways.train.folder import described
@@ -20,7 +21,7 @@ from bothways.train.networks import Networks
 from bothways.train.progress import Progress
 from bothways.train.settings import PretrainSettings
 
-__all__ = ["CARD", "model_name", "model_told", "write_card", "write_tables"]
+__all__ = ["CARD", "model_name", "model_told", "network_told", "write_card", "write_tables"]
 
 CARD = "README.md"
 FRONT = "---\nlibrary_name: bothways\npipeline_tag: {tag}\n---\n"
@@ -183,15 +184,20 @@ def _settings(settings: PretrainSettings, networks: Networks) -> dict[str, Any]:
 
 def model_told(encoder: Encoder) -> dict[str, Any]:
     """An encoder's size, for a table."""
-    config = encoder.config
+    return network_told(encoder.network, encoder.family.model_type)
+
+
+def network_told(network: EncoderNetwork, family: str) -> dict[str, Any]:
+    """A network's size, for a table."""
+    config = network.config
     return {
-        "family": encoder.family.model_type,
+        "family": family,
         "layers × width": f"{config.depth} × {config.width}",
         "attention heads": config.heads,
         "feed-forward width": config.ffn,
         "vocabulary": config.vocab,
         "longest input": f"{config.longest:,} tokens",
-        "parameters": sum(parameter.numel() for parameter in encoder.network.parameters()),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
 
 

@@ -113,7 +113,7 @@ def finetune(
         rows, held = picked(rows, settings.text.max_train_samples), picked(held, settings.text.max_eval_samples)
         encoder = with_head(encoder, learnt, labels, learnt.says(rows), settings, told)
         material = material_of(task, learnt, labels, rows, held, encoder, settings)
-        states = States.of(encoder, encoder.heads[learnt.head or ""], material.samples, output)
+        states = States.of(encoder.config.width, encoder.heads[learnt.head or ""], material.samples, output)
         frozen = states if settings.adapt.layers == 0 else None
         steps = _steps(material, settings, frozen)
         started = _started(encoder, material, steps, settings, output, resume, device)
@@ -162,7 +162,7 @@ def _compute(
     states: States, encoder: Encoder, material: Material, device: torch.device, told: Callable[[str], None]
 ) -> None:
     sequences = [one for sample in material.samples for one in sample.sequences]
-    states.compute(encoder, encoder.heads[material.objective.head], sequences, device, told)
+    states.compute(encoder.network, encoder.heads[material.objective.head], sequences, device, told)
 
 
 def steps_of(rows: int, settings: TuningSettings) -> int:

@@ -21,17 +21,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.generator import GENERATOR
 from bothways.errors import BothwaysError, CheckpointError, ConfigError
 from bothways.nn.lora import LoRA, lora_of, lora_weights, restore_lora, set_aside
 from bothways.nn.sharing import SHARINGS, Sharing, share, shifts
 from bothways.objectives.objective import Model
 
-__all__ = ["Networks", "Trained", "count"]
+__all__ = ["Networks", "PairNetworks", "Trained", "count"]
 
 SHIFTS = "shifts.safetensors"
 ADAPTED = "lora.safetensors"
 LORA = "lora"
+CAUSAL = "causal"
 
 
 class Trained(Protocol):
@@ -124,6 +126,32 @@ class Networks:
         own = load_file(folder / SHIFTS) if sharing == "disentangled" else None
         share(encoder.network, generator.network, sharing, own)
         return cls(encoder, generator, sharing)
+
+
+@dataclass(frozen=True, eq=False)
+class PairNetworks:
+    """An encoder with a decoder, in the folder that it has anywhere."""
+
+    pair: EncoderDecoder
+
+    def model(self) -> Model:
+        """Its networks, its adapter, and its head as "causal"."""
+        pair = self.pair
+        return Model(pair.encoder, {CAUSAL: pair.head}, decoder=pair.decoder, adapter=pair.adapter)
+
+    def file_bytes(self) -> int:
+        return 4 * count(self.model())
+
+    def save(self, folder: Path, *, resumable: bool = False) -> None:
+        self.pair.save_pretrained(folder)
+
+    def told(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def of(cls, folder: Path, state: Mapping[str, Any]) -> PairNetworks:
+        """That of a checkpoint. Raises ConfigError or CheckpointError on whatever does not fit."""
+        return cls(EncoderDecoder.from_pretrained(folder))
 
 
 def _adapt(encoder: Encoder, lora: LoRA, file: Path) -> None:

@@ -57,10 +57,13 @@ class Plan:
 def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> float:
     """Of one forward, a token: linear maps, attention over `length` tokens, and the head on a share of the tokens.
 
-    A causal network's head is a product with the vocabulary, and nothing before it.
+    A causal network's head is a product with the vocabulary, and nothing before it. A memory is taken to have as many
+    rows as there are tokens.
     """
     width, ffn = config.width, config.ffn
     layer = 2 * (4 * width * width + (3 if config.gated else 2) * width * ffn) + 4 * length * width
+    if config.memory is not None:
+        layer += 4 * width * (width + config.memory) + 4 * length * width
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
     return len(config.order) * layer + mapped + predicted * _flops_of_head(config)
 

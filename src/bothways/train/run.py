@@ -25,7 +25,7 @@ from bothways.train.report import MetricsLog, write_failure
 from bothways.train.settings import UpdateSettings
 from bothways.train.state import Read, Restored, TrainedT, best, prune, save_checkpoint
 
-__all__ = ["Keeping", "Outcome", "Watch", "average_of", "device_of", "drive", "leave", "set_up"]
+__all__ = ["Keeping", "Outcome", "Watch", "average_of", "device_of", "drive", "leave", "precision_of", "set_up"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,10 +55,15 @@ class Keeping:
     tensorboard: bool = False
 
 
+def precision_of(update: UpdateSettings) -> torch.dtype | None:
+    """What hidden states are computed in; None: as the weights."""
+    return PRECISIONS[update.precision]
+
+
 def set_up(model: Model, update: UpdateSettings, device: torch.device) -> None:
     """How the networks compute: their precision, what they keep for the way back, compiled or not."""
     for network in model.networks:
-        network.dtype = PRECISIONS[update.precision]
+        network.dtype = precision_of(update)
         network.checkpointing = update.checkpointing
         if update.compile:
             compile_layers(network, device)

@@ -19,7 +19,7 @@ from bothways.tasks.learning import Learnable, Sample, Supervised, Weighing
 from bothways.tasks.task import Facts
 from bothways.train.tuning import TuningSettings
 
-__all__ = ["Material", "material_of", "reading_of"]
+__all__ = ["Material", "identity_of", "material_of", "reading_of"]
 
 ROWS_AT_A_TIME = 4096
 
@@ -59,7 +59,7 @@ def material_of(
     if settings.loss.class_weights == "balanced":
         weighing = replace(objective.weighing, classes=_balanced(objective, samples, labels))
         objective = replace(objective, weighing=weighing)
-    return Material(name, task, labels, samples, held, objective, _identity(labels, rows, held))
+    return Material(name, task, labels, samples, held, objective, identity_of((labels.kind, labels.names), rows, held))
 
 
 def _samples(
@@ -90,9 +90,9 @@ def _balanced(objective: Supervised, samples: Sequence[Sample], labels: Labels) 
     return tuple(len(values) / (there * count) if count else 0.0 for count in counts)
 
 
-def _identity(labels: Labels, rows: Sequence[Any], held: Sequence[Any]) -> str:
-    """What stands for the rows, wherever they are read from, and for the numbers of their labels."""
-    found = blake2b(repr((labels.kind, labels.names)).encode("utf-8", errors="backslashreplace"), digest_size=16)
+def identity_of(asked: Any, rows: Sequence[Any], held: Sequence[Any]) -> str:
+    """What stands for rows, wherever they are read from. asked: what is learnt of them, such as labels' numbers."""
+    found = blake2b(repr(asked).encode("utf-8", errors="backslashreplace"), digest_size=16)
     for row in (*rows, None, *held):
         said = row and [getattr(row, one.name) for one in fields(row) if one.name != "place"]
         found.update(repr(said).encode("utf-8", errors="backslashreplace"))

@@ -72,7 +72,7 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     preset = PRESETS[name]
     family = FAMILIES[preset.family]
     check_heads(settings.objective.objectives, family)
-    config = _counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), family, tokenizer)
+    config = counted_from_padding(replace(preset.config, vocab=tokenizer.vocab_size), family, tokenizer)
     config = _dropping(config, settings.model.dropout)
     names = heads_of(settings.objective.objectives, family)
     extras = {**_special_ids(config, tokenizer), **_labels(settings, names)}
@@ -119,7 +119,7 @@ def fresh_head(
     return head
 
 
-def _counted_from_padding(config: EncoderConfig, family: Family, tokenizer: Tokenizer) -> EncoderConfig:
+def counted_from_padding(config: EncoderConfig, family: Family, tokenizer: Tokenizer) -> EncoderConfig:
     """The config with positions behind this tokenizer's padding id, for families whose files say so.
 
     (MPNet counts from 2 whatever the padding is: a file of it could not say otherwise.)

@@ -8,25 +8,32 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bothways.checkpoint.encoder import Encoder
 from bothways.data.batch import Batch, Tokens
 from bothways.engine.frozen import states_of
 from bothways.errors import InputError
 from bothways.files import replacing
+from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import Classifier
 from bothways.ragged import Layout, Ragged
-from bothways.tasks.learning import Sample, Supervised
+from bothways.tasks.learning import Sample
 
 __all__ = ["States"]
 
 FILE = "states.f32"
 LEAST_TOLD = 1 << 24  # bytes; less is nothing to speak of
+
+
+class Batching(Protocol):
+    """An objective that makes batches of samples."""
+
+    def batch(self, samples: Sequence[Sample]) -> Batch: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +50,12 @@ class States:
     firsts: tuple[int, ...]
 
     @classmethod
-    def of(cls, encoder: Encoder, head: nn.Module, samples: Sequence[Sample], folder: Path) -> States:
-        """Those of samples, in a folder; nothing is computed yet."""
+    def of(cls, width: int, head: nn.Module | None, samples: Sequence[Sample], folder: Path) -> States:
+        """Those of samples, in a folder; nothing is computed yet. width: of a row.    head: None for what reads all."""
         pooled = isinstance(head, Classifier) and head.pooling is not None
         lengths = tuple(1 if pooled else len(one) for sample in samples for one in sample.sequences)
         firsts = tuple(accumulate((len(sample.sequences) for sample in samples), initial=0))
-        return cls(folder / FILE, lengths, encoder.config.width, firsts)
+        return cls(folder / FILE, lengths, width, firsts)
 
     @staticmethod
     def remove(folder: Path) -> None:
@@ -62,8 +69,8 @@ class States:
 
     def compute(
         self,
-        encoder: Encoder,
-        head: nn.Module,
+        network: EncoderNetwork,
+        head: nn.Module | None,
         sequences: Sequence[Tokens],
         device: torch.device,
         told: Callable[[str], None],
@@ -87,10 +94,10 @@ class States:
             def put(number: int, found: Tensor) -> None:
                 rows[starts[number] : starts[number] + len(found)] = found.numpy()
 
-            states_of(encoder, head, sequences, put, device)
+            states_of(network, head, sequences, put, device)
             rows.flush()
 
-    def batch(self, objective: Supervised, samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
+    def batch(self, objective: Batching, samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
         """The samples with these numbers as one batch, which has hidden states in the place of ids."""
         made = objective.batch([samples[number] for number in numbers])
         chosen = [i for number in numbers for i in range(self.firsts[number], self.firsts[number + 1])]

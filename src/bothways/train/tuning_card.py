@@ -14,7 +14,7 @@ from bothways.train.progress import Progress
 from bothways.train.samples import Material
 from bothways.train.tuning import TuningSettings
 
-__all__ = ["write_tuning_card"]
+__all__ = ["settings_told", "write_tuning_card"]
 
 FRONT = "---\nlibrary_name: bothways\npipeline_tag: {task}\n---\n"
 LOADING = """\
@@ -68,7 +68,7 @@ def write_tuning_card(
         },
         **({"Labels": _labels(material.labels.names)} if material.labels.names else {}),
         "Model": model_told(encoder),
-        "Settings": _settings(settings),
+        "Settings": settings_told(settings, settings.adapt.model),
     }
     write_tables(folder, parts, tables, reading)
 
@@ -78,9 +78,7 @@ def _labels(names: tuple[str, ...]) -> dict[str, Any]:
     return shown | ({"…": f"{len(names) - MOST_LABELS} more"} if len(names) > MOST_LABELS else {})
 
 
-def _settings(settings: TuningSettings) -> dict[str, Any]:
+def settings_told(settings: Any, model: str) -> dict[str, Any]:
     """All that was said or has a default."""
     flat = {key: value for part in described(settings).values() for key, value in part.items()}
-    return {key: value for key, value in flat.items() if value is not None} | {
-        "model": model_name(settings.adapt.model)
-    }
+    return {key: value for key, value in flat.items() if value is not None} | {"model": model_name(model)}

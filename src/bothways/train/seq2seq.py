@@ -1,0 +1,318 @@
+"""From parallel texts to a model that writes one from the other: `finetune_generate` sets a run up or goes on with it,
+drives the loop, saves.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.encoder_decoder import EncoderDecoder
+from bothways.data.batch import Batch
+from bothways.data.labelled import Labels
+from bothways.data.parallel import Parallel
+from bothways.data.split import picked
+from bothways.engine.frozen import FrozenNetwork
+from bothways.engine.streams import Streams
+from bothways.engine.writing import WritingPipeline
+from bothways.errors import ConfigError, InputError, TruncationWarning
+from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.freezing import freeze
+from bothways.objectives.objective import Model
+from bothways.tasks.overlap import need_overlap, overlap_metrics
+from bothways.train.averaging import Average
+from bothways.train.board import check_board
+from bothways.train.finetune import Taught
+from bothways.train.folder import Lock, begin, check_run, described
+from bothways.train.history import held_out_at
+from bothways.train.loop import Judged, Trainer
+from bothways.train.meter import Meter
+from bothways.train.networks import Networks, PairNetworks
+from bothways.train.optim import OPTIMIZERS, parameter_groups
+from bothways.train.plan import flops_of_token, rate_here
+from bothways.train.progress import Progress
+from bothways.train.rows import RowSteps, dealt, times_of
+from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, precision_of, set_up
+from bothways.train.seq2seq_card import write_seq2seq_card
+from bothways.train.seq2seq_rows import Material, length_of, material_of, targets_of
+from bothways.train.seq2seq_settings import Seq2SeqSettings
+from bothways.train.seq2seq_start import starting_model
+from bothways.train.start import set_dropout
+from bothways.train.state import Restored, restore
+from bothways.train.states import States
+from bothways.train.step import evaluate
+from bothways.train.tables import tables_of
+
+__all__ = ["finetune_generate", "steps_of"]
+
+Either = Networks | PairNetworks
+LOSS = "loss"
+
+
+def finetune_generate(
+    rows: Sequence[Parallel],
+    held: Sequence[Parallel],
+    settings: Seq2SeqSettings,
+    output: Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    watch: Watch = lambda event, reading: None,
+    told: Callable[[str], None] = lambda line: None,
+) -> Taught:
+    """Train an encoder with a decoder, or a decoder alone, on parallel texts; or go on from the newest checkpoint in
+    `output`.
+
+    A finished run leaves two folders, each a model like any other: `model`, and `best`, which did best on the rows held
+    out; without an adapter of ours and a tokenizer for targets transformers loads them, too.
+
+    rows, held: sources with their targets; none held: no evaluation.
+    watch: is told of every event.    told: is told what begins with fresh weights, what stays behind, and of the disk
+    that the rows of a frozen encoder will take.
+    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
+
+    Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
+    settings that do not go together, rows that cannot be learnt from, and on an output folder that cannot be written,
+    holds another run or is another process's at the time.
+    """
+    device = device_of(device, settings.update.precision)
+    with Lock(output) as lock:
+        check_run(output, settings, resume)
+        if settings.run.tensorboard:
+            check_board()
+        if held:
+            need_overlap(settings.judging.overlaps)
+        rows, held = picked(rows, settings.sides.max_train_samples), picked(held, settings.sides.max_eval_samples)
+        model = starting_model(settings, told)
+        material = material_of(model, rows, held, settings)
+        frozen = _frozen(model, material, settings, output)
+        steps = _steps(material, settings, frozen)
+        started = _started(model, material, steps, settings, output, resume, device)
+        begin(output, settings, started, material.identity, lock, resume)
+        if frozen is not None:
+            if started.progress.step == 0:
+                States.remove(output)  # of a run that was killed before its first checkpoint, maybe of other rows
+            _compute(frozen, started.networks, material, device, told)
+        outcome, metrics = _run(material, started, steps, settings, output, watch, device)
+        if outcome.finished:
+            _finish(material, started, settings, output, outcome, metrics)
+        return Taught(output, outcome, Labels("single"), metrics, settings.judging.best, settings.judging.best == LOSS)
+
+
+def steps_of(rows: Sequence[Parallel], settings: Seq2SeqSettings) -> int:
+    """How many steps a run over these rows has."""
+    rows = picked(rows, settings.sides.max_train_samples)
+    return _step_count(len(targets_of(rows, settings.sides.targets)), settings)
+
+
+def _step_count(samples: int, settings: Seq2SeqSettings) -> int:
+    return max(1, math.ceil(settings.rows.epochs * -(-samples // settings.rows.batch_size)))
+
+
+def _frozen(
+    model: EncoderDecoder | Encoder, material: Material, settings: Seq2SeqSettings, output: Path
+) -> States | None:
+    """The rows of a frozen encoder, which are not computed yet; None where it learns."""
+    if settings.source.layers != 0 or isinstance(model, Encoder):
+        return None
+    return States.of(model.encoder.config.width, None, material.samples, output)
+
+
+def _steps(material: Material, settings: Seq2SeqSettings, frozen: States | None) -> RowSteps:
+    lengths, size = material.lengths, settings.rows.batch_size
+    steps, warmup = _step_count(len(lengths), settings), settings.update.warmup
+    if warmup is not None and warmup > steps:
+        raise ConfigError(f"warmup must be between 0 and the {steps} steps, got {warmup}")
+    made = partial(_batch, material)
+    if frozen is not None:
+        made = partial(frozen.batch, material.objective, material.samples)
+    return RowSteps(lengths, made, size, settings.rows.batch_tokens, steps, settings.run.seed)
+
+
+def _batch(material: Material, rows: Sequence[int]) -> Batch:
+    return material.objective.batch([material.samples[row] for row in rows])
+
+
+def _compute(
+    states: States, networks: Either, material: Material, device: torch.device, told: Callable[[str], None]
+) -> None:
+    assert isinstance(networks, PairNetworks)
+    sequences = [one for sample in material.samples for one in sample.sequences]
+    states.compute(networks.pair.encoder, None, sequences, device, told)
+
+
+def _networks(model: EncoderDecoder | Encoder) -> Either:
+    return Networks(model) if isinstance(model, Encoder) else PairNetworks(model)
+
+
+def _started(
+    model: EncoderDecoder | Encoder,
+    material: Material,
+    steps: RowSteps,
+    settings: Seq2SeqSettings,
+    output: Path,
+    resume: bool,
+    device: torch.device,
+) -> Restored[Either]:
+    """The newest whole checkpoint of a run that is resumed, or step 0."""
+
+    def parts(made: Model) -> tuple[torch.optim.Optimizer, Average | None]:
+        adam = settings.adam
+        freeze(made.network, settings.source.layers)
+        if made.network.pooler is not None:  # which nothing reads
+            made.network.pooler.requires_grad_(False)
+        own = None if adam.encoder_lr is None else (made.network, adam.encoder_lr)
+        groups = parameter_groups(made.to(device), adam.weight_decay, adam.lr, encoder=own)
+        return OPTIMIZERS[settings.update.optimizer](groups, adam), average_of(made, settings.update)
+
+    read = Networks.of if isinstance(model, Encoder) else PairNetworks.of
+    started: Restored[Either] | None = restore(output, read, parts, steps.check_place) if resume else None
+    if started is None:
+        networks = _networks(model)
+        made = networks.model()
+        started = Restored(networks, made, *parts(made), Progress(), output)
+    elif started.corpus not in (None, material.identity):
+        raise InputError(f"{output}: its rows were others than these; name those it was begun with, or another folder")
+    else:
+        for network in started.model.networks:
+            set_dropout(network, settings.source.dropout)
+    set_up(started.model, settings.update, device)
+    for network in started.model.networks:
+        network.filling = True
+    return started
+
+
+def _run(
+    material: Material,
+    started: Restored[Either],
+    steps: RowSteps,
+    settings: Seq2SeqSettings,
+    output: Path,
+    watch: Watch,
+    device: torch.device,
+) -> tuple[Outcome, dict[str, float]]:
+    """The loop, with everything that is told of it; and what the last evaluation found."""
+    run, found = settings.run, dict[str, float]()
+    frozen = settings.source.layers == 0 and isinstance(started.networks, PairNetworks)
+    model = _frozen_model(started.model, settings) if frozen else started.model
+
+    def judged(streams: Streams) -> Judged:
+        found.clear()
+        found.update(_metrics(material, started, settings, device, streams))
+        best = settings.judging.best
+        return Judged(dict(found), found[best] if best == LOSS else -found[best])
+
+    trainer = Trainer(
+        model,
+        material.objective,
+        started.optimizer,
+        steps,
+        judged if material.held else None,
+        device,
+        settings.update,
+        times_of(run, steps, judged=bool(material.held)),
+        started.average,
+        tables_of(model, settings.update.precision == "fp16"),
+    )
+    meter = _meter(started.model, material, steps, device, frozen)
+    keeping = Keeping(run.log_every, run.keep, run.tensorboard)
+    outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
+    if outcome.finished and material.held and not found:  # resumed at its end
+        with nullcontext() if started.average is None else started.average.swapped():
+            judged(Streams(device))
+    return outcome, found
+
+
+def _frozen_model(model: Model, settings: Seq2SeqSettings) -> Model:
+    """The model with what stands for its encoder, whose rows are known."""
+    encoder = cast(EncoderNetwork, FrozenNetwork(model.network.config, precision_of(settings.update)))
+    return Model(encoder, dict(model.heads.items()), decoder=model.decoder, adapter=model.adapter)
+
+
+def _metrics(
+    material: Material, started: Restored[Either], settings: Seq2SeqSettings, device: torch.device, streams: Streams
+) -> dict[str, float]:
+    """How good it is on the rows held out: loss and accuracy of their tokens, and what is written, measured."""
+    objective = material.objective.plain()
+    (name,) = objective.losses
+    means = evaluate(started.model, objective, _held(material, settings), streams)
+    found = {LOSS: means[name], "accuracy": means["accuracy"]}
+    if not settings.judging.overlaps:
+        return found
+    texts = written(started.networks, material, settings, device)
+    references = [row.targets for row in _judged(material.held, settings)]
+    return found | overlap_metrics(texts, references, settings.judging.overlaps)
+
+
+def _judged(rows: Sequence[Parallel], settings: Seq2SeqSettings) -> Sequence[Parallel]:
+    """Rows with all targets that are right."""
+    return targets_of(rows, "joined") if settings.sides.targets == "joined" else rows
+
+
+def _held(material: Material, settings: Seq2SeqSettings) -> Iterator[Batch]:
+    """The rows held out, some at a time, as many tokens of both sides as in training."""
+    samples = material.held_samples
+    for some in dealt(range(len(samples)), [length_of(one) for one in samples], settings.rows.batch_tokens):
+        yield material.objective.batch([samples[i] for i in some])
+
+
+def written(networks: Either, material: Material, settings: Seq2SeqSettings, device: torch.device) -> list[str]:
+    """What the model, as it is then, writes for each source that is held out."""
+    model = networks.pair if isinstance(networks, PairNetworks) else networks.encoder
+    alone = isinstance(model, Encoder)
+    precision = "fp32" if device.type == "cpu" else settings.update.precision
+    task = "text-generation" if alone else "text2text-generation"
+    pipeline = WritingPipeline(task, model, device=str(device), precision=precision, bar=False, usual={})
+    sources = [row.source + (settings.sides.separator if alone else "") for row in material.held]
+    beams, most = settings.judging.num_beams, _room(model, material, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)  # told once, before the run
+        answers = pipeline(sources, return_full_text=False, num_beams=beams, max_new_tokens=most)
+    return [one["generated_text"].strip() for (one,) in answers]
+
+
+def _room(model: EncoderDecoder | Encoder, material: Material, settings: Seq2SeqSettings) -> int:
+    """How many tokens may be written: those asked for, as far as there are positions."""
+    asked = settings.judging.max_new_tokens
+    limit = model.config.limit if isinstance(model, Encoder) else model.decoder.config.limit
+    before = max(map(len, material.held_samples)) if isinstance(model, Encoder) else 0
+    return asked if limit is None else max(1, min(asked, limit - before))
+
+
+def _meter(model: Model, material: Material, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:
+    """Operations of a token of either side; of a frozen encoder's, which are not computed, none."""
+    rate = rate_here(model.network.dtype or torch.float32, device)
+    sources = sum(map(len, material.samples))
+    length = sources / len(material.samples)
+    flops = (0.0 if frozen else flops_of_token(model.network.config, length, 0.0)) * sources
+    if model.decoder is not None:
+        targets = sum(len(one.answer) for one in material.samples)
+        flops += flops_of_token(model.decoder.config, targets / len(material.samples), 1.0) * targets
+    return Meter(steps.steps, 3 * flops / sum(steps.lengths), rate)
+
+
+def _finish(
+    material: Material,
+    started: Restored[Either],
+    settings: Seq2SeqSettings,
+    output: Path,
+    outcome: Outcome,
+    metrics: dict[str, float],
+) -> None:
+    """Write the models and their cards; what the run needed only while it lasted goes."""
+
+    def card(folder: Path, networks: Either, at: Progress) -> None:
+        found = metrics if networks is started.networks else held_out_at(output, at.step)
+        write_seq2seq_card(folder, settings, material, networks, at, found, outcome.reading)
+
+    read = Networks.of if isinstance(started.networks, Networks) else PairNetworks.of
+    leave(started, read, output, settings.run.keep, outcome.progress, card)
+    States.remove(output)

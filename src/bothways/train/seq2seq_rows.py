@@ -1,0 +1,206 @@
+"""Parallel texts as what a run learns from: sources and targets as tokens, and what stands for them in checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bothways.checkpoint.encoder import Encoder, tokenizer_of
+from bothways.checkpoint.encoder_decoder import EncoderDecoder
+from bothways.data.batch import Batch, Numbers
+from bothways.data.parallel import Parallel
+from bothways.engine.pipeline import check_types
+from bothways.errors import InputError, TruncationWarning
+from bothways.nn.config import EncoderConfig
+from bothways.objectives.causal import edges
+from bothways.objectives.objective import Losses, Model
+from bothways.objectives.seq2seq import Continuation, SequenceToSequence
+from bothways.tasks.learning import Sample
+from bothways.text.targets import Target, as_targets
+from bothways.text.tokenizer import Encoded, Tokenizer
+from bothways.train.samples import identity_of
+from bothways.train.seq2seq_settings import Seq2SeqSettings
+
+__all__ = ["Material", "Writing", "material_of", "targets_of"]
+
+ROWS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Writing:
+    """The objective of a run: that of its kind, and how samples become its batches."""
+
+    inner: SequenceToSequence | Continuation
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.inner.heads
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        return self.inner.losses
+
+    @property
+    def steady(self) -> bool:
+        return self.inner.steady
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Samples, each of one sequence, whose answers are the ids of targets."""
+        return self.inner.batch([one.sequences[0] for one in samples], [one.answer for one in samples])
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        return self.inner.counts(batch)
+
+    def loss(self, model: Model, batch: Batch) -> Losses:
+        return self.inner.loss(model, batch)
+
+    def plain(self) -> Writing:
+        """Without smoothing, as it is evaluated."""
+        return Writing(replace(self.inner, smoothing=0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a run is taught with. rows, held: as they were read.    samples, held_samples: as tokens.
+
+    identity: what stands for the rows.
+    """
+
+    rows: Sequence[Parallel]
+    held: Sequence[Parallel]
+    samples: Sequence[Sample]
+    held_samples: Sequence[Sample]
+    objective: Writing
+    identity: str
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample, of both sides."""
+        return [length_of(sample) for sample in self.samples]
+
+
+def length_of(sample: Sample) -> int:
+    """Tokens of both sides."""
+    return len(sample) + len(sample.answer)
+
+
+def targets_of(rows: Sequence[Parallel], which: str) -> list[Parallel]:
+    """Rows with the targets that are learnt: the first, all, a row each, or all of a row joined as one."""
+    if which == "all":
+        return [replace(row, targets=(one,)) for row in rows for one in row.targets]
+    if which == "joined":
+        return [replace(row, targets=(" ".join(row.targets),)) for row in rows]
+    return [replace(row, targets=row.targets[:1]) for row in rows]
+
+
+def material_of(
+    model: EncoderDecoder | Encoder, rows: Sequence[Parallel], held: Sequence[Parallel], settings: Seq2SeqSettings
+) -> Material:
+    """The rows as tokens. Warns of sources and targets that are cut.
+
+    Raises InputError, naming the row, on one that cannot be learnt from.
+    """
+    learnt, judged = targets_of(rows, settings.sides.targets), targets_of(held, settings.sides.targets)
+    if not learnt:
+        raise InputError("no rows to learn from")
+    smoothing = settings.smoothing.smoothing
+    inner = Continuation(smoothing) if isinstance(model, Encoder) else SequenceToSequence(model.marks.start, smoothing)
+    samples = list(_samples(model, learnt, settings))
+    held_samples = list(_samples(model, judged, settings))
+    _tell_of_cut([*samples, *held_samples])
+    identity = identity_of(("parallel", settings.sides.targets), rows, held)
+    return Material(rows, held, samples, held_samples, Writing(inner), identity)
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How rows become tokens.
+
+    start: None for a decoder alone, which goes on from the source.    end: what may end a target.
+    longest: tokens that a source may have.    positions: those of the decoder; None for no limit.
+    separator: behind each source.    reads: what reads them.
+    """
+
+    source: Tokenizer
+    target: Tokenizer
+    start: int | None
+    end: tuple[int, ...]
+    longest: int
+    positions: int | None
+    separator: str
+    reads: EncoderConfig
+
+
+def _ways(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> _Ways:
+    """Raises InputError on lengths that the model has no room for."""
+    asked, own = settings.sides, model.tokenizer
+    assert own is not None
+    if isinstance(model, Encoder):
+        longest = _within("max_source_length", asked.max_source_length, model.config.longest - 1)
+        return _Ways(own, own, None, ends_of(model), longest, model.config.limit, asked.separator, model.config)
+    positions, marks = model.decoder.config.limit, model.marks
+    if positions is not None:
+        _within("max_target_length", asked.max_target_length, positions)
+    longest = _within("max_source_length", asked.max_source_length, model.encoder.config.longest)
+    target = model.target_tokenizer or own
+    return _Ways(own, target, marks.start, marks.end, longest, positions, "", model.encoder.config)
+
+
+def _within(key: str, asked: int | None, longest: int) -> int:
+    if asked is not None and asked > longest:
+        raise InputError(f"{key} is {asked}, but the model takes {longest} tokens at most")
+    return asked or longest
+
+
+def ends_of(model: Encoder) -> tuple[int, ...]:
+    """What ends a text of a decoder alone: as its config says, else by its tokenizer."""
+    said = model.extras.get("eos_token_id")
+    ids = [one for one in (said if isinstance(said, list) else [said]) if type(one) is int]
+    return tuple(one for one in ids if 0 <= one < model.config.vocab) or (edges(tokenizer_of(model))[1],)
+
+
+def _samples(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settings: Seq2SeqSettings) -> Iterator[Sample]:
+    """Some at a time, since a tokenizer's results are many times as large as their numbers."""
+    ways, most = _ways(model, settings), settings.sides.max_target_length
+    for at in range(0, len(rows), ROWS_AT_A_TIME):
+        some = rows[at : at + ROWS_AT_A_TIME]
+        sources = ways.source.encode([row.source + ways.separator for row in some], max_length=ways.longest)
+        check_types(sources, ways.reads)
+        targets = as_targets(ways.target, [row.targets[0] for row in some], ways.start, ways.end, most)
+        for row, source, target in zip(some, sources, targets):
+            yield _sample(row, source, target, ways)
+
+
+def _sample(row: Parallel, source: Encoded, target: Target, ways: _Ways) -> Sample:
+    numbers = Numbers.of(source) if ways.start is not None else _open_ended(source)
+    if not len(numbers):
+        raise InputError(f"{row.place}: the tokenizer makes no tokens of its source")
+    taken = len(target.ids) + (0 if ways.start is not None else len(numbers) - 1)
+    if ways.positions is not None and taken > ways.positions:
+        whose = "its target has" if ways.start is not None else "its source and target have"
+        least = ways.positions if ways.start is not None else max(1, ways.positions - len(numbers) + 1)
+        raise InputError(
+            f"{row.place}: {whose} {taken:,} tokens, but the decoder has {ways.positions:,} positions; "
+            f"cut what is too long, with --max-target-length {least}"
+            + ("" if ways.start is not None else " and --max-source-length")
+        )
+    return Sample((numbers,), np.array(target.ids, np.int32), source.dropped + target.cut)
+
+
+def _open_ended(source: Encoded) -> Numbers:
+    """Without special tokens behind it, which say that it is over."""
+    ids, special = list(source.ids), source.special
+    while len(ids) > 1 and special[len(ids) - 1]:
+        ids.pop()
+    return Numbers(np.array(ids, np.int32), None, False)
+
+
+def _tell_of_cut(samples: Sequence[Sample]) -> None:
+    cut = [sample for sample in samples if sample.cut]
+    if cut:
+        most = max(length_of(sample) + sample.cut for sample in cut)
+        told = f"{len(cut):,} of {len(samples):,} rows were cut (the longest had {most:,} tokens of source and target)"
+        warnings.warn(told, TruncationWarning, stacklevel=3)

@@ -1,0 +1,166 @@
+"""What a user does who trains a model to write one text from another, at the prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from prompt import fails_with_one_line, run
+from small_rows import reversed_texts
+
+import bothways
+from bothways.train import seq2seq
+
+Save = Callable[..., Path]
+SHORT = ("--precision", "fp32", "--batch-size", "8", "--epochs", "2", "--log-every", "1", "--max-new-tokens", "12")
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
+
+@pytest.fixture(scope="module")
+def encoder(save_bert: Save) -> Path:
+    return save_bert(std=0.05, seed=4)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same rows as a table, as two files, and as SciTLDR has them."""
+    folder = tmp_path_factory.mktemp("parallel")
+    for name, rows in (("train", reversed_texts(24)), ("held", reversed_texts(8, 1))):
+        sides = {"en": [row.source for row in rows], "de": [row.targets[0] for row in rows]}
+        for side, texts in sides.items():
+            (folder / f"{name}.{side}").write_text("".join(f"{text}\n" for text in texts))
+        pairs = list(zip(*sides.values()))
+        (folder / f"{name}.tsv").write_text("".join(f"{one}\t{other}\n" for one, other in [("en", "de"), *pairs]))
+        listed = [{"source": one.split(), "target": [other, one]} for one, other in pairs]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+    return folder
+
+
+def test_a_table_two_files_and_lists_make_the_same_model(
+    encoder: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = {
+        "tsv": (f"{files}/train.tsv", "--eval", f"{files}/held.tsv"),
+        "two": (f"{files}/train.en", "--train-target", f"{files}/train.de"),
+        "jsonl": (f"{files}/train.jsonl", "--eval", f"{files}/held.jsonl"),
+    }
+    told, weights = {}, set()
+    for name, (train, *more) in ways.items():
+        held = ("--eval", f"{files}/held.en", "--eval-target", f"{files}/held.de") if name == "two" else ()
+        output = tmp_path / name
+        flags = ("--train", train, *more, *held, "--output", output, *SHORT, "--json")
+        assert run("finetune", "generate", "--model", encoder, *flags) == 0
+        captured = capsys.readouterr()
+        told[name] = json.loads(captured.out)
+        weights.add((output / "model" / "model.safetensors").read_bytes())
+        said = {"tsv": "source 'en', target 'de'", "two": "train.de", "jsonl": "source 'source', target 'target'"}
+        assert said[name] in captured.err
+        assert "fresh: a bert decoder of 2 layers × 32" in captured.err
+    assert len(weights) == 1
+    assert list(told["tsv"]["metrics"]) == ["loss", "accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL"]
+    assert told["tsv"]["metrics"] == told["two"]["metrics"]
+    assert told["jsonl"]["metrics"]["chrf"] >= told["tsv"]["metrics"]["chrf"]  # the source is right there, too
+    assert told["tsv"]["best_metric"] == "loss"
+    best = told["tsv"]["runs"][0]["best"]
+    assert best["loss"] == min(row["held_out"]["loss"] for row in logged(tmp_path / "tsv") if "held_out" in row)
+
+
+def logged(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_model_is_asked_at_the_prompt_and_transformers_loads_it(
+    encoder: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--train", f"{files}/train.tsv", "--output", tmp_path, *SHORT, "--metrics", "none", "--depth", "1")
+    assert run("finetune", "generate", "--model", encoder, *flags) == 0
+    capsys.readouterr()
+    assert run("generate", tmp_path / "model", "a dog", "--max-new-tokens", "5") == 0
+    ours = capsys.readouterr().out.strip()
+    pipe = bothways.pipeline("text2text-generation", tmp_path / "model", device="cpu")
+    assert ours == pipe("a dog", max_new_tokens=5)[0]["generated_text"].strip()
+    theirs = transformers.EncoderDecoderModel.from_pretrained(tmp_path / "model")
+    assert theirs.config.decoder.num_hidden_layers == 1
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "transformers.EncoderDecoderModel.from_pretrained" in card
+    assert "| family | bert |" in card
+
+
+def test_an_adapter_is_told_on_the_card(encoder: Path, files: Path, tmp_path: Path) -> None:
+    flags = ("--train", f"{files}/train.tsv", "--output", tmp_path, *SHORT, "--metrics", "none")
+    assert run("finetune", "generate", "--model", encoder, *flags, "--adapter", "resample", "--layers", "0") == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "transformers does not know its adapter" in card
+    assert "| kind | resample |" in card
+    assert (tmp_path / "model" / "adapter" / "config.json").exists()
+
+
+class Killed(BaseException):
+    """As if the process were."""
+
+
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint(
+    encoder: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same bits, from rows of a frozen encoder that are still there."""
+
+    def tune(output: Path, *flags: str) -> int:
+        rows = ("--train", f"{files}/train.tsv", "--eval", f"{files}/held.tsv", "--output", output)
+        return run("finetune", "generate", "--model", encoder, *rows, *SHORT, "--layers", "0", *flags)
+
+    assert tune(tmp_path / "whole", "--save-every", "2") == 0
+    evaluate, calls = seq2seq.evaluate, []
+
+    def dying(*arguments: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise Killed
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(seq2seq, "evaluate", dying)
+    with pytest.raises(Killed):
+        tune(tmp_path / "parts", "--save-every", "2")
+    assert (tmp_path / "parts" / "states.f32").exists()
+    assert tune(tmp_path / "parts", "--save-every", "2", "--resume") == 0
+    for name in ("model", "best"):
+        whole, parts = (tmp_path / one / name / "model.safetensors" for one in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_what_cannot_be_is_one_line(
+    encoder: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "short.de").write_text("eins\nzwei\n")
+    (tmp_path / "empty.tsv").write_text("en\tde\na\tb\n\tc\n")
+
+    def fails(*flags: str | Path) -> str:
+        command = ("finetune", "generate", "--output", tmp_path / "run", *SHORT, *flags)
+        assert run(*command) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        return captured.err.strip().splitlines()[-1]
+
+    model = ("--model", encoder)
+    said = fails(*model, "--train", f"{files}/train.en", "--train-target", tmp_path / "short.de")
+    assert said == (
+        f"bothways: {files}/train.en has 24 lines, {tmp_path}/short.de 2: their lines must go together, one with one"
+    )
+    assert "empty.tsv: line 3: its source ('en') is empty" in fails(*model, "--train", tmp_path / "empty.tsv")
+    assert "name the file of their sources" in fails(*model, "--train-target", tmp_path / "short.de")
+    assert "say where the rows are" in fails(*model)
+    assert "model is missing" in fails("--train", f"{files}/train.tsv")
+    unknown = fails_with_one_line(capsys, "finetune", "generate", *model, "--adaptor", "linear")
+    assert "unknown flag --adaptor; did you mean adapter?" in unknown
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_key_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("finetune", "generate", "--help") == 0
+    told = capsys.readouterr().out
+    for key in ("encoder_lr", "adapter_rows", "target_tokenizer", "train_target", "smoothing", "num_beams", "resume"):
+        assert f"{key}" in told, key
