@@ -34,7 +34,19 @@ from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
 
-__all__ = ["WRITES", "Parts", "Spelling", "WritingPipeline", "is_pair", "load", "parts_of", "spelt", "writing"]
+__all__ = [
+    "WRITES",
+    "Parts",
+    "Spelling",
+    "WritingPipeline",
+    "continued",
+    "is_pair",
+    "load",
+    "open_ended",
+    "parts_of",
+    "spelt",
+    "writing",
+]
 
 WRITES = {
     "translation": "translation_text",
@@ -257,7 +269,7 @@ class WritingPipeline:
     def spelling(self, text: str, prefix: str = "") -> Spelling:
         """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
         (encoded,) = self.parts.source.encode([prefix + text])
-        return Spelling(self.parts.target, _open_ended(encoded) if self.alone else [])
+        return Spelling(self.parts.target, open_ended(encoded) if self.alone else [])
 
     def read(self, texts: Sequence[str], prefix: str = "", truncation: bool = True) -> list[Encoded]:
         """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
@@ -334,11 +346,11 @@ class WritingPipeline:
     def _prompts(self, encoded: Sequence[Encoded]) -> Ragged:
         if self.parts.start is not None:
             return Ragged.of([[self.parts.start]] * len(encoded), self._placement.device)
-        return Ragged.of([_open_ended(one) for one in encoded], self._placement.device)
+        return Ragged.of([open_ended(one) for one in encoded], self._placement.device)
 
     def _shown(self, one: Written, source: Encoded, prompt: str | None) -> dict[str, Any]:
         """In the shape of transformers. prompt: what the text goes on from, if that is to be told, too."""
-        ids = _open_ended(source) if self.alone else []
+        ids = open_ended(source) if self.alone else []
         text = continued(self.parts.target, ids, one.ids)
         shown: dict[str, Any] = {self._key: text if prompt is None else prompt + text}
         if one.log_probabilities is None:
@@ -399,7 +411,7 @@ def continued(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -
     return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(ids, skip_special=True)
 
 
-def _open_ended(one: Encoded) -> list[int]:
+def open_ended(one: Encoded) -> list[int]:
     """The ids of a text without the special tokens behind it, which say that it is over."""
     ids, special = list(one.ids), one.special
     while len(ids) > 1 and special[len(ids) - 1]:
