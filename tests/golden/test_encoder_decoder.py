@@ -305,6 +305,16 @@ def test_a_tokenizer_that_does_not_fit_a_side_is_refused(tmp_path: Path) -> None
         EncoderDecoder.from_pretrained(tmp_path)
 
 
+def test_what_another_model_left_in_a_folder_is_not_taken_along(tmp_path: Path) -> None:
+    made("bert, bert", tmp_path / "start")
+    model = EncoderDecoder.from_pretrained(tmp_path / "start")
+    adapter = adapter_of(AdapterConfig("bottleneck", 32, 32), torch.Generator().manual_seed(0))
+    changed(model, adapter=adapter).save_pretrained(tmp_path / "saved")
+    with pytest.raises(InputError, match="adapter is of another model, and this one has none: remove it"):
+        model.save_pretrained(tmp_path / "saved")
+    assert EncoderDecoder.from_pretrained(tmp_path / "saved").adapter is not None
+
+
 def test_an_encoder_alone_is_not_what_they_are(tmp_path: Path) -> None:
     for name in ("bart", "bert, bert"):
         made(name, tmp_path)

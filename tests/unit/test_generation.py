@@ -290,6 +290,12 @@ def test_settings_that_cannot_be_are_named(settings: dict[str, Any], said: str) 
         read_decoding(settings)
 
 
+def test_a_search_that_draws_keeps_its_beams_where_nothing_ends_a_text() -> None:
+    settings = Decoding(max_new_tokens=4, num_beams=3, num_return_sequences=3, do_sample=True, top_k=1)
+    (found,) = generate(table_writer(torch.randn(6, 6), end=()), Ragged.of([[1]]), None, settings)
+    assert len({one.ids for one in found}) == 3
+
+
 @pytest.mark.parametrize("lowest", [-1e9, -torch.inf])
 def test_a_word_that_can_never_come_changes_no_other_log_probability(lowest: float) -> None:
     logits = torch.randn(3, 9)

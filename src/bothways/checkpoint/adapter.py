@@ -13,9 +13,8 @@ from bothways.errors import CheckpointError, ConfigError
 from bothways.files import make_folder, read_object, write_json
 from bothways.nn.adapter import ADAPTERS, Adapter, AdapterConfig
 
-__all__ = ["ADAPTER", "read_adapter", "write_adapter"]
+__all__ = ["read_adapter", "write_adapter"]
 
-ADAPTER = "adapter"  # the folder's name in that of a model
 CONFIG = "config.json"
 
 

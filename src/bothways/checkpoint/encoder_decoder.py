@@ -120,7 +120,8 @@ class EncoderDecoder:
     def save_pretrained(self, folder: str | Path, *, precision: str = "fp32") -> None:
         """Write a folder that this class loads and, unless it has an adapter or tokenizer of ours, transformers too.
 
-        precision: of the weights in the file: fp32, bf16 or fp16. Raises InputError if it cannot be written.
+        precision: of the weights in the file: fp32, bf16 or fp16. Raises InputError if it cannot be written, and where
+        the folder has another model's adapter or tokenizer for targets, which this one has not.
 
         Warns, naming them, of weights the checkpoint had and nothing here uses: they are not written.
         """
@@ -318,21 +319,32 @@ def _extras(family: Pair, raw: Mapping[str, Any], encoder: Read, decoder: Read) 
 
 def _save(model: EncoderDecoder, folder: Path, precision: str) -> None:
     check_precision(precision)
+    parts = _parts(model)
+    for part in FOLDERS:
+        if part not in parts and (folder / part).exists():
+            raise InputError(
+                f"{folder / part} is of another model, and this one has none: remove it, or save elsewhere"
+            )
     tensors = dict(_tensors(model, precision))
     make_folder(folder)
     write_weights(folder / WEIGHTS, tensors)
-    parts = []
-    if model.adapter is not None and model.adapter_is_ours:
+    if ADAPTER in parts:
+        assert model.adapter is not None
         write_adapter(folder / ADAPTER, model.adapter)
-        parts.append(ADAPTER)
     if model.tokenizer is not None:
         save_tokenizer(model.tokenizer, folder)
-    if model.target_tokenizer is not None and model.target_tokenizer is not model.tokenizer:
+    if TARGET_TOKENIZER in parts:
+        assert model.target_tokenizer is not None
         make_folder(folder / TARGET_TOKENIZER)
         save_tokenizer(model.target_tokenizer, folder / TARGET_TOKENIZER)
-        parts.append(TARGET_TOKENIZER)
     write_json(folder / GENERATION, {**model.generation, **model.marks.as_keys()})
     write_json(folder / "config.json", _config(model, parts, precision))
+
+
+def _parts(model: EncoderDecoder) -> list[str]:
+    """The folders that it has beyond its own files."""
+    second = model.target_tokenizer is not None and model.target_tokenizer is not model.tokenizer
+    return [part for part, there in zip(FOLDERS, (model.adapter_is_ours, second)) if there]
 
 
 def _projects(model: EncoderDecoder) -> bool:

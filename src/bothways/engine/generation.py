@@ -390,7 +390,7 @@ class _Search(_Batch):
     def _drawn(self, known: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """As the best, but with noise that makes them drawn without putting back (Kool et al. 2019,
         https://arxiv.org/abs/1903.06059); in the order of their scores."""
-        values, columns = candidates(known, self.decoding, least=len(self.writer.end) + 1)
+        values, columns = candidates(known, self.decoding, least=max(1, len(self.writer.end)) + 1)
         if columns is None:
             columns = torch.arange(values.shape[1], device=values.device).expand_as(values)
         total = (values.view(*scores.shape, -1) + scores[..., None]).flatten(1)

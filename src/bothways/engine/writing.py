@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
-from bothways.checkpoint.encoder_decoder import EncoderDecoder
+from bothways.checkpoint.encoder_decoder import ENCODER_DECODERS, EncoderDecoder
 from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.marks import GENERATION
 from bothways.data.batch import Batch, batch, by_token_budget
@@ -27,8 +27,6 @@ from bothways.engine.scheduler import BATCH_TOKENS, progress
 from bothways.engine.shortlist import shortlist_of
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
-from bothways.families import PAIRS
-from bothways.families.pair import PAIRED
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.layers import for_few_rows
@@ -134,7 +132,7 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
 def is_pair(model: str | Path, revision: str | None = None) -> bool:
     """Whether a model's folder or hub id is an encoder–decoder."""
     path = resolve(model, revision) / "config.json"
-    return path.is_file() and read_object(path).get("model_type") in (PAIRED, *PAIRS)
+    return path.is_file() and read_object(path).get("model_type") in ENCODER_DECODERS
 
 
 def load(model: str | Path, revision: str | None = None) -> Encoder | EncoderDecoder:

@@ -18,7 +18,6 @@ from bothways.nn.dropout import dropout
 
 __all__ = [
     "FEW_ROWS",
-    "LARGEST_HEAD",
     "Embedding",
     "FewRows",
     "Linear",
@@ -59,7 +58,6 @@ _WHOLE_UP_TO = 32  # rows whose sums are never cut
 _SMALL = 1 << 20
 # For up to so many rows it is multiplied fastest as it is, [in, out].
 FEW_ROWS = 32
-LARGEST_HEAD = 1 << 24
 
 
 class Embedding(nn.Embedding):
@@ -280,8 +278,7 @@ class FewRows(nn.Module):
 def for_few_rows(module: ModuleT, largest: int = _SMALL) -> ModuleT:
     """The same module, all weights shared, with packed linear maps as `FewRows`.
 
-    largest: numbers in the largest weight that is kept twice. A head's, which is read whole for each token that is
-    written, may be larger: LARGEST_HEAD.
+    largest: numbers in the largest weight that is kept twice.
     """
     if isinstance(module, PackedLinear):
         twice = module.packed.dtype == torch.float32 and module.packed.numel() <= largest
