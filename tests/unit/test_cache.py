@@ -24,6 +24,8 @@ from bothways.nn.config import (
     RotaryPositions,
 )
 from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.heads import LanguageModelHead
+from bothways.nn.layers import for_few_rows
 
 PLAIN = EncoderConfig(
     vocab=40, width=16, depth=2, heads=2, ffn=24, positions=LearnedPositions(30), causal=True, norm_eps=1e-5
@@ -141,6 +143,19 @@ def run(network: EncoderNetwork, prompts: Ragged, memory: Ragged | None, ids: Te
     """ids [steps, N, B] → [steps, N, B, width]."""
     cache, _ = begin(network, prompts, memory, ids.shape[2], len(ids))
     return torch.stack([step(network, some, cache) for some in ids])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 31, 33])
+@pytest.mark.parametrize("largest", [1 << 30, 0])
+@torch.inference_mode()
+def test_maps_for_few_rows_give_what_packed_ones_give(rows: int, largest: int) -> None:
+    head = LanguageModelHead(replace(PLAIN, width=64, vocab=20_000), bias=True)
+    torch.nn.init.normal_(head.decoder.weight)
+    torch.nn.init.normal_(head.decoder.bias)
+    packed = eager(head, Placement(torch.device("cpu"), torch.float32))
+    few, x = for_few_rows(packed, largest), torch.randn(rows, 64)
+    torch.testing.assert_close(few(x), packed(x), atol=1e-4, rtol=1e-5)
+    assert len(list(few.parameters())) == len(list(packed.parameters()))
 
 
 @torch.inference_mode()

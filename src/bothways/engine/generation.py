@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from bothways.engine.beams import Beams, Link, Step, kept
 from bothways.engine.decoding import USUAL_LENGTH, Decoding
 from bothways.engine.sampling import candidates, chances, draw, generators
-from bothways.engine.scores import NOTHING, Place, Rules, best, top
+from bothways.engine.scores import NOTHING, Place, Rules, best, log_top, top
+from bothways.engine.shortlist import Shortlist
 from bothways.errors import InputError
 from bothways.nn.cache import begin, step
 from bothways.nn.encoder import EncoderNetwork
@@ -55,6 +56,7 @@ class Writer:
     """A network that writes. head: hidden states [R, width] → scores [R, V].    vocab: V.
 
     end: tokens that end a text.    limit: the most tokens that it has positions for; None for no limit.
+    shortlist: of the head's last product, where it pays.
     """
 
     network: EncoderNetwork
@@ -63,6 +65,7 @@ class Writer:
     end: tuple[int, ...]
     limit: int | None
     way: Way
+    shortlist: Shortlist | None = None
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,9 @@ class _Walk(_Batch):
 
     def _choose(self) -> tuple[list[list[int]], list[list[float]] | None]:
         """The next token of every row [N, B], and its log-probability."""
+        found = self._found_at_once()
+        if found is not None:
+            return found, None
         logits = self.logits()
         if len(logits) < len(self.sources) * self.count:  # the first ones, which all rows of a source share
             logits = logits.repeat_interleave(self.count, 0)
@@ -297,6 +303,17 @@ class _Walk(_Batch):
         if whole is None:
             return chosen, None
         return chosen, (plain.gather(1, tokens[:, None])[:, 0] - whole).view(shape).tolist()
+
+    def _found_at_once(self) -> list[list[int]] | None:
+        """The next token of every row [N, 1], where neither scores nor draws are asked for, and a shortlist tells."""
+        if self.writer.shortlist is None or self.decoding.do_sample or self.asked.log_probabilities:
+            return None
+        forbidden = self.rules.forbidden(self.place(1))
+        if forbidden is None:
+            return None
+        rows = self.writer.head.reading(self.hidden.flatten(0, -2))  # type: ignore[operator]
+        found = self.writer.shortlist.best(rows, forbidden)
+        return None if found is None else found[1][:, None].tolist()
 
     def _drawn(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         values, columns = candidates(logits, self.decoding)
@@ -350,22 +367,25 @@ class _Search(_Batch):
 
     def _steps(self, scores: Tensor) -> list[list[Step]]:
         """The best steps of each source, whose texts have these scores [N, B]: one at first, then `num_beams`."""
-        rows = scores.shape[1]
-        known = self.logits().log_softmax(1)
-        plain = known.clone() if self.asked.log_probabilities and self.rules.any else known
-        self.ruled(known, rows)
+        rows, logits = scores.shape[1], self.logits()
         count = kept(self.decoding, len(self.writer.end))
-        if self.decoding.do_sample:
-            total, parents, tokens = self._drawn(known, scores, count)
-        else:
-            values, columns = top(known, count)
+        forbidden = self.rules.forbidden(self.place(rows))
+        if forbidden is not None and not self.decoding.do_sample:
+            values, columns = log_top(logits, count, forbidden)
             total, parents, tokens = _among(values, columns, scores, count)
-        lists = total.tolist(), parents.tolist(), tokens.tolist()
+            own = total - scores.gather(1, parents)
+        else:
+            known = logits.log_softmax(1)
+            plain = known.clone() if self.asked.log_probabilities else known
+            self.ruled(known, rows)
+            if self.decoding.do_sample:
+                total, parents, tokens = self._drawn(known, scores, count)
+            else:
+                total, parents, tokens = _among(*top(known, count), scores, count)
+            own = plain.view(len(scores), -1).gather(1, parents * plain.shape[1] + tokens)
+        lists = [one.tolist() for one in (total, parents, tokens, *([own] if self.asked.log_probabilities else []))]
         self.check([one[0] for one in lists[0]], 1)
-        if not self.asked.log_probabilities:
-            return [[Step(*one) for one in zip(*own)] for own in zip(*lists)]
-        own = plain.view(len(scores), -1).gather(1, parents * plain.shape[1] + tokens).tolist()
-        return [[Step(*one) for one in zip(*source)] for source in zip(*lists, own)]
+        return [[Step(*one) for one in zip(*source)] for source in zip(*lists)]
 
     def _drawn(self, known: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """As the best, but with noise that makes them drawn without putting back (Kool et al. 2019,

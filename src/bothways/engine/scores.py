@@ -6,7 +6,7 @@ Each rule is transformers' of the same name, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from bothways.engine.decoding import Decoding
 
-__all__ = ["NOTHING", "Rules", "best", "top"]
+__all__ = ["NOTHING", "Rules", "best", "log_top", "top"]
 
 NOTHING = -1  # in a row's tokens, before its first one
 # Rows of scores are searched in blocks of so many columns: the k best are in the k blocks with the largest maxima.
 # A plain topk of 30,000 columns copies them all and their numbers.
-BLOCK = 128
+BLOCK = 64
 BLOCKS_FROM = 4096
+ROWS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,14 @@ class Place:
     last: Tensor | None = None
 
 
-Rule = Callable[[Tensor, "Tensor | None", Place], None]
-"""(scores [R, V], changed in place; tokens int64 [R, L]; place)."""
-
-
 class Rules:
-    """What the settings say of scores. Call it with scores [R, V], which it changes.
+    """What the settings say of scores: functions of (scores [R, V], changed in place; tokens int64 [R, L]; place).
 
     reads: whether it needs the tokens so far.    any: whether it may change anything.
     """
 
     def __init__(self, decoding: Decoding, end: Sequence[int]) -> None:
-        rules: list[Rule] = []
+        rules: list[partial[None]] = []
         penalty, size = decoding.repetition_penalty, decoding.no_repeat_ngram_size
         if penalty != 1.0:
             rules.append(partial(_penalise, penalty))
@@ -62,6 +59,12 @@ class Rules:
             rules.append(partial(_force_last, decoding.forced_eos_token_id))
         self._rules = rules
         self.any = bool(rules)
+
+    def forbidden(self, place: Place) -> list[int] | None:
+        """The words that may not come, where that is all that the rules say; else None."""
+        if any(rule.func is not _forbid_end for rule in self._rules):
+            return None
+        return [token for rule in self._rules if place.written < rule.args[0] for token in rule.args[1]]
 
     def __call__(self, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
         """tokens: int64 [R, L], NOTHING before a row's first one; None unless `reads`."""
@@ -127,6 +130,24 @@ def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     values, columns = _members(scores, torch.topk(_maxima(scores), count).indices)
     values, at = torch.topk(values, count)
     return values, columns.gather(1, at)
+
+
+def log_top(logits: Tensor, count: int, without: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    """logits [R, V] → the `count` largest log-probabilities of each row, best first, and their columns, [R, count].
+
+    without: columns that do not count, though they are part of the whole; they are lost from the logits.
+    Some rows at a time, so that they are still in cache when they are read again.
+    """
+    parts = []
+    for rows in logits.split(ROWS_AT_A_TIME) if logits.device.type == "cpu" else (logits,):
+        whole = rows[:, :1] - rows.log_softmax(1)[:, :1]
+        if without:
+            rows[:, list(without)] = -torch.inf
+        values, columns = top(rows, count)
+        parts.append((values - whole, columns))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([values for values, _ in parts]), torch.cat([columns for _, columns in parts])
 
 
 def _in_blocks(scores: Tensor) -> bool:

@@ -23,12 +23,14 @@ from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.decoding import Decoding, read_decoding, usual_settings
 from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
 from bothways.engine.scheduler import BATCH_TOKENS, progress
+from bothways.engine.shortlist import shortlist_of
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
 from bothways.families import PAIRS
 from bothways.families.pair import PAIRED
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
+from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
 
@@ -42,6 +44,8 @@ WRITES = {
 }
 """Tasks that write, and what they call a text."""
 GOES_ON = "text-generation"
+# Rows that are shared out to all streams: a step of fewer takes as long as it takes to read the weights.
+SHARED_FROM = 16
 # Texts that are written at a time, all beams counted: each step reads the weights once for all of them.
 ROWS = {"cpu": 128, "cuda": 1024}
 
@@ -189,11 +193,12 @@ class WritingPipeline:
         decoder = self.parts.decoder
         self.writer = Writer(
             self._prepared(decoder, share),
-            self._prepared(self.parts.head, share),
+            for_few_rows(self._prepared(self.parts.head, share)),
             decoder.config.vocab,
             self.parts.end,
             self.parts.limit,
             CACHED,
+            shortlist_of(self.parts.head, self._placement),
         )
 
     def _check_kind(self, task: str, called: str) -> None:
@@ -313,6 +318,8 @@ class WritingPipeline:
         """By length, so many texts at a time that both reading and writing them fill a step."""
         device = self._placement.device.type
         most = max(1, ROWS[device] // decoding.rows)
+        if len(lengths) * decoding.rows >= SHARED_FROM * self._streams.count:
+            most = min(most, -(-len(lengths) // self._streams.count))
         batches = by_token_budget(lengths, BATCH_TOKENS[device])
         return [one[at : at + most] for one in batches for at in range(0, len(one), most)]
 

@@ -126,19 +126,18 @@ class CrossAttention(nn.Module):
         self.kv = Linear(memory, 2 * config.inner, bias=bias)
         self.out = Linear(config.inner, config.width, bias=bias)
 
-    def project(self, memory: Ragged) -> tuple[Tensor, Tensor]:
-        """k, v [Tm, H, D] of a memory [Tm, memory]."""
+    def project(self, memory: Ragged) -> Tensor:
+        """Keys and values [Tm, 2, H, D] of a memory [Tm, memory]."""
         rows = filled(memory.data) if torch.is_grad_enabled() else memory.data
-        k, v = self.kv(rows)[: len(memory.data)].view(-1, 2, self.heads, self.head_width).unbind(1)
-        return k, v
+        return self.kv(rows)[: len(memory.data)].view(-1, 2, self.heads, self.head_width)
 
-    def forward(self, x: Tensor, layout: Layout, memory: Ragged, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, memory: Ragged, known: Tensor | None = None) -> Tensor:
         """x [T, width], the rows of the layout and perhaps of filler, and a memory [Tm, memory] → the heads' outputs
         side by side [T, H · D], before `out`. A sequence without memory gets zeros. known: what `project` gives."""
         q = self.query(x).view(len(x), self.heads, self.head_width)
         dropped = self.dropout if self.training else 0.0
         rows = q[: layout.total]
-        k, v = self.project(memory) if known is None else known
+        k, v = (self.project(memory) if known is None else known).unbind(1)
         context = attend(rows, k, v, layout, memory.layout, scale=self.scale, dropout=dropped, filler=0)
         return (
             F.pad(context.flatten(1), (0, 0, 0, len(x) - layout.total)) if len(x) > layout.total else context.flatten(1)
@@ -147,7 +146,7 @@ class CrossAttention(nn.Module):
     def weights(self, x: Tensor, layout: Layout, memory: Ragged) -> list[Tensor]:
         """What `forward` weighs the values with, for people to look at: fp32 [H, L, Lm] for each sequence."""
         q = self.query(x).view(len(x), self.heads, self.head_width)
-        return weights(q, self.project(memory)[0], layout, memory.layout, scale=self.scale)
+        return weights(q, self.project(memory)[:, 0], layout, memory.layout, scale=self.scale)
 
 
 class FeedForward(nn.Module):
@@ -205,7 +204,7 @@ class EncoderLayer(nn.Module):
         x: Tensor,
         layout: Layout,
         memory: Ragged | None = None,
-        known: tuple[Tensor, Tensor] | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Everything after attention, whose outputs [T, H · D] are the context of x [T, width].
 

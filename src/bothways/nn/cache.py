@@ -24,7 +24,7 @@ from torch import Tensor
 from bothways.errors import InputError
 from bothways.nn.blocks import EncoderLayer
 from bothways.nn.encoder import EncoderNetwork
-from bothways.nn.layers import FewRows
+from bothways.nn.layers import FEW_ROWS
 from bothways.nn.plain import PlainLayer
 from bothways.nn.positions import Turns, turn, turns_at
 from bothways.ragged import Layout, Ragged
@@ -49,24 +49,31 @@ class Cache:
         layers = network.layers
         self.layers = [layer for i in network.config.order if isinstance(layer := layers[i], EncoderLayer)]
         self.windows = {layer.attention.window for layer in self.layers}
-        self._plain: dict[bool, list[PlainLayer]] = {}
+        self._plain: dict[int, list[PlainLayer]] = {}
         self.dtype = network.embeddings.words.weight.dtype if network.dtype is None else network.dtype
-        self.sources, self.beams = len(prompts), beams
-        self.prompt = self.used = prompts.longest
+        self.sources, self.beams, self.used = len(prompts), 1, 0
+        self.prompt = prompts.longest
         self.slots = self.prompt + beams * room
         self.own: list[Tensor] = []
         self.crossed: list[Tensor] = []
         self.memories = () if memory is None else memory.lengths
         self.seen_memory = _ends(self.memories, self.dtype, device)
-        alike = len(set(prompts.lengths)) == 1
-        self.place = torch.tensor(prompts.lengths[: 1 if alike else None], device=device)[:, None]
+        behind = _behind(prompts)
+        self.place = torch.zeros_like(behind)
         later = torch.arange(room, device=device).repeat_interleave(beams)
-        shared = torch.arange(self.prompt, device=device).expand(len(self.place), -1)
-        self.places = torch.cat([shared, self.place + later], dim=1)
-        self.seen = None if alike and beams == 1 else self._at_first(prompts, room)
+        shared = torch.arange(self.prompt, device=device).expand(len(behind), -1)
+        self.places = torch.cat([shared, behind + later], dim=1)
+        self.seen: Tensor | None = None
         self.counts: Tensor | None = None
         bias = network.relative.bias
         self.by_distance = None if bias is None else bias.by_distance(self.prompt + room).to(self.dtype)
+
+    def spread(self, prompts: Layout, beams: int, room: int) -> None:
+        """The prompts are read: that many beams go on from each, which until now is one."""
+        self.beams, self.used, self.place = beams, self.prompt, _behind(prompts)
+        if len(self.place) > 1 or beams > 1:
+            self.seen = self._at_first(prompts, room)
+        self.counts = None if self.counts is None else self.counts.repeat(1, beams)
 
     def _at_first(self, prompts: Layout, room: int) -> Tensor:
         """Each beam sees its prompt, and what stands at its own number in each step."""
@@ -78,10 +85,10 @@ class Cache:
 
     def plain(self, rows: int) -> list[PlainLayer]:
         """The layers, for so many rows."""
-        few = rows <= FewRows.MOST
-        if few not in self._plain:
-            self._plain[few] = [PlainLayer(layer, few) for layer in self.layers]
-        return self._plain[few]
+        alike = 1 if rows == 1 else min(max(rows, FEW_ROWS), FEW_ROWS + 1)
+        if alike not in self._plain:
+            self._plain[alike] = [PlainLayer(layer, alike) for layer in self.layers]
+        return self._plain[alike]
 
     @torch.no_grad()
     def follow(self, parents: Tensor) -> None:
@@ -134,6 +141,12 @@ class Cache:
         return term
 
 
+def _behind(prompts: Layout) -> Tensor:
+    """int64 [N, 1]: the place behind each prompt; [1, 1] where all are equally long."""
+    alike = len(set(prompts.lengths)) == 1
+    return torch.tensor(prompts.lengths[: 1 if alike else None], device=prompts.device)[:, None]
+
+
 def _ends(lengths: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """[N, 1, 1, longest]: 0 within each length and -inf behind it; None where all are equally long. A length of 0 has
     no -inf: its rows are zeros."""
@@ -159,21 +172,40 @@ def begin(
     network, layout = network.stepping, prompts.layout
     cache = Cache(network, layout, None if memory is None else memory.layout, beams, room)
     x = network.embeddings(prompts, None, network.dtype)
+    last = _started(network, x, memory, cache) if layout.longest == 1 else _read(network, x, layout, memory, cache)
+    if network.embeddings.positions is not None and network.embeddings.offset and network.embeddings.skips:
+        counted = prompts.data != network.embeddings.offset - 1
+        cache.counts = Ragged(counted.long(), layout).sum()[:, None]
+    cache.spread(layout, beams, room)
+    return cache, last if network.norm is None else network.norm(last)
+
+
+def _started(network: EncoderNetwork, x: Tensor, memory: Ragged | None, cache: Cache) -> Tensor:
+    """Start tokens [N, width] go through the layers as a step of one beam → their hidden states [N, width]."""
+    for layer in cache.layers:
+        attention = layer.attention
+        cache.own.append(x.new_empty(2, cache.sources, attention.heads, cache.slots, attention.head_width))
+        if memory is not None and layer.cross is not None:
+            cache.crossed.append(_crossed(layer.cross.project(memory), memory.layout))
+    return _walk(network, x, cache)
+
+
+def _read(network: EncoderNetwork, x: Tensor, layout: Layout, memory: Ragged | None, cache: Cache) -> Tensor:
+    """Prompts [T, width] go through the layers as in a whole forward → the last hidden states [N, width] of each."""
     positions = network.relative(layout, network.dtype)
     for layer in cache.layers:
         q, k, v = layer.attention.project(layer.asking(x), positions)
-        own = _rectangle(torch.stack([k, v], 1), layout, cache.slots)
-        cache.own.append(own)
+        cache.own.append(_rectangle(torch.stack([k, v], 1), layout, cache.slots))
         known = None
         if memory is not None and layer.cross is not None:
             known = layer.cross.project(memory)
-            cache.crossed.append(_rectangle(torch.stack(known, 1), memory.layout, max(1, memory.layout.longest)))
+            cache.crossed.append(_crossed(known, memory.layout))
         x = layer.onward(layer.attention.among(q, k, v, layout, positions), x, layout, memory, known)
-    if network.embeddings.positions is not None and network.embeddings.offset and network.embeddings.skips:
-        counted = prompts.data != network.embeddings.offset - 1
-        cache.counts = Ragged(counted.long(), layout).sum()[:, None].repeat(1, beams)
-    last = Ragged(x, layout).last()
-    return cache, last if network.norm is None else network.norm(last)
+    return Ragged(x, layout).last()
+
+
+def _crossed(kv: Tensor, layout: Layout) -> Tensor:
+    return _rectangle(kv, layout, max(1, layout.longest))
 
 
 def _check(network: EncoderNetwork, prompts: Ragged, memory: Ragged | None, beams: int, room: int) -> None:
@@ -219,7 +251,12 @@ def step(network: EncoderNetwork, ids: Tensor, cache: Cache) -> Tensor:
     if cache.used + cache.beams > cache.slots:
         raise InputError("no room is left for another token; begin with more")
     network = network.stepping
-    x = _embedded(network, ids, cache)
+    x = _walk(network, _embedded(network, ids, cache), cache)
+    return (x if network.norm is None else network.norm(x)).view(*ids.shape, -1)
+
+
+def _walk(network: EncoderNetwork, x: Tensor, cache: Cache) -> Tensor:
+    """A step's rows [R, width] through all layers."""
     cache.used += cache.beams
     terms = {window: cache.term(window) for window in cache.windows}
     angles = _angles(network, cache)
@@ -233,7 +270,7 @@ def step(network: EncoderNetwork, ids: Tensor, cache: Cache) -> Tensor:
             asking = x if layer.asking_memory is None else layer.asking_memory(x)
             x = layer.crossed(_attend_memory(layer, asking, cache, number), x)
     cache.place = cache.place + 1
-    return (x if network.norm is None else network.norm(x)).view(*ids.shape, -1)
+    return x
 
 
 def _embedded(network: EncoderNetwork, ids: Tensor, cache: Cache) -> Tensor:

@@ -59,6 +59,10 @@ class MaskedLanguageHead(nn.Module):
         """rows [M, width] → logits [M, vocab]. Give it only the rows to be predicted."""
         return self.decoder(self._transformed(rows))
 
+    def reading(self, rows: Tensor) -> Tensor:
+        """What the last product reads of rows [M, width]."""
+        return self._transformed(rows)
+
     def _transformed(self, rows: Tensor) -> Tensor:
         return self.norm(self.transform(rows, act=self.act))
 
@@ -154,6 +158,10 @@ class LanguageModelHead(nn.Module):
         """
         x, out = self._scaled(filled(rows)), self.decoder
         return vocabulary_cross_entropy(x, out.weight, out.bias, targets, out.copy, smoothing=smoothing)
+
+    def reading(self, rows: Tensor) -> Tensor:
+        """What the last product reads of rows [M, width]."""
+        return self._scaled(rows)
 
     def _scaled(self, rows: Tensor) -> Tensor:
         return rows if self.scale == 1.0 else rows * self.scale

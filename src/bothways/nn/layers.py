@@ -16,6 +16,8 @@ from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
 
 __all__ = [
+    "FEW_ROWS",
+    "LARGEST_HEAD",
     "Embedding",
     "FewRows",
     "Linear",
@@ -47,8 +49,11 @@ _EPILOGUES = {
 # Below this many rows oneDNN may take another kernel, whose sums differ in the last bit: small inputs are filled up.
 _FEWEST_ROWS = 8
 _FILLED_ROWS = 32
-# Numbers in the largest weight that is kept twice: beyond, reading it takes the time, however it is laid out.
+# Numbers in a weight that a core's cache holds; beyond, reading it takes the time, however it is laid out.
 _SMALL = 1 << 20
+# For up to so many rows it is multiplied fastest as it is, [in, out].
+FEW_ROWS = 32
+LARGEST_HEAD = 1 << 24
 
 
 class Embedding(nn.Embedding):
@@ -180,10 +185,11 @@ class PackedLinear(nn.Module):
         rows = len(x)
         if rows < _FEWEST_ROWS:
             fill = (0, 0, 0, _FEWEST_ROWS - rows)
-            return self._run(F.pad(x, fill), act, None if residual is None else F.pad(residual, fill))[:rows]
-        return self._run(x, act, residual)
+            return self.unfilled(F.pad(x, fill), act, None if residual is None else F.pad(residual, fill))[:rows]
+        return self.unfilled(x, act, residual)
 
-    def _run(self, x: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
+    def unfilled(self, x: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
+        """As `forward`; of few rows the last bits depend on how many there are."""
         run = torch.ops.mkldnn._linear_pointwise
         if act is not None and (act not in _EPILOGUES or residual is not None):
             y = activate(run(x, self.packed, self.bias, "none", [], ""), act)
@@ -195,32 +201,39 @@ class PackedLinear(nn.Module):
 
 
 class FewRows(nn.Module):
-    """A `PackedLinear` that keeps its weight as [in, out], too: 2 to 3 times as fast where there are few rows, as in a
-    step of generation, but with other last bits."""
+    """A `PackedLinear` for few rows, as in a step of generation: up to three times as fast there, with other last bits.
 
-    MOST = 32
+    twice: keep the weight as [in, out], too. Small ones are faster so for up to 32 rows, large ones for a single row;
+    for more, they do without what fills the rows up.
+    """
 
-    def __init__(self, packed: PackedLinear) -> None:
+    def __init__(self, packed: PackedLinear, twice: bool) -> None:
         super().__init__()
-        self.many = packed
-        self.weight = packed.packed.to_dense().T.contiguous()
+        self.packed = packed
+        size = packed.packed.numel()
+        self.most = 0 if not twice else FEW_ROWS if size <= _SMALL else 1
+        self.weight = packed.packed.to_dense().T.contiguous() if twice else None
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
-        if len(x) > self.MOST:
-            return self.many(x, act, residual)
-        bias = self.many.bias
+        if self.weight is None or len(x) > self.most:
+            return self.packed.unfilled(x, act, residual)
+        bias = self.packed.bias
         y = x @ self.weight if bias is None else torch.addmm(bias, x, self.weight)
         y = y if act is None else ACTIVATIONS[act](y)
         return y if residual is None else y.add_(residual)
 
 
-def for_few_rows(module: ModuleT) -> ModuleT:
-    """The same module, all weights shared, with packed linear maps as `FewRows` where that is faster."""
+def for_few_rows(module: ModuleT, largest: int = _SMALL) -> ModuleT:
+    """The same module, all weights shared, with packed linear maps as `FewRows`.
+
+    largest: numbers in the largest weight that is kept twice. A head's, which is read whole for each token that is
+    written, may be larger: LARGEST_HEAD.
+    """
     if isinstance(module, PackedLinear):
-        size = module.packed.numel()
-        return cast(ModuleT, FewRows(module)) if module.packed.dtype == torch.float32 and size <= _SMALL else module
+        twice = module.packed.dtype == torch.float32 and module.packed.numel() <= largest
+        return cast(ModuleT, FewRows(module, twice))
     twin = copy.copy(module)
-    twin._modules = {name: child and for_few_rows(child) for name, child in module._modules.items()}
+    twin._modules = {name: child and for_few_rows(child, largest) for name, child in module._modules.items()}
     return twin
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.blocks import EncoderLayer, FeedForward
-from bothways.nn.layers import FewRows, PackedLinear, activate
+from bothways.nn.layers import FewRows, activate
 
 __all__ = ["PlainLayer", "plain_norm"]
 
@@ -25,24 +25,24 @@ Added = Callable[[Tensor, Tensor], Tensor]
 class PlainLayer:
     """What `EncoderLayer` does with rows [R, width] around its attentions, by the same names.
 
-    few: whether R is no more than FewRows.MOST.
+    rows: R, or any number on the same side of each `FewRows.most`.
     """
 
     __slots__ = ("asking", "asking_memory", "attended", "attention", "cross", "crossed", "fed", "qkv", "query")
 
-    def __init__(self, layer: EncoderLayer, few: bool) -> None:
+    def __init__(self, layer: EncoderLayer, rows: int) -> None:
         self.attention, self.cross = layer.attention, layer.cross
         first = layer.norm_first
         self.asking: Rows | None = _norm(layer.attention_norm) if first else None
-        self.qkv = _map(layer.attention.qkv, few)
-        self.attended = _added(layer.attention.out, None if first else layer.attention_norm, few)
+        self.qkv = _map(layer.attention.qkv, rows)
+        self.attended = _added(layer.attention.out, None if first else layer.attention_norm, rows)
         self.asking_memory: Rows | None = _norm(layer.cross_norm) if first else None
         self.query: Rows | None = None
-        self.fed = _fed(layer, few)
+        self.fed = _fed(layer, rows)
         self.crossed = self.fed
         if layer.cross is not None:
-            self.query = _map(layer.cross.query, few)
-            crossed = _added(layer.cross.out, None if first else layer.cross_norm, few)
+            self.query = _map(layer.cross.query, rows)
+            crossed = _added(layer.cross.out, None if first else layer.cross_norm, rows)
             self.crossed = _then(crossed, self.fed)
 
 
@@ -50,8 +50,8 @@ def plain_norm(norm: nn.Module) -> Rows:
     """The norm, without what calling a module takes."""
     if type(norm) is not nn.LayerNorm or norm.weight.requires_grad:
         return norm
-    shape, weight, bias, eps = norm.normalized_shape, norm.weight.detach(), norm.bias, norm.eps
-    bias = None if bias is None else bias.detach()
+    shape, weight, eps = norm.normalized_shape, norm.weight.detach(), norm.eps
+    bias = None if norm.bias is None else norm.bias.detach()
     return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
 
 
@@ -59,40 +59,43 @@ def _norm(norm: nn.Module | None) -> Rows | None:
     return None if norm is None else plain_norm(norm)
 
 
-def _map(linear: nn.Module, few: bool) -> Rows:
-    if not isinstance(linear, FewRows):
+def _map(linear: nn.Module, count: int) -> Rows:
+    """For so many rows."""
+    if not isinstance(linear, FewRows) or linear.weight is None or count > linear.most:
         return linear
-    if not few:
-        return linear.many
-    weight, bias = linear.weight, linear.many.bias
+    weight, bias = linear.weight, linear.packed.bias
     return (lambda x: torch.mm(x, weight)) if bias is None else (lambda x: torch.addmm(bias, x, weight))
 
 
-def _added(linear: nn.Module, norm: nn.Module | None, few: bool) -> Added:
+def _added(linear: nn.Module, norm: nn.Module | None, count: int) -> Added:
     """x and what the map makes of rows, normalised where there is a norm."""
-    if isinstance(linear, FewRows) and few:
-        maps = _map(linear, few)
-        add: Added = lambda rows, x: maps(rows).add_(x)  # noqa: E731 (of two kinds)
-    else:
-        whole = linear.many if isinstance(linear, FewRows) else linear
-        add = lambda rows, x: whole(rows, residual=x)  # noqa: E731
+    maps = _map(linear, count)
+
+    def with_module(rows: Tensor, x: Tensor) -> Tensor:
+        found: Tensor = linear(rows, residual=x)
+        return found
+
+    def plainly(rows: Tensor, x: Tensor) -> Tensor:
+        return maps(rows).add_(x)
+
+    add = with_module if maps is linear else plainly
     if norm is None:
         return add
     normalise = plain_norm(norm)
     return lambda rows, x: normalise(add(rows, x))
 
 
-def _fed(layer: EncoderLayer, few: bool) -> Callable[..., Tensor]:
+def _fed(layer: EncoderLayer, rows: int) -> Callable[..., Tensor]:
     """x after the feed-forward part."""
-    widen, down = _widen(layer.ffn, few), _added(layer.ffn.down, None if layer.norm_first else layer.ffn_norm, few)
+    widen, down = _widen(layer.ffn, rows), _added(layer.ffn.down, None if layer.norm_first else layer.ffn_norm, rows)
     if not layer.norm_first:
         return lambda x: down(widen(x), x)
     normalise = plain_norm(layer.ffn_norm)
     return lambda x: down(widen(normalise(x)), x)
 
 
-def _widen(ffn: FeedForward, few: bool) -> Rows:
-    name, maps = ffn.act, _map(ffn.up, few)
+def _widen(ffn: FeedForward, rows: int) -> Rows:
+    name, up, maps = ffn.act, ffn.up, _map(ffn.up, rows)
     if ffn.gated:
 
         def gated(x: Tensor) -> Tensor:
@@ -100,9 +103,8 @@ def _widen(ffn: FeedForward, few: bool) -> Rows:
             return activate(opened, name) * gate
 
         return gated
-    if isinstance(ffn.up, (FewRows, PackedLinear)) and not (isinstance(ffn.up, FewRows) and few):
-        whole = ffn.up.many if isinstance(ffn.up, FewRows) else ffn.up
-        return lambda x: whole(x, act=name)
+    if maps is up:
+        return lambda x: up(x, act=name)
     act = ACTIVATIONS[name]
     return lambda x: act(maps(x))
 
