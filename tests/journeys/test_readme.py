@@ -15,6 +15,8 @@ import pytest
 import torch
 from prompt import run
 from safetensors.torch import load_file
+from small_models import write_bert_tokenizer
+from small_pairs import made
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -56,12 +58,20 @@ def in_cache(cache: Path, name: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory, minilm: Path, base_sized_masked: Path, save_bert: Callable[..., Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    minilm: Path,
+    base_sized_masked: Path,
+    save_bert: Callable[..., Path],
+    save_family: Callable[..., Path],
 ) -> Path:
     """A working folder, with a cache of the hub in it that has both models."""
     folder = tmp_path_factory.mktemp("readme")
     in_cache(folder / "cache", "sentence-transformers/all-MiniLM-L6-v2", minilm)
     in_cache(folder / "cache", "bert-base-uncased", base_sized_masked)
+    in_cache(folder / "cache", "gpt2", save_family("gpt2", kind="ForMaskedLM", max_position_embeddings=64))
+    (folder / "my-translator").mkdir()
+    made("bert, bert", folder / "my-translator")
+    write_bert_tokenizer(folder / "my-translator", 24)
     for name, kind in TASKS.items():
         (folder / name).symlink_to(save_bert(kind=f"BertFor{kind}"), target_is_directory=True)
     (folder / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")

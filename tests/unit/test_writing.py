@@ -247,3 +247,13 @@ def test_an_encoder_sees_all_and_a_decoder_nothing_later(
     assert "what comes next" in alone.says
     draw_reach(both, tmp_path / "seen.png", "model")
     assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 1}, {"no_repeat_ngram_size": 2}]
+)
+def test_a_gpu_writes_the_same(bert2bert: Path, gpt2: Path, settings: dict[str, Any]) -> None:
+    for folder in (bert2bert, gpt2):
+        here, there = (writing(folder, device=device, precision="fp32") for device in ("cpu", "cuda"))
+        assert there(TEXTS, max_new_tokens=9, **settings) == here(TEXTS, max_new_tokens=9, **settings)

@@ -95,7 +95,7 @@ def generate(
     prefix: str = "",
     decoding: Annotated[DecodingFlags, Parameter(name="*")] = DecodingFlags(),
     truncation: bool = True,
-    full_text: Annotated[bool, Parameter(negative="")] = False,
+    full_text: bool = True,
     log_probabilities: Annotated[bool, Parameter(negative="")] = False,
     stream: Annotated[bool, Parameter(negative="")] = False,
     alignment: Path | None = None,
@@ -119,7 +119,7 @@ def generate(
     truncation
         Cut texts that are longer than what the model reads, and say so; with --no-truncation they are an error.
     full_text
-        Of a decoder alone, print the text that is gone on with, too.
+        Of a decoder alone, print the text that is gone on with, too; not with --no-full-text.
     log_probabilities
         Print the log-probability of each token, too.
     stream
@@ -135,7 +135,6 @@ def generate(
         Print JSON: a list for each text, as the Python pipeline gives it.
     """
     lines = _texts(texts, input)
-    decoding.check(decoding.do_sample)
     _check(lines, stream, alignment, json, log_probabilities)
     if alignment is not None:
         check_picture(alignment)
@@ -143,6 +142,7 @@ def generate(
     from bothways.engine.writing import writing
 
     write = writing(model, device=device, precision=precision)
+    decoding.check(decoding.do_sample or write.usual.get("do_sample") is True)
     settings = decoding.settings()
     if stream:
         _stream(write, lines[0], prefix, truncation, full_text, settings)
@@ -194,7 +194,7 @@ def _stream(
 ) -> None:
     if settings.get("num_return_sequences", 1) > 1:
         raise InputError("--stream is of one result: leave --num-return-sequences out")
-    if full_text:
+    if full_text and write.alone:
         print(text, end="", flush=True)
     spelling = write.spelling(text, prefix)
 
