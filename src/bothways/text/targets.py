@@ -20,8 +20,7 @@ class Target(NamedTuple):
 def as_targets(
     tokenizer: Tokenizer, texts: Sequence[str], start: int | None, ends: Sequence[int], max_length: int | None = None
 ) -> list[Target]:
-    """Texts as the tokenizer writes them, with its special tokens, and the first of `ends` behind where there is none of
-    them.
+    """Texts as the tokenizer writes them, with its special tokens; behind them one of `ends`, else the first.
 
     start: what a decoder is given before the first of these ids, which is left out where the tokenizer begins with it,
     too (BERT's "[CLS]"; BART begins with "</s>", and writes its "<s>"). None: it is given a text, which these go on
