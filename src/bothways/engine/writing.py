@@ -32,6 +32,7 @@ from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
+from bothways.text.targets import as_targets, open_ended
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
 
 __all__ = ["WRITES", "Parts", "Spelling", "WritingPipeline", "is_pair", "load", "parts_of", "spelt", "writing"]
@@ -81,11 +82,7 @@ class Parts:
         """
         if not target.strip():
             raise InputError("the target is empty: there is nothing to score")
-        (encoded,) = self.target.encode([target])
-        ids = list(encoded.ids)
-        if encoded.special[0] and ids[0] == self.start:
-            del ids[0]
-        return ids if not self.end or (ids[-1:] and ids[-1] in self.end) else [*ids, self.end[0]]
+        return as_targets(self.target, [target], self.start, self.end)[0].ids
 
     @property
     def source_limit(self) -> int:
@@ -257,7 +254,7 @@ class WritingPipeline:
     def spelling(self, text: str, prefix: str = "") -> Spelling:
         """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
         (encoded,) = self.parts.source.encode([prefix + text])
-        return Spelling(self.parts.target, _open_ended(encoded) if self.alone else [])
+        return Spelling(self.parts.target, open_ended(encoded) if self.alone else [])
 
     def read(self, texts: Sequence[str], prefix: str = "", truncation: bool = True) -> list[Encoded]:
         """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
@@ -334,11 +331,11 @@ class WritingPipeline:
     def _prompts(self, encoded: Sequence[Encoded]) -> Ragged:
         if self.parts.start is not None:
             return Ragged.of([[self.parts.start]] * len(encoded), self._placement.device)
-        return Ragged.of([_open_ended(one) for one in encoded], self._placement.device)
+        return Ragged.of([open_ended(one) for one in encoded], self._placement.device)
 
     def _shown(self, one: Written, source: Encoded, prompt: str | None) -> dict[str, Any]:
         """In the shape of transformers. prompt: what the text goes on from, if that is to be told, too."""
-        ids = _open_ended(source) if self.alone else []
+        ids = open_ended(source) if self.alone else []
         text = continued(self.parts.target, ids, one.ids)
         shown: dict[str, Any] = {self._key: text if prompt is None else prompt + text}
         if one.log_probabilities is None:
@@ -397,14 +394,6 @@ def continued(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -
     start = tokenizer.decode(before, skip_special=True)
     whole = tokenizer.decode([*before, *ids], skip_special=True)
     return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(ids, skip_special=True)
-
-
-def _open_ended(one: Encoded) -> list[int]:
-    """The ids of a text without the special tokens behind it, which say that it is over."""
-    ids, special = list(one.ids), one.special
-    while len(ids) > 1 and special[len(ids) - 1]:
-        ids.pop()
-    return ids
 
 
 def _names(sources: Sequence[Sequence[int]]) -> list[str]:
