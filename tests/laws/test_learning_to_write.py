@@ -56,7 +56,7 @@ def settings(model: Path, **parts: Any) -> Seq2SeqSettings:
     return Seq2SeqSettings(**{**usual, **parts})
 
 
-def by_heart(model: Path, output: Path, rows: list[Parallel], lr: float = 1e-2, **parts: Any) -> Taught:
+def by_heart(model: Path, output: Path, texts: list[Parallel], lr: float = 1e-2, **parts: Any) -> Taught:
     """Learn rows until nothing is left to learn; evaluated on the same ones."""
     usual = {
         "source": SourceSettings(str(model), dropout=0.0),
@@ -66,7 +66,7 @@ def by_heart(model: Path, output: Path, rows: list[Parallel], lr: float = 1e-2, 
         "judging": JudgingSettings(metrics=("chrf",), max_new_tokens=12),
         "run": TuningRun(evaluate_every=1000),
     }
-    return finetune_generate(rows, rows, settings(model, **{**usual, **parts}), output)
+    return finetune_generate(texts, texts, settings(model, **{**usual, **parts}), output)
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -236,7 +236,7 @@ def test_models_of_one_config_learn_by_heart(name: str, tmp_path: Path) -> None:
     model.config.eos_token_id = model.generation_config.eos_token_id = 3
     model.save_pretrained(folder)
     write_bert_tokenizer(folder, 24)
-    taught = by_heart(folder, tmp_path / "run", rows, lr=5e-3)
+    taught = by_heart(folder, tmp_path / "run", rows, rows=RowSettings(epochs=120, batch_size=8), lr=8e-3)
     assert taught.outcome.finished
     assert taught.metrics["chrf"] == pytest.approx(100.0)
     transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model")
