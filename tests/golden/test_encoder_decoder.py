@@ -265,6 +265,7 @@ WRONG_CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "no gate": ("t5", {"feed_forward_proj": "open-relu"}, "feed_forward_proj must be an activation, or gated- and one"),
     "other norms": ("bart", {"normalize_before": True}, "normalize_before is True; bart models here have False"),
     "sizes": ("bart", {"decoder_ffn_dim": 0}, "decoder_ffn_dim must be between 1 and"),
+    "parts": ("t5", {"bothways_parts": 5}, "bothways_parts is 5; a list of folders was expected"),
     "depth": ("t5", {"num_decoder_layers": 9}, r"\(decoder\): no weights of cross-attention: decoder.block.2"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,21 @@ def test_a_text_is_printed_as_it_is_written(pair: Path, gpt2: Path, capsys: pyte
         whole = capsys.readouterr().out
         assert run("generate", model, TEXTS[0], "--max-new-tokens", "7", "--stream") == 0
         assert capsys.readouterr().out == whole
+
+
+def test_a_folder_that_searches_is_streamed_when_told_not_to(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
+    said = json.loads((pair / "generation_config.json").read_text())
+    changed = {**said, "num_beams": 3, "num_return_sequences": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(changed))
+    assert "with num_beams 1" in fails_with_one_line(capsys, "generate", tmp_path, TEXTS[0], "--stream")
+    printed = []
+    for folder, more in ((tmp_path, ("--num-beams", "1")), (pair, ())):
+        assert run("generate", folder, TEXTS[0], "--max-new-tokens", "7", "--stream", *more) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
 
 
 def test_draws_with_a_seed_are_the_same_again(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from bothways import Encoder, InputError, Ragged
 from bothways.engine.decoding import Decoding, read_decoding
 from bothways.engine.generation import CACHED, Way, Writer, generate
-from bothways.engine.scores import BLOCK, best, top
+from bothways.engine.scores import BLOCK, best, log_top, top
 
 END = 3
 PROMPTS = [[7, 9, 12, 40, 9, 12], [5], [8, 8, 20, 33], [41, 6]]
@@ -274,6 +274,10 @@ def test_without_a_number_as_much_is_written_as_there_are_positions_for() -> Non
         ({"top_p": 1.2}, "top_p must be above 0 and at most 1, got 1.2"),
         ({"top_k": -1}, "top_k"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0"),
+        ({"repetition_penalty": 10**30}, "repetition_penalty must be from 1e-06 to 1e"),
+        ({"temperature": 1e-40}, "temperature must be from 1e-06 to 1e"),
+        ({"length_penalty": -500}, "length_penalty must be from -32 to 32, got -500"),
+        ({"length_penalty": 10**6}, "length_penalty must be from -32 to 32"),
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences 3 is more than num_beams 2"),
         ({"num_return_sequences": 2}, "do_sample"),
         ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens 5 is more than max_new_tokens 4"),
@@ -284,6 +288,16 @@ def test_without_a_number_as_much_is_written_as_there_are_positions_for() -> Non
 def test_settings_that_cannot_be_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         read_decoding(settings)
+
+
+@pytest.mark.parametrize("lowest", [-1e9, -torch.inf])
+def test_a_word_that_can_never_come_changes_no_other_log_probability(lowest: float) -> None:
+    logits = torch.randn(3, 9)
+    logits[:, 0] = lowest
+    values, columns = log_top(logits.clone(), 4, without=[1])
+    wanted = logits.log_softmax(1)[:, 2:].topk(4)
+    torch.testing.assert_close(values, wanted.values)
+    assert torch.equal(columns, wanted.indices + 2)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -284,8 +284,10 @@ def _adapter(
 
 def _has(folder: Path, raw: Mapping[str, Any], part: str) -> bool:
     """Whether a model has a part of ours. Raises CheckpointError where its config says so and there is none."""
-    said, there = part in (raw.get(PARTS) or ()), (folder / part).is_dir()
-    if said and not there:
+    parts, there = raw.get(PARTS) or [], (folder / part).is_dir()
+    if not isinstance(parts, list):
+        raise CheckpointError(f"{folder / 'config.json'}: {PARTS} is {parts!r:.40}; a list of folders was expected")
+    if part in parts and not there:
         raise CheckpointError(f"{folder}: config.json says that there is a folder {part}/, but there is none")
     return there
 

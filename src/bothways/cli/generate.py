@@ -192,7 +192,7 @@ def _check(lines: Sequence[str], stream: bool, alignment: Path | None, json: boo
 def _stream(
     write: WritingPipeline, text: str, prefix: str, truncation: bool, full_text: bool, settings: dict[str, Any]
 ) -> None:
-    if settings.get("num_return_sequences", 1) > 1:
+    if settings.setdefault("num_return_sequences", 1) > 1:  # whatever the folder says
         raise InputError("--stream is of one result: leave --num-return-sequences out")
     if full_text and write.alone:
         print(text, end="", flush=True)

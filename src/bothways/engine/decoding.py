@@ -62,7 +62,7 @@ class Decoding:
     def __post_init__(self) -> None:
         for name, least, most in COUNTS:
             _check_count(name, getattr(self, name), least, most)
-        for name in NUMBERS:
+        for name, _, _ in NUMBERS:
             _check_number(name, getattr(self, name))
         if type(self.do_sample) is not bool:
             raise InputError(f"do_sample must be true or false, got {self.do_sample!r:.60}")
@@ -71,6 +71,9 @@ class Decoding:
         for impossible, message in self._impossible():
             if impossible:
                 raise InputError(message)
+        for name, least, most in NUMBERS:
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name} must be from {least:g} to {most:g}, got {getattr(self, name)!r:.60}")
 
     def _impossible(self) -> list[tuple[bool, str]]:
         """(whether it is so, what to say)."""
@@ -115,7 +118,13 @@ COUNTS: tuple[tuple[str, int, int], ...] = (
     ("forced_eos_token_id", 0, 1 << 31),
     ("num_return_sequences", 1, MOST_BEAMS),
 )
-NUMBERS = ("length_penalty", "temperature", "top_p", "repetition_penalty")
+# Beyond these, powers and scores of fp32 overflow.
+NUMBERS: tuple[tuple[str, float, float], ...] = (
+    ("length_penalty", -32.0, 32.0),
+    ("temperature", 1e-6, 1e6),
+    ("top_p", 0.0, 1.0),
+    ("repetition_penalty", 1e-6, 1e6),
+)
 MAY_BE_ABSENT = ("max_new_tokens", "seed", "forced_bos_token_id", "forced_eos_token_id")
 
 

@@ -110,7 +110,7 @@ def generate(
         return []
     _check_words(decoding, writer.vocab)
     if decoding.searches and on_token is not None:
-        raise InputError("a search knows its texts at the end only: without num_beams they can be told as they come")
+        raise InputError("a search knows its texts at the end only: with num_beams 1 they can be told as they come")
     numbers = range(len(prompts)) if numbers is None else numbers
     names = [f"{number}" for number in numbers] if names is None else names
     most = _lengths(writer, prompts, decoding, numbers)

@@ -135,16 +135,15 @@ def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def log_top(logits: Tensor, count: int, without: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
     """logits [R, V] → the `count` largest log-probabilities of each row, best first, and their columns, [R, count].
 
-    without: columns that do not count, though they are part of the whole; they are lost from the logits.
+    without: columns that do not count, though they are part of the whole.
     Some rows at a time, so that they are still in cache when they are read again.
     """
     parts = []
     for rows in logits.split(ROWS_AT_A_TIME) if logits.device.type == "cpu" else (logits,):
-        whole = rows[:, :1] - rows.log_softmax(1)[:, :1]
+        known = rows.log_softmax(1)
         if without:
-            rows[:, list(without)] = -torch.inf
-        values, columns = top(rows, count)
-        parts.append((values - whole, columns))
+            known[:, list(without)] = -torch.inf
+        parts.append(top(known, count))
     if len(parts) == 1:
         return parts[0]
     return torch.cat([values for values, _ in parts]), torch.cat([columns for _, columns in parts])
