@@ -71,9 +71,9 @@ class Decoding:
         for impossible, message in self._impossible():
             if impossible:
                 raise InputError(message)
-        for name, least, most in NUMBERS:
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} must be from {least:g} to {most:g}, got {getattr(self, name)!r:.60}")
+        for name, lowest, highest in NUMBERS:
+            if not lowest <= getattr(self, name) <= highest:
+                raise InputError(f"{name} must be from {lowest:g} to {highest:g}, got {getattr(self, name)!r:.60}")
 
     def _impossible(self) -> list[tuple[bool, str]]:
         """(whether it is so, what to say)."""
