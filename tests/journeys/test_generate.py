@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from prompt import fails_with_one_line, run
 from small_models import write_bert_tokenizer
 from small_pairs import made
 
 import bothways
+from bothways.engine.generation import Way
 
 TEXTS = ("the cat sat on the mat", "a dog ran")
 
@@ -110,6 +112,27 @@ def test_inspect_says_whether_a_source_is_used(pair: Path, capsys: pytest.Captur
     assert said["target"] == "a dog ran"
     assert {len(values) for values in said["log_probabilities"].values()} == {4}
     assert said["uses_source"] in ("yes", "hardly", "no")
+
+
+def test_the_picture_is_of_the_text_that_was_drawn(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("bothways.cli.alignment.draw", lambda found, path, title: seen.append(found) or path.touch())
+    flags = ("--do-sample", "--top-k", "0", "--log-probabilities", "--json")
+    assert run("generate", pair, TEXTS[0], *flags, "--alignment", tmp_path / "a.png") == 0
+    ((answer,),) = json.loads(capsys.readouterr().out)
+    assert [one["token"] for one in answer["tokens"]] == list(seen[0].target)
+
+
+def test_what_takes_more_memory_than_there_is_is_one_line(
+    pair: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*about: object) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr("bothways.engine.writing.CACHED", Way(begin, begin))  # type: ignore[arg-type]
+    assert "out of memory; give fewer" in fails_with_one_line(capsys, "generate", pair, "a dog")
 
 
 @pytest.mark.parametrize(

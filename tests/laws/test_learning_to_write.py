@@ -23,6 +23,7 @@ import bothways
 from bothways.data.parallel import Parallel
 from bothways.errors import CheckpointError, ConfigError, InputError, TruncationWarning
 from bothways.families import FAMILIES
+from bothways.train import seq2seq
 from bothways.train.finetune import Taught
 from bothways.train.seq2seq import finetune_generate
 from bothways.train.seq2seq_settings import (
@@ -248,6 +249,24 @@ def test_a_decoder_alone_learns_to_go_on_from_a_source(save_family: Save, tmp_pa
     assert taught.metrics["chrf"] == pytest.approx(100.0)
     transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "model")
     assert "goes on from a source with '\\n' behind it" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_what_is_written_for_a_row_held_out_depends_on_no_longer_one(
+    save_family: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources held out are cut as those that are learnt from, and each has the room that is behind it."""
+    folder, texts = save_family("gpt2", kind="LMHeadModel", std=0.1), list[list[str]]()
+    short, long = reversed_texts(3), Parallel(" ".join(["dog"] * 40), ("a",), "row 4")
+    write = seq2seq.written
+    monkeypatch.setattr(seq2seq, "written", lambda *about: texts.append(write(*about)) or texts[-1])
+    changed = settings(folder, judging=JudgingSettings(metrics=("chrf",)), sides=SidesSettings(20, 3))
+    for held in (short, [*short, long]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)
+            finetune_generate(reversed_texts(6), held, changed, tmp_path / f"{len(held)}")
+    alone, beside = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+    assert [len(one) for one in beside] == [4] * len(alone)
+    assert [one[:3] for one in beside] == alone
 
 
 def test_targets_may_have_a_tokenizer_of_their_own(save_bert: Save, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bothways.checkpoint.encoder import Encoder
 from bothways.cli.alignment import draw as draw_alignment
 from bothways.cli.reach import draw as draw_reach
 from bothways.engine.alignment import align, source_use
+from bothways.engine.decoding import Decoding
 from bothways.engine.reach import reach
 from bothways.engine.writing import WritingPipeline, writing
 from bothways.nn.adapter import AdapterConfig, adapter_of
@@ -108,6 +110,16 @@ def test_what_the_folder_says_stands_where_nothing_is_said(bert2bert: Path, tmp_
     assert writing(tmp_path)(TEXTS, max_new_tokens=2) == writing(bert2bert)(
         TEXTS, **{**same, "max_new_tokens": 2, "min_new_tokens": 2}
     )
+
+
+def test_a_decoder_alone_ends_as_its_folder_says(gpt2: Path, tmp_path: Path) -> None:
+    shutil.copytree(gpt2, tmp_path, dirs_exist_ok=True)
+    (encoded,) = writing(gpt2).read(["the cat"])
+    ((written,),) = writing(gpt2).write([encoded], Decoding(max_new_tokens=9))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [written.ids[4]]}))
+    ((ended,),) = writing(tmp_path).write([encoded], Decoding(max_new_tokens=9))
+    assert ended.ended
+    assert ended.ids == written.ids[: written.ids.index(written.ids[4]) + 1]
 
 
 def test_pieces_that_are_told_make_up_the_text(write: WritingPipeline, gpt2: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -144,6 +145,8 @@ def generate(
     write = writing(model, device=device, precision=precision)
     decoding.check(decoding.do_sample or write.usual.get("do_sample") is True)
     settings = decoding.settings()
+    if alignment is not None:  # of the very text that is printed
+        settings.setdefault("seed", secrets.randbits(63))
     if stream:
         _stream(write, lines[0], prefix, truncation, full_text, settings)
         return

@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(_one_line(error), 2)
     except (MemoryError, RuntimeError) as error:
-        if debug or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+        if debug or not _out_of_memory(error):
             raise
-        _fail("out of memory; give fewer --batch-tokens, or --precision bf16", 2)
+        _fail("out of memory; give fewer --batch-tokens or, to write, --num-beams; or --precision bf16", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except StandardOutputError as error:
@@ -100,6 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(_cause(error), 2)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is Python's, that of a GPU, or that of torch on a CPU, which has no type of its own."""
+    own = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return own or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from bothways.checkpoint.marks import GENERATION
 from bothways.errors import InputError, meant
 from bothways.files import read_object
 
@@ -164,7 +165,7 @@ def usual_settings(extras: Mapping[str, Any], folder: Path | None = None, start:
 
     Raises ConfigError on a file that cannot be read.
     """
-    path = None if folder is None else folder / "generation_config.json"
+    path = None if folder is None else folder / GENERATION
     said = read_object(path) if path is not None and path.is_file() else extras
     usual = {name: said[name] for name in NAMES if said.get(name) is not None and name != "seed"}
     for ours, theirs in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.hub import resolve
+from bothways.checkpoint.marks import GENERATION
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.decoding import Decoding, read_decoding, usual_settings
@@ -35,7 +36,18 @@ from bothways.ragged import Ragged
 from bothways.text.targets import as_targets, open_ended
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
 
-__all__ = ["WRITES", "Parts", "Spelling", "WritingPipeline", "is_pair", "load", "parts_of", "spelt", "writing"]
+__all__ = [
+    "WRITES",
+    "Parts",
+    "Spelling",
+    "WritingPipeline",
+    "continued",
+    "is_pair",
+    "load",
+    "parts_of",
+    "spelt",
+    "writing",
+]
 
 WRITES = {
     "translation": "translation_text",
@@ -144,11 +156,20 @@ def writing(
     folder = resolve(model, revision)
     loaded = load(folder)
     both = isinstance(loaded, EncoderDecoder)
-    usual = None if both else usual_settings(loaded.extras, folder)
+    usual = None
+    if isinstance(loaded, Encoder):
+        loaded, usual = _ended_as_said(loaded, folder), usual_settings(loaded.extras, folder)
     chosen = task or ("text2text-generation" if both else GOES_ON)
     return WritingPipeline(
         chosen, loaded, device=device, precision=precision, share=True, name=str(model), bar=bar, usual=usual
     )
+
+
+def _ended_as_said(model: Encoder, folder: Path) -> Encoder:
+    """A decoder alone with the end that `generation_config.json` says, which goes before that of its config."""
+    path = folder / GENERATION
+    end = read_object(path).get("eos_token_id") if path.is_file() else None
+    return model if end is None else replace(model, extras={**model.extras, "eos_token_id": end})
 
 
 def _known(marks: Sequence[Any], network: EncoderNetwork) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ drives the loop, saves.
 from __future__ import annotations
 
 import math
-import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -20,14 +20,16 @@ from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
 from bothways.data.parallel import Parallel
 from bothways.data.split import picked
+from bothways.engine.decoding import Decoding
 from bothways.engine.frozen import FrozenNetwork
 from bothways.engine.streams import Streams
-from bothways.engine.writing import WritingPipeline
-from bothways.errors import ConfigError, InputError, TruncationWarning
+from bothways.engine.writing import WritingPipeline, continued
+from bothways.errors import ConfigError, InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
 from bothways.tasks.overlap import need_overlap, overlap_metrics
+from bothways.text.targets import open_ended
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.finetune import Taught
@@ -42,7 +44,7 @@ from bothways.train.progress import Progress
 from bothways.train.rows import RowSteps, dealt, times_of
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, precision_of, set_up
 from bothways.train.seq2seq_card import write_seq2seq_card
-from bothways.train.seq2seq_rows import Material, length_of, material_of, targets_of
+from bothways.train.seq2seq_rows import Material, length_of, material_of, sources_of, targets_of
 from bothways.train.seq2seq_settings import Seq2SeqSettings
 from bothways.train.seq2seq_start import starting_model
 from bothways.train.start import set_dropout
@@ -265,26 +267,29 @@ def _held(material: Material, settings: Seq2SeqSettings) -> Iterator[Batch]:
 
 
 def written(networks: Either, material: Material, settings: Seq2SeqSettings, device: torch.device) -> list[str]:
-    """What the model, as it is then, writes for each source that is held out."""
+    """What the model, as it is then, writes for each source that is held out, cut as in training."""
     model = networks.pair if isinstance(networks, PairNetworks) else networks.encoder
     alone = isinstance(model, Encoder)
     precision = "fp32" if device.type == "cpu" else settings.update.precision
     task = "text-generation" if alone else "text2text-generation"
     pipeline = WritingPipeline(task, model, device=str(device), precision=precision, bar=False, usual={})
-    sources = [row.source + (settings.sides.separator if alone else "") for row in material.held]
-    beams, most = settings.judging.num_beams, _room(model, material, settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TruncationWarning)  # told once, before the run
-        answers = pipeline(sources, return_full_text=False, num_beams=beams, max_new_tokens=most)
-    return [one["generated_text"].strip() for (one,) in answers]
+    sources = sources_of(model, material.held, settings)
+    before = [open_ended(one) if alone else [] for one in sources]
+    by_room: dict[int, list[int]] = defaultdict(list)
+    for i, ids in enumerate(before):
+        by_room[_room(pipeline.parts.limit, max(1, len(ids)), settings)].append(i)
+    texts = [""] * len(sources)
+    for room, places in by_room.items():
+        decoding = Decoding(max_new_tokens=room, num_beams=settings.judging.num_beams)
+        for i, (one,) in zip(places, pipeline.write([sources[i] for i in places], decoding)):
+            texts[i] = continued(pipeline.parts.target, before[i], one.ids).strip()
+    return texts
 
 
-def _room(model: EncoderDecoder | Encoder, material: Material, settings: Seq2SeqSettings) -> int:
-    """How many tokens may be written: those asked for, as far as there are positions."""
+def _room(limit: int | None, before: int, settings: Seq2SeqSettings) -> int:
+    """How many tokens may be written behind so many: those asked for, as far as there are positions."""
     asked = settings.judging.max_new_tokens
-    limit = model.config.limit if isinstance(model, Encoder) else model.decoder.config.limit
-    before = max(map(len, material.held_samples)) if isinstance(model, Encoder) else 0
-    return asked if limit is None else max(1, min(asked, limit - before))
+    return asked if limit is None else max(1, min(asked, limit - before + 1))
 
 
 def _meter(model: Model, material: Material, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:

@@ -24,7 +24,7 @@ from bothways.text.tokenizer import Encoded, Tokenizer
 from bothways.train.samples import identity_of
 from bothways.train.seq2seq_settings import Seq2SeqSettings
 
-__all__ = ["Material", "Writing", "material_of", "targets_of"]
+__all__ = ["Material", "Writing", "material_of", "sources_of", "targets_of"]
 
 ROWS_AT_A_TIME = 4096
 
@@ -160,26 +160,34 @@ def _samples(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settings
     ways, most = _ways(model, settings), settings.sides.max_target_length
     for at in range(0, len(rows), ROWS_AT_A_TIME):
         some = rows[at : at + ROWS_AT_A_TIME]
-        sources = ways.source.encode([row.source + ways.separator for row in some], max_length=ways.longest)
+        sources = _read(some, ways)
         check_types(sources, ways.reads)
         targets = as_targets(ways.target, [row.targets[0] for row in some], ways.start, ways.end, most)
         for row, source, target in zip(some, sources, targets):
             yield _sample(row, source, target, ways)
 
 
+def sources_of(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settings: Seq2SeqSettings) -> list[Encoded]:
+    """The sources of rows, cut as they are in training."""
+    return _read(rows, _ways(model, settings))
+
+
+def _read(rows: Sequence[Parallel], ways: _Ways) -> list[Encoded]:
+    return ways.source.encode([row.source + ways.separator for row in rows], max_length=ways.longest)
+
+
 def _sample(row: Parallel, source: Encoded, target: Target, ways: _Ways) -> Sample:
-    gone_on = Numbers(np.array(open_ended(source), np.int32), None, False)
-    numbers = gone_on if ways.start is None else Numbers.of(source)
+    alone = ways.start is None
+    numbers = Numbers(np.array(open_ended(source), np.int32), None, False) if alone else Numbers.of(source)
     if not len(numbers):
         raise InputError(f"{row.place}: the tokenizer makes no tokens of its source")
-    taken = len(target.ids) + (0 if ways.start is not None else len(numbers) - 1)
+    taken = len(target.ids) + (len(numbers) - 1 if alone else 0)
     if ways.positions is not None and taken > ways.positions:
-        whose = "its target has" if ways.start is not None else "its source and target have"
-        least = ways.positions if ways.start is not None else max(1, ways.positions - len(numbers) + 1)
+        whose = "its source and target have" if alone else "its target has"
+        least = max(1, ways.positions - len(numbers) + 1) if alone else ways.positions
         raise InputError(
             f"{row.place}: {whose} {taken:,} tokens, but the decoder has {ways.positions:,} positions; "
-            f"cut what is too long, with --max-target-length {least}"
-            + ("" if ways.start is not None else " and --max-source-length")
+            f"cut what is too long, with --max-target-length {least}" + (" and --max-source-length" if alone else "")
         )
     return Sample((numbers,), np.array(target.ids, np.int32), source.dropped + target.cut)
 
