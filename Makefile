@@ -13,8 +13,8 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## search the Python manual with a real encoder, offline
 	@$(BIN)/bothways demo
 
-test: $(VENV)/.dev  ## all tests but the slow ones
-	$(BIN)/pytest -m "not slow"
+test: $(VENV)/.dev  ## all tests but the slow ones, a process for each core
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m slow

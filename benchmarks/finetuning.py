@@ -60,7 +60,9 @@ WORKLOADS = {
     "sentences": Workload("short sentences, classified", "text-classification", 12, Amount(3, 12), Amount(5, 40)),
     "windows": Workload("windows of 384, answered", "question-answering", 2, Amount(2, 2), Amount(5, 4)),
     "frozen": Workload("frozen encoder", "text-classification", 4, Amount(3, 12), Amount(5, 40), frozen=True),
-    "writing": Workload("sentences written from others", "text2text-generation", 6, Amount(3, 6), Amount(5, 20)),
+    "writing": Workload(
+        "sentences written from others, 64 rows", "text2text-generation", 6, Amount(3, 6), Amount(5, 20)
+    ),
     "prediction": Workload("prediction, 3 to 512 tokens, fp32", "text-classification", 1, Amount(2, 1), Amount(5, 2)),
 }
 

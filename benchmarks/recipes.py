@@ -6,7 +6,8 @@ DATA has glue/TASK/{train,dev}.tsv, conll2003/eng.{train,testb}, squad/{train-v1
 goemotions/{train,test}.tsv and labels.txt, arc/ARC-Easy.{train,test}.jsonl, multi30k/{train,test_2016_flickr}.{en,de}
 with tokenizer-de/ (of train.de: `bothways tokenizer train --kind bpe --vocab-size 8000`), scitldr/{train,test}.jsonl.
 
-Figures are of the last epoch, not of the best one; times are of whole processes, reading and evaluating included.
+Figures are of the last epoch, not of the best one; times are of whole processes, reading and evaluating included, and
+counted on all cores. `recipes_peer.py` says what steps of a plain loop of transformers take.
 Recipes that write take equal compute: what a frozen encoder saves goes into more epochs.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -137,17 +138,21 @@ AS_THEY_ARE = ("bleu", "chrf", "loss")
 
 
 def tuned(recipe: Recipe, data: Path, encoder: str, seeds: int, output: Path) -> dict[str, Any]:
-    """What `bothways finetune` says of a recipe, with seconds and the peak of memory in MB."""
+    """What `bothways finetune` says of a recipe, with seconds, those of processors, and the peak of memory in MB."""
     said = recipe.flags.format(data=data).split()
     command = [sys.executable, "-m", "bothways", "finetune", recipe.kind, "--json", "--model", encoder, *said]
     command += ["--train", str(data / recipe.train), "--eval", str(data / recipe.held), "--output", str(output)]
     command += ["--seeds", str(recipe.seeds or seeds), "--save-every", "1000000"]
     started = time.monotonic()
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if result.returncode:
-        raise SystemExit(result.returncode)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
-    return {**json.loads(result.stdout), "seconds": time.monotonic() - started, "peak_mb": peak}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    taken = {"seconds": time.monotonic() - started, "cpu_seconds": used.ru_utime + used.ru_stime}
+    return {**json.loads(found), **taken, "peak_mb": used.ru_maxrss / 1000}
 
 
 def row(name: str, recipe: Recipe, found: dict[str, Any]) -> str:
@@ -160,8 +165,8 @@ def row(name: str, recipe: Recipe, found: dict[str, Any]) -> str:
     ]
     tokens = sum(run["tokens"] for run in found["runs"])
     return (
-        f"| {name} | {len(found['runs'])} | {', '.join(cells)} | {found['seconds'] / len(found['runs']):,.0f} "
-        f"| {tokens / found['seconds']:,.0f} | {found['peak_mb']:,.0f} |"
+        f"| {name} | {len(found['runs'])} | {', '.join(cells)} | {found['cpu_seconds'] / len(found['runs']):,.0f} "
+        f"| {tokens / found['cpu_seconds']:,.0f} | {found['peak_mb']:,.0f} |"
     )
 
 
@@ -182,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     said = parser.parse_args(arguments)
-    print("| recipe | seeds | last epoch | seconds a run | tokens/s | peak MB so far |\n|---|---:|---|---:|---:|---:|")
+    print("| recipe | seeds | last epoch | processor seconds a run | tokens of each | peak MB |")
+    print("|---|---:|---|---:|---:|---:|")
     for name in said.tasks.split(";"):
         with tempfile.TemporaryDirectory() as folder:
             found = tuned(RECIPES[name], said.data, said.encoder, said.seeds, Path(folder) / "run")

@@ -15,7 +15,7 @@ from typing import Any
 from workloads import load_tokenizer, sentences
 
 SEED = 20
-ROWS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 32, 5e-5, 0.01, 1.0
+ROWS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 64, 5e-5, 0.01, 1.0
 LONGEST = 64  # tokens of a sentence
 PAIR = "pair"
 

@@ -31,6 +31,7 @@ from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
+from bothways.text.targets import as_targets, open_ended
 from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "continued",
     "is_pair",
     "load",
-    "open_ended",
     "parts_of",
     "spelt",
     "writing",
@@ -92,11 +92,7 @@ class Parts:
         """
         if not target.strip():
             raise InputError("the target is empty: there is nothing to score")
-        (encoded,) = self.target.encode([target])
-        ids = list(encoded.ids)
-        if encoded.special[0] and ids[0] == self.start:
-            del ids[0]
-        return ids if not self.end or (ids[-1:] and ids[-1] in self.end) else [*ids, self.end[0]]
+        return as_targets(self.target, [target], self.start, self.end)[0].ids
 
     @property
     def source_limit(self) -> int:
@@ -417,14 +413,6 @@ def continued(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -
     start = tokenizer.decode(before, skip_special=True)
     whole = tokenizer.decode([*before, *ids], skip_special=True)
     return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(ids, skip_special=True)
-
-
-def open_ended(one: Encoded) -> list[int]:
-    """The ids of a text without the special tokens behind it, which say that it is over."""
-    ids, special = list(one.ids), one.special
-    while len(ids) > 1 and special[len(ids) - 1]:
-        ids.pop()
-    return ids
 
 
 def _names(sources: Sequence[Sequence[int]]) -> list[str]:

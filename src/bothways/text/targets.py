@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bothways.text.tokenizer import Encoded, Tokenizer
 
-__all__ = ["Target", "as_targets"]
+__all__ = ["Target", "as_targets", "open_ended"]
 
 
 class Target(NamedTuple):
@@ -20,7 +20,7 @@ class Target(NamedTuple):
 def as_targets(
     tokenizer: Tokenizer, texts: Sequence[str], start: int | None, ends: Sequence[int], max_length: int | None = None
 ) -> list[Target]:
-    """Texts as the tokenizer writes them, with its special tokens, and the first of `ends` behind where there is none.
+    """Texts as the tokenizer writes them, with its special tokens; behind them one of `ends`, else the first.
 
     start: what a decoder is given before the first of these ids, which is left out where the tokenizer begins with it,
     too (BERT's "[CLS]"; BART begins with "</s>", and writes its "<s>"). None: it is given a text, which these go on
@@ -30,7 +30,7 @@ def as_targets(
     found = []
     for one in tokenizer.encode(texts, offsets=False):
         ids = _begun(one, start)
-        ids = ids if ids and ids[-1] in ends else [*ids, ends[0]]
+        ids = ids if not ends or (ids and ids[-1] in ends) else [*ids, ends[0]]
         limit = len(ids) if max_length is None else max_length
         found.append(Target(ids[:limit], max(0, len(ids) - limit)))
     return found
@@ -43,3 +43,11 @@ def _begun(encoded: Encoded, start: int | None) -> list[int]:
         return ids[1:] if ids and ids[0] == start else ids
     first = next((i for i, one in enumerate(special) if not one), len(ids))
     return ids[first:]
+
+
+def open_ended(encoded: Encoded) -> list[int]:
+    """The ids of a text that is gone on from: without the special tokens behind it, which say that it is over."""
+    ids, special = list(encoded.ids), encoded.special
+    while len(ids) > 1 and special[len(ids) - 1]:
+        ids.pop()
+    return ids

@@ -23,12 +23,13 @@ from bothways.data.split import picked
 from bothways.engine.decoding import Decoding
 from bothways.engine.frozen import FrozenNetwork
 from bothways.engine.streams import Streams
-from bothways.engine.writing import WritingPipeline, continued, open_ended
+from bothways.engine.writing import WritingPipeline, continued
 from bothways.errors import ConfigError, InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
 from bothways.tasks.overlap import need_overlap, overlap_metrics
+from bothways.text.targets import open_ended
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.finetune import Taught

@@ -8,19 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bothways.checkpoint.encoder import Encoder, tokenizer_of
+from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.data.batch import Batch, Numbers
 from bothways.data.parallel import Parallel
 from bothways.engine.pipeline import check_types
-from bothways.engine.writing import open_ended
+from bothways.engine.writing import parts_of
 from bothways.errors import InputError, TruncationWarning
 from bothways.nn.config import EncoderConfig
-from bothways.objectives.causal import edges
 from bothways.objectives.objective import Losses, Model
 from bothways.objectives.seq2seq import Continuation, SequenceToSequence
 from bothways.tasks.learning import Sample
-from bothways.text.targets import Target, as_targets
+from bothways.text.targets import Target, as_targets, open_ended
 from bothways.text.tokenizer import Encoded, Tokenizer
 from bothways.train.samples import identity_of
 from bothways.train.seq2seq_settings import Seq2SeqSettings
@@ -141,7 +140,7 @@ def _ways(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> _Ways:
     assert own is not None
     if isinstance(model, Encoder):
         longest = _within("max_source_length", asked.max_source_length, model.config.longest - 1)
-        return _Ways(own, own, None, ends_of(model), longest, model.config.limit, asked.separator, model.config)
+        return _Ways(own, own, None, parts_of(model).end, longest, model.config.limit, asked.separator, model.config)
     positions, marks = model.decoder.config.limit, model.marks
     if positions is not None:
         _within("max_target_length", asked.max_target_length, positions)
@@ -154,13 +153,6 @@ def _within(key: str, asked: int | None, longest: int) -> int:
     if asked is not None and asked > longest:
         raise InputError(f"{key} is {asked}, but the model takes {longest} tokens at most")
     return asked or longest
-
-
-def ends_of(model: Encoder) -> tuple[int, ...]:
-    """What ends a text of a decoder alone: as its config says, else by its tokenizer."""
-    said = model.extras.get("eos_token_id")
-    ids = [one for one in (said if isinstance(said, list) else [said]) if type(one) is int]
-    return tuple(one for one in ids if 0 <= one < model.config.vocab) or (edges(tokenizer_of(model))[1],)
 
 
 def _samples(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settings: Seq2SeqSettings) -> Iterator[Sample]:

@@ -16,7 +16,7 @@ from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.marks import Marks
-from bothways.engine.writing import is_pair
+from bothways.engine.writing import is_pair, parts_of
 from bothways.errors import CheckpointError, ConfigError
 from bothways.families import FAMILIES, Family
 from bothways.families.pair import paired
@@ -80,7 +80,10 @@ def _alone(encoder: Encoder, settings: Seq2SeqSettings) -> Encoder:
             raise ConfigError(f"{key} is for an encoder with a decoder, but {name} is a decoder alone; leave it out")
     if settings.source.layers == 0:
         raise ConfigError(f"layers is 0, but {name} is a decoder alone, of which nothing would learn; say 1 or more")
-    return replace(encoder, heads={"causal": encoder.heads["causal"]}, unused=())
+    extras = dict(encoder.extras)
+    if not parts_of(encoder, name).end:  # else nothing would say where a text ends
+        extras["eos_token_id"] = edges(tokenizer_of(encoder, name))[1]
+    return replace(encoder, heads={"causal": encoder.heads["causal"]}, extras=extras, unused=())
 
 
 def _gone_on(pair: EncoderDecoder, settings: Seq2SeqSettings, generator: torch.Generator, told: Told) -> EncoderDecoder:
