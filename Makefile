@@ -14,7 +14,7 @@ demo: $(VENV)/.demo  ## search the Python manual with a real encoder, offline
 	@$(BIN)/bothways demo
 
 test: $(VENV)/.dev  ## all tests but the slow ones, a process for each core
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m slow
