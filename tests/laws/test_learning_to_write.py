@@ -361,6 +361,8 @@ def test_a_target_tokenizer_must_fit_a_decoder_that_is_trained_already(save_bert
         ({"decoder": DecoderSettings(target_tokenizer="/nowhere")}, "/nowhere: no such folder"),
         ({"source": SourceSettings("")}, "model is missing: say what to begin with"),
         ({"sides": SidesSettings(max_source_length=25)}, "max_source_length is 25, but the model takes 24"),
+        ({"judging": JudgingSettings(num_beams=400)}, "num_beams 400 is more than the"),
+        ({"judging": JudgingSettings(num_beams=40_000)}, "num_beams must be a whole number from 1 to 4,096, got 40000"),
         ({"update": UpdateSettings(precision="fp32", warmup=99)}, "warmup must be between 0 and the 2 steps"),
     ],
 )

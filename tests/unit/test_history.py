@@ -194,6 +194,15 @@ def test_what_runs_share_is_in_one_panel_and_a_loss_of_one_in_its_own(write: Wri
     ]
 
 
+def test_what_is_learnt_of_writing_is_one_panel_a_metric(write: Write) -> None:
+    found = read_history(write("w", step(1, words=3.0, accuracy=0.1), held(1, loss=2.5, accuracy=0.2, bleu=16.0)))
+    drawn = {panel.metric: panel.lines[0] for panel in panels({"w": found})}
+    assert {name: (len(one.training), len(one.held_out)) for name, one in drawn.items()} == {
+        **{"words": (1, 1), "words_accuracy": (1, 1)},
+        "bleu": (0, 1),
+    }
+
+
 @given(st.lists(st.floats(-1e3, 1e3), max_size=200))
 def test_smoothing_is_the_mean_of_what_is_around(values: list[float]) -> None:
     reach = math.ceil(len(values) / 30)

@@ -162,6 +162,15 @@ def test_an_empty_source_is_named(write: WritingPipeline, gpt2: Path) -> None:
         write(3)  # type: ignore[arg-type]
 
 
+def test_what_is_no_text_and_no_folder_is_named(write: WritingPipeline) -> None:
+    with pytest.raises(InputError, match="text 1 is not a string but int"):
+        write(["a dog ran", 5])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="prefix must be a text, got 3"):
+        write("a dog ran", prefix=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a model's folder or hub id was expected, not dict"):
+        bothways.pipeline("translation", {})  # type: ignore[call-overload]
+
+
 def test_a_source_that_is_too_long_is_cut_and_that_is_said_or_refused(write: WritingPipeline, gpt2: Path) -> None:
     long = "the cat sat " * 20
     with pytest.warns(TruncationWarning, match=r"cut to 24 tokens \(it had 62\)"):
@@ -258,7 +267,9 @@ def test_an_encoder_sees_all_and_a_decoder_nothing_later(
     assert "does not go on" in encoder.says
     assert "what comes next" in alone.says
     draw_reach(both, tmp_path / "seen.png", "model")
-    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
+    (itself,) = writing(bert2bert)(TEXTS[0], log_probabilities=True)
+    alone = reach(EncoderDecoder.from_pretrained(bert2bert), TEXTS[0]).sights[2]
+    assert list(alone.rows[1:]) == [one["token"] for one in itself["tokens"]][:-1]
 
 
 @pytest.mark.gpu

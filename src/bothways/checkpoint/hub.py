@@ -56,6 +56,8 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
     revision: a branch, tag or commit on the hub.
     Raises CheckpointError if neither is to be had, or the repository has no safetensors.
     """
+    if not isinstance(model, (str, Path)):
+        raise InputError(f"a model's folder or hub id was expected, not {type(model).__name__}; save it, and name that")
     try:
         path = Path(model).expanduser()
         if path.is_dir():

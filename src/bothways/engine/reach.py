@@ -17,7 +17,8 @@ from torch import Tensor
 
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
-from bothways.engine.writing import parts_of, spelt
+from bothways.engine.decoding import read_decoding
+from bothways.engine.writing import WritingPipeline, parts_of, spelt
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged
@@ -76,7 +77,7 @@ class Reach:
 
 
 def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None) -> Reach:
-    """Measured with a text and, of an encoder–decoder, with a target; that is the text itself if None.
+    """Measured with a text and, of an encoder–decoder, with a target; that is what it writes itself if None.
 
     Raises InputError on texts without tokens, or with too many.
     """
@@ -92,7 +93,7 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
     assert parts.start is not None
     (encoded,) = parts.source.encode([text], max_length=parts.encoder.config.longest)
     source = _checked(list(encoded.ids))
-    ids = _checked([parts.start, *parts.ids_of(text if target is None else target)[:-1]])
+    ids = _checked([parts.start, *(_written(model, text) if target is None else parts.ids_of(target))[:-1]])
     read, written = tuple(encoded.tokens), spelt(parts.target, ids)
     with _watched(parts.encoder) as seen_source, _watched(parts.decoder) as seen_target:
         memory = parts.encoder(Ragged.of([source])).last
@@ -107,6 +108,13 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
             Sight("decoder, of what it wrote", written, written, True, own),
         )
     )
+
+
+def _written(model: EncoderDecoder, text: str) -> list[int]:
+    """The ids of what it writes for a text."""
+    write = WritingPipeline("text2text-generation", model, device="cpu", precision="fp32", bar=False)
+    ((found, *_),) = write.write(write.read([text]), read_decoding({}, write.usual))
+    return list(found.ids)
 
 
 def _checked(ids: list[int]) -> list[int]:

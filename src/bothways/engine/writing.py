@@ -32,7 +32,14 @@ from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
 from bothways.text.targets import as_targets, open_ended
-from bothways.text.tokenizer import Encoded, Tokenizer, as_texts, cut_lengths, warn_of_truncation
+from bothways.text.tokenizer import (
+    Encoded,
+    Tokenizer,
+    as_texts,
+    checked_texts,
+    cut_lengths,
+    warn_of_truncation,
+)
 
 __all__ = [
     "WRITES",
@@ -279,8 +286,10 @@ class WritingPipeline:
         """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
         it may be cut, with a TruncationWarning."""
         longest = self.parts.source_limit
-        for i, text in enumerate(texts):
-            if isinstance(text, str) and not text.strip():
+        if not isinstance(prefix, str):
+            raise InputError(f"prefix must be a text, got {prefix!r:.60}")
+        for i, text in enumerate(checked_texts(texts)):
+            if not text.strip():
                 raise InputError(f"text {i} is empty: there is nothing to {'go on from' if self.alone else 'read'}")
         encoded = self.parts.source.encode([prefix + text for text in texts], max_length=longest)
         for i, one in enumerate(encoded):

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from bothways.errors import InputError, TruncationWarning
 from bothways.text.guard import guarded
 
-__all__ = ["Cuts", "Encoded", "Strategy", "Tokenizer", "as_texts", "cut_lengths", "warn_of_truncation"]
+__all__ = ["Cuts", "Encoded", "Strategy", "Tokenizer", "as_texts", "checked_texts", "cut_lengths", "warn_of_truncation"]
 
 Strategy = Literal["longest_first", "only_first", "only_second"]
 
@@ -131,11 +131,11 @@ class Tokenizer:
 
         Raises InputError on what is not a text, and on a max_length with no room for one (or for more than a stride).
         """
-        inputs: list[Any] = _checked(texts)
+        inputs: list[Any] = checked_texts(texts)
         if pairs is not None:
             if len(pairs) != len(texts):
                 raise InputError(f"{len(texts)} texts need as many second texts, got {len(pairs)}")
-            inputs = list(zip(inputs, _checked(pairs)))
+            inputs = list(zip(inputs, checked_texts(pairs)))
         self._check_room(max_length, pairs is not None)
         with self._lock:
             if stride is not None:
@@ -239,7 +239,7 @@ def as_texts(inputs: Any) -> list[str]:
     return list(inputs)
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
+def checked_texts(texts: Sequence[str]) -> list[str]:
     """The texts, if they are strings that can be encoded as UTF-8."""
     for i, text in enumerate(texts):
         if not isinstance(text, str):

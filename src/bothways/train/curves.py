@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bothways.files import replacing
 from bothways.pictures import EDGES, caption, drawing
-from bothways.train.history import HIGHER, LOSSES, Curve, History, kind_of, read_history
+from bothways.train.history import HIGHER, LOSSES, OF_HUNDRED, Curve, History, kind_of, read_history
 
 __all__ = ["By", "Line", "Panel", "draw", "panels", "plot_curves", "smoothed", "title_of"]
 
@@ -144,7 +144,7 @@ def _panel(axes: Any, panel: Panel, by: By) -> None:
     axes.set_xlabel({"step": "steps", "tokens": "tokens"}[by])
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if kind_of(panel.metric) in HIGHER:
+    if kind_of(panel.metric) in HIGHER and panel.metric not in OF_HUNDRED:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(**_limits(panel))
     axes.set_xlim(left=0)

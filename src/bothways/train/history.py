@@ -21,6 +21,7 @@ __all__ = [
     "LOSSES",
     "LOWER",
     "METRICS",
+    "OF_HUNDRED",
     "SETTINGS",
     "Best",
     "Curve",
@@ -57,6 +58,7 @@ HIGHER = (
     *("bleu", "chrf", "rouge1", "rouge2", "rougeL"),
 )
 LOWER = ("loss", "perplexity", "ece")
+OF_HUNDRED = ("bleu", "chrf")  # numbers up to 100; all others that are higher are shares
 # Settings that what is held out, and what is asked of it, depend on.
 ASKED = {
     "corpus": ("identity", "longest"),
@@ -126,7 +128,7 @@ def read_history(folder: Path) -> History:
     at = _tokens_at(rows)
     steps = max(row["step"] for row in rows)
     training = _curves((row for row in rows if "held_out" not in row and not row.get("skipped")), at)
-    held_out = _curves(({"step": row["step"], **row["held_out"]} for row in rows if "held_out" in row), at)
+    held_out = _curves(({"step": row["step"], **_held(row["held_out"])} for row in rows if "held_out" in row), at)
     return History(
         folder,
         objectives=_objectives(settings, {**training, **held_out}),
@@ -183,6 +185,11 @@ def _checked(path: Path) -> Iterator[dict[str, Any]]:
             if name != "held_out" and not isinstance(value, (int, float, type(None))):
                 raise InputError(f"{path}: damaged: {name} is {_short(value)} at step {row['step']}")
         yield row
+
+
+def _held(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is held out, with the loss of written words by the name that it has in training."""
+    return {"words" if name == "loss" else name: value for name, value in found.items()}
 
 
 def _short(value: Any) -> str:

@@ -94,6 +94,7 @@ def finetune_generate(
             need_overlap(settings.judging.overlaps)
         rows, held = picked(rows, settings.sides.max_train_samples), picked(held, settings.sides.max_eval_samples)
         model = starting_model(settings, told)
+        _check_search(model, settings)
         material = material_of(model, rows, held, settings)
         frozen = _frozen(model, material, settings, output)
         steps = _steps(material, settings, frozen)
@@ -107,6 +108,14 @@ def finetune_generate(
         if outcome.finished:
             _finish(material, started, settings, output, outcome, metrics)
         return Taught(output, outcome, Labels("single"), metrics, settings.judging.best, settings.judging.best == LOSS)
+
+
+def _check_search(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> None:
+    """Raise InputError or ConfigError on a search that else would be refused when it is asked for, after many steps."""
+    beams, words = settings.judging.num_beams, (model if isinstance(model, Encoder) else model.decoder).config.vocab
+    Decoding(max_new_tokens=settings.judging.max_new_tokens, num_beams=beams)
+    if beams > words:
+        raise ConfigError(f"num_beams {beams:,} is more than the {words:,} words of the vocabulary")
 
 
 def steps_of(rows: Sequence[Parallel], settings: Seq2SeqSettings) -> int:
