@@ -21,7 +21,7 @@ from bothways.engine.evaluation import evaluated, need_metrics_of
 from bothways.engine.frozen import FrozenNetwork, FrozenPipeline
 from bothways.engine.pipeline import Pipeline
 from bothways.engine.streams import Streams
-from bothways.errors import ConfigError, InputError, TruncationWarning
+from bothways.errors import InputError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
@@ -38,11 +38,11 @@ from bothways.train.networks import Networks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import flops_of_token, rate_here
 from bothways.train.progress import Progress
-from bothways.train.rows import RowSteps, times_of
+from bothways.train.rows import RowSteps, steps_over, times_of
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, set_up
 from bothways.train.samples import Material, material_of, reading_of
 from bothways.train.start import set_dropout
-from bothways.train.state import Restored, restore
+from bothways.train.state import Restored, begun_or_restored
 from bothways.train.states import States
 from bothways.train.tables import tables_of
 from bothways.train.tuning import TuningSettings
@@ -148,14 +148,12 @@ def _check(
 
 
 def _steps(material: Material, settings: TuningSettings, frozen: States | None) -> RowSteps:
-    lengths, size = [len(sample) for sample in material.samples], settings.rows.batch_size
-    steps, warmup = steps_of(len(lengths), settings), settings.update.warmup
-    if warmup is not None and warmup > steps:
-        raise ConfigError(f"warmup must be between 0 and the {steps} steps, got {warmup}")
+    lengths = [len(sample) for sample in material.samples]
     made = partial(_batch, material)
     if frozen is not None:
         made = partial(frozen.batch, material.objective, material.samples)
-    return RowSteps(lengths, made, size, settings.rows.batch_tokens, steps, settings.run.seed)
+    steps, seed = steps_of(len(lengths), settings), settings.run.seed
+    return steps_over(lengths, made, steps, settings.rows, settings.update.warmup, seed)
 
 
 def _compute(
@@ -192,16 +190,11 @@ def _started(
         groups = parameter_groups(model.to(device), adam.weight_decay, adam.lr, adam.layer_decay, adam.head_lr)
         return OPTIMIZERS[settings.update.optimizer](groups, adam), average_of(model, settings.update)
 
-    started = restore(output, Networks.of, parts, steps.check_place) if resume else None
-    if started is None:
-        networks = Networks(encoder)
-        model = networks.model()
-        started = Restored(networks, model, *parts(model), Progress(), output)
-    elif started.corpus not in (None, material.identity):
-        raise InputError(f"{output}: its rows were others than these; name those it was begun with, or another folder")
-    else:
-        restored = started.networks.encoder
-        set_dropout(restored.network, settings.adapt.dropout, restored.heads)
+    started = begun_or_restored(
+        output, Networks.of, lambda: Networks(encoder), parts, steps.check_place, material.identity, resume
+    )
+    there = started.networks.encoder
+    set_dropout(there.network, settings.adapt.dropout, there.heads)
     set_up(started.model, settings.update, device)
     started.model.network.filling = True
     return started

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bothways.data.batch import Batch
-from bothways.errors import CheckpointError
+from bothways.errors import CheckpointError, ConfigError
 from bothways.train.loop import Times
 from bothways.train.progress import Cursor, Progress
-from bothways.train.tuning import TuningRun
+from bothways.train.tuning import RowSettings, TuningRun
 
-__all__ = ["RowSteps", "dealt", "times_of"]
+__all__ = ["RowSteps", "dealt", "steps_over", "times_of"]
 
 FEWEST_PARTS = 2  # so that two cores have something to do, whatever the machine has
 AHEAD = 4  # steps that are prepared before they are needed
@@ -85,6 +85,20 @@ class RowSteps:
         rows = self.rows(at).tolist()
         after = at.after(self.per_epoch)
         return [(self.batch_of(part), after) for part in dealt(rows, self.lengths, self.batch_tokens)]
+
+
+def steps_over(
+    lengths: Sequence[int],
+    batch_of: Callable[[Sequence[int]], Batch],
+    steps: int,
+    rows: RowSettings,
+    warmup: float | None,
+    seed: int,
+) -> RowSteps:
+    """The steps that settings make of rows. Raises ConfigError where the rate would rise for longer than they last."""
+    if warmup is not None and warmup > steps:
+        raise ConfigError(f"warmup must be between 0 and the {steps} steps, got {warmup}")
+    return RowSteps(lengths, batch_of, rows.batch_size, rows.batch_tokens, steps, seed)
 
 
 def times_of(run: TuningRun, steps: RowSteps, *, judged: bool) -> Times:

@@ -24,7 +24,7 @@ from bothways.engine.decoding import Decoding
 from bothways.engine.frozen import FrozenNetwork
 from bothways.engine.streams import Streams
 from bothways.engine.writing import WritingPipeline, continued
-from bothways.errors import ConfigError, InputError
+from bothways.errors import ConfigError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
@@ -41,14 +41,14 @@ from bothways.train.networks import Networks, PairNetworks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import flops_of_token, rate_here
 from bothways.train.progress import Progress
-from bothways.train.rows import RowSteps, dealt, times_of
+from bothways.train.rows import RowSteps, dealt, steps_over, times_of
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, precision_of, set_up
 from bothways.train.seq2seq_card import write_seq2seq_card
 from bothways.train.seq2seq_rows import Material, length_of, material_of, sources_of, targets_of
 from bothways.train.seq2seq_settings import Seq2SeqSettings
 from bothways.train.seq2seq_start import starting_model
 from bothways.train.start import set_dropout
-from bothways.train.state import Restored, restore
+from bothways.train.state import Restored, begun_or_restored
 from bothways.train.states import States
 from bothways.train.step import evaluate
 from bothways.train.tables import tables_of
@@ -138,14 +138,11 @@ def _frozen(
 
 
 def _steps(material: Material, settings: Seq2SeqSettings, frozen: States | None) -> RowSteps:
-    lengths, size = material.lengths, settings.rows.batch_size
-    steps, warmup = _step_count(len(lengths), settings), settings.update.warmup
-    if warmup is not None and warmup > steps:
-        raise ConfigError(f"warmup must be between 0 and the {steps} steps, got {warmup}")
     made = partial(_batch, material)
     if frozen is not None:
         made = partial(frozen.batch, material.objective, material.samples)
-    return RowSteps(lengths, made, size, settings.rows.batch_tokens, steps, settings.run.seed)
+    steps, seed = _step_count(len(material.lengths), settings), settings.run.seed
+    return steps_over(material.lengths, made, steps, settings.rows, settings.update.warmup, seed)
 
 
 def _batch(material: Material, rows: Sequence[int]) -> Batch:
@@ -185,19 +182,13 @@ def _started(
         return OPTIMIZERS[settings.update.optimizer](groups, adam), average_of(made, settings.update)
 
     read = Networks.of if isinstance(model, Encoder) else PairNetworks.of
-    started: Restored[Either] | None = restore(output, read, parts, steps.check_place) if resume else None
-    if started is None:
-        networks = _networks(model)
-        made = networks.model()
-        started = Restored(networks, made, *parts(made), Progress(), output)
-    elif started.corpus not in (None, material.identity):
-        raise InputError(f"{output}: its rows were others than these; name those it was begun with, or another folder")
-    else:
-        for network in started.model.networks:
-            set_dropout(network, settings.source.dropout)
-    set_up(started.model, settings.update, device)
+    started: Restored[Either] = begun_or_restored(
+        output, read, lambda: _networks(model), parts, steps.check_place, material.identity, resume
+    )
     for network in started.model.networks:
+        set_dropout(network, settings.source.dropout)
         network.filling = True
+    set_up(started.model, settings.update, device)
     return started
 
 

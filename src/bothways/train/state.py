@@ -34,7 +34,17 @@ from bothways.train.networks import Trained
 from bothways.train.optim import optimizer_state, restore_optimizer
 from bothways.train.progress import Progress
 
-__all__ = ["Read", "Restored", "TrainedT", "best", "checkpoints", "prune", "restore", "save_checkpoint"]
+__all__ = [
+    "Read",
+    "Restored",
+    "TrainedT",
+    "begun_or_restored",
+    "best",
+    "checkpoints",
+    "prune",
+    "restore",
+    "save_checkpoint",
+]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -130,6 +140,29 @@ def restore(
     if found:
         raise CheckpointError(f"{run / FOLDER}: none of the {len(found)} checkpoints is whole")
     return None
+
+
+def begun_or_restored(
+    run: Path,
+    read: Read[TrainedT],
+    begun: Callable[[], TrainedT],
+    parts: Parts,
+    check: Check,
+    identity: str,
+    resume: bool,
+) -> Restored[TrainedT]:
+    """The newest whole checkpoint of a run over rows that is resumed, or step 0 of what `begun` gives.
+
+    identity: of the rows. Raises InputError where the checkpoint is of others; the rest as `restore`.
+    """
+    found = restore(run, read, parts, check) if resume else None
+    if found is None:
+        networks = begun()
+        model = networks.model()
+        return Restored(networks, model, *parts(model), Progress(), run)
+    if found.corpus not in (None, identity):
+        raise InputError(f"{run}: its rows were others than these; name those it was begun with, or another folder")
+    return found
 
 
 def best(run: Path, read: Read[TrainedT], progress: Progress) -> tuple[TrainedT, Progress] | None:
