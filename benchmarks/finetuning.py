@@ -17,17 +17,17 @@ import json
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import writing
-from pretraining import PACKAGES, Amount, Side, train
-from rounds import WorkerError, note
-from worker import installed_version, only_answers, peak_megabytes, serve
+from pretraining import Amount
+from rounds import WorkerError
+from sides import SIDES, compare, serve_side
+from worker import only_answers
 from workloads import load_tokenizer, paragraphs, sentences, wide_texts
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ CONTEXT_WORDS = (30, 350)
 QUESTIONS, QUESTION_WORDS, ANSWER_WORDS = 600, 9, 3
 LABELS = ("LABEL_0", "LABEL_1")
 PREDICTED = 96
-SIDES = {"ours": "bothways", "peers": "transformers"}
 
 
 @dataclass(frozen=True)
@@ -325,36 +324,6 @@ def their_side(model: Path, workload: str, folder: Path) -> Theirs | Predicting 
 # The rounds
 
 
-def compare(model: Path, folder: Path, workload: str, amount: Amount, threads: int) -> dict[str, Any]:
-    """One workload: both sides' tokens a second in each round, and their peak memory."""
-    sides = {}
-    for side in SIDES:
-        arguments = (workload, side, "--model", str(model), "--rows", str(folder))
-        sides[side] = Side(side, __file__, arguments, folder / f"{workload}-{side}.log", threads)
-    try:
-        for name, side in sides.items():
-            note(f"finetuning, {workload}: warming up {SIDES[name]}")
-            side.start()
-            side.ask("train", steps=WORKLOADS[workload].warm_up)
-        for number in range(amount.rounds):
-            note(f"finetuning, {workload}: round {number + 1} of {amount.rounds}")
-            for side in list(sides.values())[:: -1 if number % 2 else 1]:
-                side.run(amount.steps)
-        versions = {**sides["peers"].ask("versions"), **sides["ours"].ask("versions")}
-    finally:
-        for side in sides.values():
-            side.stop()
-    runs = [one for side in sides.values() for one in side.disturbance]
-    return {
-        "amount": asdict(amount),
-        "speeds": {SIDES[name]: side.speeds for name, side in sides.items()},
-        "losses": {SIDES[name]: side.losses for name, side in sides.items()},
-        "megabytes": {SIDES[name]: side.megabytes for name, side in sides.items()},
-        "disturbance": sum(runs) / len(runs),
-        "versions": versions,
-    }
-
-
 def measure(
     model: Path, scratch: Path, threads: int, quick: bool, rounds: int | None, sizes: object = None
 ) -> dict[str, Any]:
@@ -369,21 +338,12 @@ def measure(
         amount = workload.quick if quick else workload.full
         try:
             amount = replace(amount, rounds=rounds or amount.rounds)
-            found[name] = compare(model, folder, name, amount, threads)
+            arguments = ("--model", str(model), "--rows", str(folder))
+            warm_up = workload.warm_up
+            found[name] = compare(__file__, "finetuning", name, arguments, folder, warm_up, amount, threads)
         except WorkerError as failure:
             found[name] = str(failure)
     return found
-
-
-def ratio(result: dict[str, Any]) -> float:
-    """How many times as fast ours is: the median over the rounds."""
-    pairs = zip(result["speeds"]["bothways"], result["speeds"]["transformers"], strict=True)
-    return median(ours / theirs for ours, theirs in pairs)
-
-
-def memory_ratio(result: dict[str, Any]) -> float:
-    """Our peak memory as a part of theirs."""
-    return float(result["megabytes"]["bothways"] / result["megabytes"]["transformers"])
 
 
 def main() -> None:
@@ -397,12 +357,7 @@ def main() -> None:
     arguments = parser.parse_args()
     make: Callable[..., Any] = {"ours": our_side, "peers": their_side}[arguments.side]
     side = make(arguments.model, arguments.workload, arguments.rows)
-    requests: dict[str, Callable[..., dict[str, Any]]] = {
-        "train": lambda steps: train(side, steps),
-        "memory": lambda: {"megabytes": peak_megabytes()},
-        "versions": lambda: {name: found for name in PACKAGES if (found := installed_version(name))},
-    }
-    serve(requests, answers)
+    serve_side(side, answers)
 
 
 if __name__ == "__main__":

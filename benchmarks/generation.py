@@ -17,18 +17,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from pretraining import PACKAGES, Amount, Side, train
-from rounds import WorkerError, note
-from worker import installed_version, only_answers, peak_megabytes, serve
+from pretraining import Amount
+from rounds import WorkerError
+from sides import SIDES, compare, serve_side
+from worker import only_answers
 from workloads import load_tokenizer, sentences
 
 SEED = 20
 LONGEST = 60
 NEW_TOKENS = 32
-SIDES = {"ours": "bothways", "peers": "transformers"}
 INIT_STD = 0.05
 
 
@@ -172,35 +171,6 @@ def their_side(workload: Workload, folder: Path) -> Writing:
 # The rounds
 
 
-def compare(folder: Path, name: str, amount: Amount, threads: int) -> dict[str, Any]:
-    """One workload: both sides' written tokens a second in each round, and their peak memory."""
-    sides = {}
-    for side in SIDES:
-        sides[side] = Side(
-            side, __file__, (name, side, "--folder", str(folder)), folder / f"{name}-{side}.log", threads
-        )
-    try:
-        for side in sides.values():
-            side.start()
-            side.ask("train", steps=1)
-        for number in range(amount.rounds):
-            note(f"generation, {name}: round {number + 1} of {amount.rounds}")
-            for side in list(sides.values())[:: -1 if number % 2 else 1]:
-                side.run(amount.steps)
-        versions = {**sides["peers"].ask("versions"), **sides["ours"].ask("versions")}
-    finally:
-        for side in sides.values():
-            side.stop()
-    runs = [one for side in sides.values() for one in side.disturbance]
-    return {
-        "amount": asdict(amount),
-        "speeds": {SIDES[name]: side.speeds for name, side in sides.items()},
-        "megabytes": {SIDES[name]: side.megabytes for name, side in sides.items()},
-        "disturbance": sum(runs) / len(runs),
-        "versions": versions,
-    }
-
-
 def measure(
     model: Path, scratch: Path, threads: int, quick: bool, rounds: int | None, sizes: object = None
 ) -> dict[str, Any]:
@@ -214,16 +184,12 @@ def measure(
     for name, workload in WORKLOADS.items():
         amount = workload.quick if quick else workload.full
         try:
-            found[name] = compare(folder, name, replace(amount, rounds=rounds or amount.rounds), threads)
+            amount = replace(amount, rounds=rounds or amount.rounds)
+            arguments = ("--folder", str(folder))
+            found[name] = compare(__file__, "generation", name, arguments, folder, 1, amount, threads)
         except WorkerError as failure:
             found[name] = str(failure)
     return found
-
-
-def ratio(result: dict[str, Any]) -> float:
-    """How many times as fast ours is: the median over the rounds."""
-    pairs = zip(result["speeds"]["bothways"], result["speeds"]["transformers"], strict=True)
-    return median(ours / theirs for ours, theirs in pairs)
 
 
 def main() -> None:
@@ -237,12 +203,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     make = {"ours": our_side, "peers": their_side}[arguments.side]
     side: Any = make(WORKLOADS[arguments.workload], arguments.folder)
-    requests: dict[str, Callable[..., dict[str, Any]]] = {
-        "train": lambda steps: train(side, steps),
-        "memory": lambda: {"megabytes": peak_megabytes()},
-        "versions": lambda: {name: found for name in PACKAGES if (found := installed_version(name))},
-    }
-    serve(requests, answers)
+    serve_side(side, answers)
 
 
 if __name__ == "__main__":

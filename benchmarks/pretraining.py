@@ -443,15 +443,15 @@ def measure(
     return found
 
 
-def ratio(result: dict[str, Any], ours: System, theirs: System) -> float:
+def ratio(result: dict[str, Any], ours: str, theirs: str) -> float:
     """How many times as fast the one is as the other: the median over the rounds."""
-    pairs = zip(result["speeds"][ours.name], result["speeds"][theirs.name], strict=True)
+    pairs = zip(result["speeds"][ours], result["speeds"][theirs], strict=True)
     return median(one / other for one, other in pairs)
 
 
-def memory_ratio(result: dict[str, Any], ours: System, theirs: System) -> float:
+def memory_ratio(result: dict[str, Any], ours: str, theirs: str) -> float:
     """Peak memory of the one as a part of the other's."""
-    return float(result["megabytes"][ours.name] / result["megabytes"][theirs.name])
+    return float(result["megabytes"][ours] / result["megabytes"][theirs])
 
 
 def share(result: dict[str, Any], system: System) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ import finetuning
 import generation
 import objectives
 import pretraining
+import sides
 from families import ratio
 from rounds import Result, speedup
 from systems.registry import REFERENCE
@@ -155,8 +156,8 @@ def conditions(report: dict[str, Any], workloads: dict[str, Workload]) -> str:
 
 def families_table(found: dict[str, dict[str, Any] | str]) -> str:
     """Each family beside transformers; one that failed has its reason underneath."""
-    sides = [head for order in ("as they come", "by length") for head in (f"transformers, texts {order}", "×")]
-    head = ["6 layers of 384, fp32, tokens/s", "bothways", *sides, "max difference"]
+    peers = [head for order in ("as they come", "by length") for head in (f"transformers, texts {order}", "×")]
+    head = ["6 layers of 384, fp32, tokens/s", "bothways", *peers, "max difference"]
     rows = [family_cells(family, result) for family, result in found.items() if not isinstance(result, str)]
     failures = [f"- {family} failed: {result}" for family, result in found.items() if isinstance(result, str)]
     return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
@@ -201,7 +202,7 @@ def training_ratios_table(sizes: dict[str, dict[str, Any]]) -> str:
     rows = []
     for what, quotient in (("speed", pretraining.ratio), ("peak memory", pretraining.memory_ratio)):
         for ours, theirs in pretraining.COMPARISONS:
-            cells = [figure(quotient(result, ours, theirs), 2, "×") for result in sizes.values()]
+            cells = [figure(quotient(result, ours.name, theirs.name), 2, "×") for result in sizes.values()]
             rows.append([f"pretraining {what}: {ours.name} / {theirs.name}", *cells])
     return markdown_table(["ratio", *sizes], rows)
 
@@ -214,34 +215,30 @@ def pipeline_line(sizes: dict[str, dict[str, Any]]) -> str:
 
 
 def finetuning_table(found: dict[str, dict[str, Any] | str]) -> str:
-    """Each workload of fine-tuning; one that failed has its reason underneath."""
-    sides = ("bothways", "transformers")
-    head = ["fine-tuning, 32 rows a step, bf16", *(f"{side}, tokens/s" for side in sides), "×"]
-    head += ["peak MB", "transformers'", "peak / transformers'"]
-    rows = []
-    for name, result in found.items():
-        if not isinstance(result, str):
-            cells = [finetuning.WORKLOADS[name].title]
-            cells += [figure(median(result["speeds"][side]), 0) for side in sides]
-            cells.append(figure(finetuning.ratio(result), 2, "×"))
-            cells += [figure(result["megabytes"][side], 0) for side in sides]
-            rows.append([*cells, figure(finetuning.memory_ratio(result), 2)])
-    failures = [f"- finetuning, {name} failed: {result}" for name, result in found.items() if isinstance(result, str)]
-    return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
+    """Training and predicting, beside a plain loop of transformers; failures in words."""
+    head = "fine-tuning, 32 rows a step, bf16"
+    return _beside_transformers("finetuning", head, finetuning.WORKLOADS, found)
 
 
 def generation_table(found: dict[str, dict[str, Any] | str]) -> str:
-    """Each workload of writing; one that failed has its reason underneath."""
-    sides = ("bothways", "transformers")
-    head = ["writing 32 tokens, fp32", *(f"{side}, tokens/s" for side in sides), "×", "peak MB", "transformers'"]
+    """Written tokens a second, beside transformers' generate; failures in words."""
+    return _beside_transformers("generation", "writing 32 tokens, fp32", generation.WORKLOADS, found)
+
+
+def _beside_transformers(
+    part: str, title: str, workloads: Mapping[str, Any], found: dict[str, dict[str, Any] | str]
+) -> str:
+    head = [title, *(f"{side}, tokens/s" for side in sides.SIDES.values()), "×"]
+    head += ["bothways, peak MB", "transformers, peak MB", "of it"]
     rows = []
     for name, result in found.items():
         if not isinstance(result, str):
-            cells = [generation.WORKLOADS[name].title]
-            cells += [figure(median(result["speeds"][side]), 0) for side in sides]
-            cells.append(figure(generation.ratio(result), 2, "×"))
-            rows.append([*cells, *(figure(result["megabytes"][side], 0) for side in sides)])
-    failures = [f"- generation, {name} failed: {result}" for name, result in found.items() if isinstance(result, str)]
+            cells = [workloads[name].title]
+            cells += [figure(median(result["speeds"][side]), 0) for side in sides.SIDES.values()]
+            cells.append(figure(sides.ratio(result), 2, "×"))
+            cells += [figure(result["megabytes"][side], 0) for side in sides.SIDES.values()]
+            rows.append([*cells, figure(sides.memory_ratio(result), 2)])
+    failures = [f"- {part}, {name} failed: {result}" for name, result in found.items() if isinstance(result, str)]
     return "\n".join([markdown_table(head, rows), *([""] if failures else []), *failures])
 
 
@@ -297,8 +294,8 @@ def objective_notes(size: str, result: dict[str, Any]) -> list[str]:
     if measured is not None:
         head = f"the head on all other rows ({1e6 * median(each['causal']['heads']):.1f} µs a token)"
         told += f" causal takes {measured:.2f} of the time of mlm and of {head}."
-    sides = {"bothways": "ours", "transformers": "theirs"}
-    failed = [(who, name, one[side]["failure"]) for name, one in each.items() for who, side in sides.items()]
+    both = {"bothways": "ours", "transformers": "theirs"}
+    failed = [(who, name, one[side]["failure"]) for name, one in each.items() for who, side in both.items()]
     failures = [f"- {who}, {name}, {size} failed: {reason}" for who, name, reason in failed if reason]
     return [told, "\n".join(failures)] if failures else [told]
 
