@@ -38,8 +38,9 @@ class Recipe:
     seeds: int | None = None
 
 
-def _glue(task: str, flags: str, *metrics: str) -> Recipe:
-    return Recipe("classify", f"glue/{task}/train.tsv", f"glue/{task}/dev.tsv", f"--warmup 0.1 {flags}", metrics)
+def _glue(task: str, flags: str, *metrics: str, warmup: float = 0.1) -> Recipe:
+    said = f"--warmup {warmup} {flags}"
+    return Recipe("classify", f"glue/{task}/train.tsv", f"glue/{task}/dev.tsv", said, metrics)
 
 
 FOUR = "--epochs 4 --lr 1e-4"
@@ -48,7 +49,7 @@ RECIPES: dict[str, Recipe] = {
     "MRPC": _glue("MRPC", FOUR, "accuracy", "f1"),
     "CoLA": _glue("CoLA", FOUR, "mcc"),
     "RTE": _glue("RTE", f"{FOUR} --max-length 256", "accuracy"),
-    "SST-2": _glue("SST-2", "--epochs 2 --lr 5e-5 --warmup 0.06", "accuracy"),
+    "SST-2": _glue("SST-2", "--epochs 2 --lr 5e-5", "accuracy", warmup=0.06),
     "CoNLL-2003": Recipe(
         "tag",
         "conll2003/eng.train",
