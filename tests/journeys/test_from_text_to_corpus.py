@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics as pages
 
@@ -16,6 +17,7 @@ import transformers
 from prompt import fails_with_one_line, run
 
 from bothways.data.corpus import Corpus
+from bothways.text.training import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,17 @@ def test_a_tokenizer_is_trained_and_judged_by_text_it_has_not_seen(
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert loaded.tokenize("<a>The") == ["<a>", *loaded.tokenize("the")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+
+
+def test_of_more_text_than_a_kind_needs_a_sample_is_trained_on(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "unigram", replace(KINDS["unigram"], bytes=100_000))
+    command = ["tokenizer", "train", "--input", texts, "--vocab-size", "600", "--json", "--output", tmp_path]
+    for kind, most in (("unigram", 100_000), ("bpe", 1 << 30)):
+        assert run(*command, "--kind", kind) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["trained_on"]["bytes"] == pytest.approx(min(most, report["bytes"]), rel=0.2)
 
 
 def test_the_report_is_a_table(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

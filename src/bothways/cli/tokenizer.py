@@ -39,7 +39,7 @@ def train(
     special: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     max_length: int = 512,
     min_frequency: int = 2,
-    limit_bytes: int = 1 << 30,
+    limit_bytes: int | None = None,
     held_out: float = 0.01,
     seed: int = 0,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -65,7 +65,8 @@ def train(
     min_frequency
         How often two pieces must stand together to become one (not for unigram).
     limit_bytes
-        Train on a sample of about so many bytes if there is more: it bounds memory.
+        Train on a sample of about so many bytes if there is more: it bounds memory and time. By default 1 GiB, and
+        64 MiB for unigram, which takes far longer for each word.
     held_out
         The share of documents kept for the report; with the same seed, those that `corpus build` holds out.
     seed
@@ -80,15 +81,16 @@ def train(
 
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    if not (0 <= held_out < 1 and limit_bytes > 0):
-        raise InputError(f"--held-out must be in [0, 1) and --limit-bytes above 0, got {held_out} and {limit_bytes}")
+    most = KINDS[kind].bytes if limit_bytes is None else limit_bytes
+    if not (0 <= held_out < 1 and most > 0):
+        raise InputError(f"--held-out must be in [0, 1) and --limit-bytes above 0, got {held_out} and {most}")
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: not a folder; the tokenizer is written to one")
     source = documents.source()
     if not source.repeatable:
         raise InputError("training reads its input twice, which standard input cannot be; give files")
     size = measure(source.documents())
-    share = min(1.0, limit_bytes / max(size.bytes, 1))
+    share = min(1.0, most / max(size.bytes, 1))
     if sys.stderr.isatty():
         print(f"{size.documents:,} documents, {size.bytes:,} bytes; training on {share:.1%} …", file=sys.stderr)
     sample = Sample(source.documents(), share, held_out if size.documents >= FEW else 0.0, seed)

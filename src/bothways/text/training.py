@@ -41,6 +41,7 @@ class Kind:
     config: (lowercase) → what transformers wants to read in `tokenizer_config.json`.
     mask_takes_space: whether the mask takes in the space before it.
     coverage: the share of all characters that the vocabulary must be able to write.
+    bytes: of text that are enough: of more, a sample of so many is to be trained on, which bounds memory and time.
     """
 
     special: Mapping[str, str]
@@ -51,6 +52,7 @@ class Kind:
     config: Callable[[bool], Mapping[str, Any]]
     mask_takes_space: bool = False
     coverage: float = 1.0
+    bytes: int = 1 << 30
 
 
 def train(
@@ -303,6 +305,7 @@ KINDS: dict[str, Kind] = {
         config=_any_class,
         mask_takes_space=True,
         coverage=COVERAGE,
+        bytes=1 << 26,  # its trainer goes over all different words some forty times, on one core
     ),
 }
 
