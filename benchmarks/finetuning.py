@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import writing
+from plain_loop import CLIP, WEIGHT_DECAY, PlainLoop, shuffled
 from pretraining import Amount
 from rounds import WorkerError
 from sides import SIDES, compare, serve_side
@@ -31,10 +32,10 @@ from worker import only_answers
 from workloads import load_tokenizer, paragraphs, sentences, wide_texts
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 SEED = 20
-ROWS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 32, 5e-5, 0.01, 1.0
+ROWS, LEARNING_RATE = 32, 5e-5
 LONGEST_SENTENCE = 32  # tokens: about 13 on average, as SST-2's phrases have
 WINDOW, STRIDE = 384, 128
 CONTEXT_WORDS = (30, 350)
@@ -239,48 +240,23 @@ def our_side(model: Path, workload: str, folder: Path) -> Ours | Predicting | wr
 # transformers
 
 
-class Theirs:
-    """A plain loop of transformers: bf16 autocast, dynamic padding, fused AdamW."""
+def plain_loop(model: Path, workload: str, rows: list[dict[str, Any]]) -> PlainLoop:
+    """Classifying, frozen or not, or the windows of questions."""
+    import transformers
 
-    def __init__(self, model: Path, workload: str, rows: list[dict[str, Any]]) -> None:
-        import torch
-        import transformers
-
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        if workload == "windows":
-            self.model: nn.Module = transformers.AutoModelForQuestionAnswering.from_pretrained(model)
-            self.features = list(features_of_windows(self.tokenizer, rows))
-        else:
-            self.model = transformers.AutoModelForSequenceClassification.from_pretrained(model)
-            encoded = self.tokenizer([row["text"] for row in rows], truncation=True)["input_ids"]
-            self.features = [{"input_ids": ids, "labels": row["label"]} for ids, row in zip(encoded, rows)]
-        if WORKLOADS[workload].frozen:
-            self.model.base_model.requires_grad_(False)  # type: ignore[operator, union-attr]
-        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-        self.model.train()
-        self.batches = self._batches()
-
-    def step(self) -> tuple[int, float]:
-        """One step: its real tokens, and its loss."""
-        import torch
-
-        inputs = next(self.batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = self.model(**inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return int(inputs["attention_mask"].sum()), loss.item()
-
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        chance = random.Random(SEED)
-        while True:
-            order = chance.sample(self.features, len(self.features))
-            for start in range(0, len(order) - ROWS + 1, ROWS):
-                some = order[start : start + ROWS]
-                yield dict(self.tokenizer.pad(some, padding=True, return_tensors="pt"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    if workload == "windows":
+        learner = transformers.AutoModelForQuestionAnswering.from_pretrained(model)
+        features = list(features_of_windows(tokenizer, rows))
+    else:
+        learner = transformers.AutoModelForSequenceClassification.from_pretrained(model)
+        encoded = tokenizer([row["text"] for row in rows], truncation=True)["input_ids"]
+        features = [{"input_ids": ids, "labels": row["label"]} for ids, row in zip(encoded, rows)]
+    if WORKLOADS[workload].frozen:
+        learner.base_model.requires_grad_(False)
+    chosen = shuffled(features, ROWS, SEED)
+    batches = (dict(tokenizer.pad(some, padding=True, return_tensors="pt")) for some in chosen)
+    return PlainLoop(learner, batches, LEARNING_RATE)
 
 
 def features_of_windows(tokenizer: Any, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -309,12 +285,12 @@ def features_of_windows(tokenizer: Any, rows: list[dict[str, Any]]) -> Iterator[
         }
 
 
-def their_side(model: Path, workload: str, folder: Path) -> Theirs | Predicting | writing.Theirs:
+def their_side(model: Path, workload: str, folder: Path) -> PlainLoop | Predicting:
     rows = json.loads((folder / f"{workload}.json").read_text())
     if workload == "writing":
-        return writing.Theirs(folder, rows)
+        return writing.plain_loop(folder, rows)
     if workload != "prediction":
-        return Theirs(model, workload, rows)
+        return plain_loop(model, workload, rows)
     import transformers
 
     asked = transformers.pipeline("text-classification", model=str(folder / "classifier"), device="cpu")

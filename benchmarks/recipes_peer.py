@@ -2,29 +2,29 @@
 
 python benchmarks/recipes_peer.py DATA ENCODER TASK [--steps 60]
 
-Rows, batch size, longest sequence and rate are the recipe's; bf16 autocast, dynamic padding, fused AdamW, as in
-`finetuning.py`. Quality is not measured: what a plain loop of these settings comes to is the recipe's reference.
+Rows, batch size, longest sequence and rate are the recipe's. Quality is not measured: what a plain loop of these
+settings comes to is the recipe's reference.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from plain_loop import PlainLoop, shuffled
 from recipes import RECIPES, Recipe
 
 from bothways.cli.rows import KINDS, RowFlags
 from bothways.data.table import TableSource
 
-SEED, ROWS, CLIP, WARM_UP = 1, 32, 1.0, 3
+SEED, ROWS, WARM_UP = 1, 32, 3
 LONGEST = {"classify": 256, "tag": 256, "answer": 384, "choose": 256}
 STRIDE = 128
 UNLABELLED = -100
@@ -50,8 +50,8 @@ def rows_of(recipe: Recipe, data: Path, said: argparse.Namespace) -> list[Any]:
         return list(rows)[: said.max_train_samples]
 
 
-class Loop:
-    """One step after the other. rows: of the kind that the recipe is of."""
+class Learner:
+    """A model of transformers and batches. rows: of the kind that the recipe is of."""
 
     def __init__(self, encoder: str, recipe: Recipe, rows: list[Any], said: argparse.Namespace) -> None:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
@@ -60,30 +60,7 @@ class Loop:
         make = {"classify": self._texts, "tag": self._words, "answer": self._questions, "choose": self._choices}
         model, settings = make[recipe.kind](rows)
         self.model = model.from_pretrained(encoder, **settings)
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        rest = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=said.lr, fused=True)
-        self.model.train()
-        self.batches = self._batches()
-
-    def step(self) -> int:
-        """Its real tokens."""
-        inputs = next(self.batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = self.model(**inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return int(inputs["attention_mask"].sum())
-
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        chance = random.Random(SEED)
-        while True:
-            order = chance.sample(self.features, len(self.features))
-            for start in range(0, len(order) - ROWS + 1, ROWS):
-                yield self.collate(order[start : start + ROWS])
+        self.batches = map(self.collate, shuffled(self.features, ROWS, SEED))
 
     def _texts(self, rows: list[Any]) -> tuple[Any, dict[str, Any]]:
         from bothways.tasks import TASKS
@@ -157,11 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(SEED)
     recipe = RECIPES[given.task]
     said = said_by(recipe, given.data)
-    loop = Loop(given.encoder, recipe, rows_of(recipe, given.data, said), said)
+    learner = Learner(given.encoder, recipe, rows_of(recipe, given.data, said), said)
+    loop = PlainLoop(learner.model, learner.batches, said.lr)
     for _ in range(WARM_UP):
         loop.step()
     started, cpu = time.monotonic(), time.process_time()
-    tokens = sum(loop.step() for _ in range(given.steps))
+    tokens = sum(loop.step()[0] for _ in range(given.steps))
     found = {
         "recipe": given.task,
         "steps": given.steps,

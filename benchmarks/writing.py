@@ -5,17 +5,16 @@ Both load one folder, a pair of the encoder and a decoder of its shape, and lear
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from plain_loop import CLIP, WEIGHT_DECAY, PlainLoop, shuffled
 from workloads import load_tokenizer, sentences
 
 SEED = 20
-ROWS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 64, 5e-5, 0.01, 1.0
+ROWS, LEARNING_RATE = 64, 5e-5
 LONGEST = 64  # tokens of a sentence
 PAIR = "pair"
 
@@ -96,46 +95,22 @@ class Ours:
         return result.tokens, result.loss
 
 
-class Theirs:
-    """A plain loop of transformers: bf16 autocast, dynamic padding, fused AdamW."""
+def plain_loop(folder: Path, rows: list[dict[str, str]]) -> PlainLoop:
+    """transformers' EncoderDecoderModel."""
+    import torch
+    import transformers
 
-    def __init__(self, folder: Path, rows: list[dict[str, str]]) -> None:
-        import torch
-        import transformers
+    warnings.simplefilter("ignore", FutureWarning)  # of how models before 4.12 were trained
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / PAIR)
+    pair = transformers.EncoderDecoderModel.from_pretrained(folder / PAIR)
+    sources, targets = (tokenizer([row[side] for row in rows])["input_ids"] for side in ("source", "target"))
+    start = pair.config.decoder_start_token_id
+    pairs = [(source, target[target[0] == start :]) for source, target in zip(sources, targets)]
 
-        warnings.simplefilter("ignore", FutureWarning)  # of how models before 4.12 were trained
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder / PAIR)
-        self.model = transformers.EncoderDecoderModel.from_pretrained(folder / PAIR)
-        sources, targets = (self.tokenizer([row[side] for row in rows])["input_ids"] for side in ("source", "target"))
-        start = self.model.config.decoder_start_token_id
-        self.rows = [(source, target[target[0] == start :]) for source, target in zip(sources, targets)]
-        learning = self.model.parameters()
-        self.optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-        self.model.train()
-        self.batches = self._batches()
+    def inputs(some: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
+        padded = tokenizer.pad({"input_ids": [source for source, _ in some]}, return_tensors="pt")
+        longest = max(len(target) for _, target in some)
+        labels = torch.tensor([[*target, *[-100] * (longest - len(target))] for _, target in some])
+        return {**padded, "labels": labels}
 
-    def step(self) -> tuple[int, float]:
-        """One step: its real tokens, of both sides, and its loss."""
-        import torch
-
-        inputs = next(self.batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = self.model(**inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return int(inputs["attention_mask"].sum() + (inputs["labels"] >= 0).sum()), loss.item()
-
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        import torch
-
-        chance = random.Random(SEED)
-        while True:
-            order = chance.sample(self.rows, len(self.rows))
-            for start in range(0, len(order) - ROWS + 1, ROWS):
-                some = order[start : start + ROWS]
-                sources = self.tokenizer.pad({"input_ids": [source for source, _ in some]}, return_tensors="pt")
-                longest = max(len(target) for _, target in some)
-                labels = torch.tensor([[*target, *[-100] * (longest - len(target))] for _, target in some])
-                yield {**sources, "labels": labels}
+    return PlainLoop(pair, map(inputs, shuffled(pairs, ROWS, SEED)), LEARNING_RATE)
