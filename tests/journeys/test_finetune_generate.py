@@ -152,6 +152,12 @@ def test_what_cannot_be_is_one_line(
     )
     assert "empty.tsv: line 3: its source ('en') is empty" in fails(*model, "--train", tmp_path / "empty.tsv")
     assert "name the file of their sources" in fails(*model, "--train-target", tmp_path / "short.de")
+    alone = fails(*model, "--train", f"{files}/train.en")
+    assert "train.en: its name does not say what it is: of lines of sources, name the file of their targets" in alone
+    assert "with --train-target; of a table, give --format" in alone
+    held = fails(*model, "--train", f"{files}/train.tsv", "--eval", f"{files}/held.en")
+    assert "held.en: its name does not say" in held
+    assert "--eval-target" in held
     assert "say where the rows are" in fails(*model)
     assert "model is missing" in fails("--train", f"{files}/train.tsv")
     unknown = fails_with_one_line(capsys, "finetune", "generate", *model, "--adaptor", "linear")
