@@ -25,6 +25,7 @@ from bothways.pictures import check_drawing, check_picture
 if TYPE_CHECKING:
     from bothways.checkpoint.encoder import Encoder
     from bothways.checkpoint.encoder_decoder import EncoderDecoder
+    from bothways.engine.prediction import Form
     from bothways.engine.text_lines import Scribe
     from bothways.engine.writing import WritingPipeline
 
@@ -291,7 +292,7 @@ def _write(
 ) -> None:
     from bothways.engine.text_lines import add_texts
 
-    form = SUFFIXES.get(output.suffix.lower(), "txt")
+    form: Form = SUFFIXES.get(output.suffix.lower(), "txt")
     made = made_by(loaded, scribe, form)
     done, _ = written_lines(output, made, resume, lambda partial: add_texts(scribe, rows, partial, form))
     print(f"{output}: {done:,} rows", file=sys.stderr)

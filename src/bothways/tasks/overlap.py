@@ -42,14 +42,14 @@ class _Summed:
 
 def bleu() -> Gathering:
     """bleu: of the corpus, from 0 to 100, with sacrebleu's tokens "13a" (Post 2018, https://arxiv.org/abs/1804.08771)."""
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     return _Summed("bleu", BLEU(force=True))  # else it complains of texts that look as if they were split into tokens
 
 
 def chrf() -> Gathering:
     """chrf: chrF2 of the corpus, from 0 to 100 (Popović 2015, https://aclanthology.org/W15-3049)."""
-    from sacrebleu.metrics import CHRF
+    from sacrebleu.metrics.chrf import CHRF
 
     return _Summed("chrf", CHRF())
 

@@ -119,8 +119,8 @@ def material_of(
 def objective_of(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> Writing:
     """What the model learns."""
     smoothing = settings.smoothing.smoothing
-    alone = isinstance(model, Encoder)
-    return Writing(Continuation(smoothing) if alone else SequenceToSequence(model.marks.start, smoothing))
+    inner = Continuation(smoothing) if isinstance(model, Encoder) else SequenceToSequence(model.marks.start, smoothing)
+    return Writing(inner)
 
 
 @dataclass(frozen=True)
