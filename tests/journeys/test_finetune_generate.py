@@ -13,7 +13,7 @@ from prompt import fails_with_one_line, run
 from small_rows import reversed_texts
 
 import bothways
-from bothways.train import seq2seq
+from bothways.train import seq2seq, seq2seq_judging
 
 Save = Callable[..., Path]
 SHORT = ("--precision", "fp32", "--batch-size", "8", "--epochs", "2", "--log-every", "1", "--max-new-tokens", "12")
@@ -91,6 +91,79 @@ def test_the_model_is_asked_at_the_prompt_and_transformers_loads_it(
     assert "| family | bert |" in card
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_evaluate_finds_again_what_the_run_found_and_generate_writes_what_it_judged(
+    alone: bool,
+    encoder: Path,
+    save_family: Save,
+    files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In parts as in one; of a decoder alone, with the separator that it was trained with, and no other."""
+    start = save_family("gpt2", kind="LMHeadModel", std=0.1) if alone else encoder
+    more = ("--separator", " is", "--max-source-length", "9") if alone else ("--adapter", "resample")
+    rows = ("--train", f"{files}/train.tsv", "--eval", f"{files}/held.tsv", "--output", tmp_path / "run")
+    assert run("finetune", "generate", "--model", start, *rows, *SHORT, *more, "--json") == 0
+    wanted = json.loads(capsys.readouterr().out)["metrics"]
+    model = tmp_path / "run" / "model"
+    monkeypatch.setattr(seq2seq_judging, "ROWS_AT_A_TIME", 3)
+    ways = {
+        "tsv": ("--data", f"{files}/held.tsv", "--source", "en", "--target", "de"),
+        "two": ("--data", f"{files}/held.en", "--data-target", f"{files}/held.de", "--output", tmp_path / "told"),
+    }
+    for way in ways.values():
+        assert run("evaluate", model, *way, "--max-new-tokens", "12", "--json") == 0
+        captured = capsys.readouterr()
+        found = json.loads(captured.out)
+        assert (found["task"], found["rows"]) == ("generate", 8)
+        assert found["metrics"] == pytest.approx(wanted, rel=1e-5)
+        assert list(found["metrics"]) == list(wanted)
+    assert json.loads((tmp_path / "told" / "metrics.json").read_text()) == found
+    texts = [json.loads(line) for line in (tmp_path / "told" / "texts.jsonl").read_text().splitlines()]
+    assert [one["source"] for one in texts] == (files / "held.en").read_text().splitlines()
+    assert texts[1]["place"] == f"{files}/held.en: line 2"
+    assert run("generate", model, "--input", f"{files}/held.en", "--max-new-tokens", "12") == 0
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [one["text"] for one in texts]
+    assert run("predict", model, "--data", f"{files}/held.tsv", "--source", "en", "--output", tmp_path / "a.jsonl") == 0
+    assert run("generate", model, "--input", f"{files}/held.en", "--output", tmp_path / "b.jsonl") == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[1])["row"] == 2
+    assert run("evaluate", model, *ways["tsv"], "--metrics", "none", "--max-samples", "3") == 0
+    printed = capsys.readouterr().out
+    assert "3 rows." in printed
+    assert "BLEU" not in printed
+
+
+def test_flags_of_other_models_are_one_line(
+    encoder: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], save_bert: Save
+) -> None:
+    flags = ("--train", f"{files}/train.tsv", "--output", tmp_path / "run", *SHORT, "--metrics", "none")
+    assert run("finetune", "generate", "--model", encoder, *flags) == 0
+    capsys.readouterr()
+    model, held, lines = tmp_path / "run" / "model", f"{files}/held.tsv", f"{files}/held.en"
+    labels = save_bert(kind="BertForSequenceClassification")
+    for command, said in {
+        ("evaluate", model, "--data", lines): "name the file of their targets with --data-target",
+        ("evaluate", model, "--data", held, "--tune-thresholds"): "--tune-thresholds is not for a model that writes",
+        ("evaluate", model, "--data", held, "--max-length", "5"): "say --max-source-length",
+        ("evaluate", model, "--data", held, "--text", "en"): "are --source and --target, not --text",
+        ("evaluate", model, "--data", held, "--metrics", "blue"): "metrics must be one of bleu, chrf, rouge, none",
+        ("evaluate", model, "--data", held, "--source", "fr"): "has no column 'fr'",
+        ("evaluate", model, "--data", held, "--kind", "classify"): "writes texts, and does nothing else",
+        ("evaluate", encoder, "--data", held, "--kind", "generate"): "has no decoder, so it writes nothing",
+        ("evaluate", labels, "--data", held, "--num-beams", "2"): "--num-beams is for a model that writes",
+        ("evaluate", labels, "--data", held, "--source", "en"): "--source is for a model that writes",
+        ("predict", model, "--data", lines, "--output", tmp_path / "a.csv"): f"generate {model} --input {lines}",
+        ("predict", model, "--data", held, "--output", tmp_path / "a.csv", "--top-k", "2"): "--top-k is for classify",
+    }.items():
+        assert run(*command) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err.splitlines()[-1], command
+        assert captured.out == ""
+
+
 def test_an_adapter_is_told_on_the_card(encoder: Path, files: Path, tmp_path: Path) -> None:
     flags = ("--train", f"{files}/train.tsv", "--output", tmp_path, *SHORT, "--metrics", "none")
     assert run("finetune", "generate", "--model", encoder, *flags, "--adapter", "resample", "--layers", "0") == 0
@@ -114,15 +187,15 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(
         return run("finetune", "generate", "--model", encoder, *rows, *SHORT, "--layers", "0", *flags)
 
     assert tune(tmp_path / "whole", "--save-every", "2") == 0
-    evaluate, calls = seq2seq.evaluate, []
+    measure, calls = seq2seq._metrics, []
 
     def dying(*arguments: Any) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 1:
             raise Killed
-        return evaluate(*arguments)
+        return measure(*arguments)
 
-    monkeypatch.setattr(seq2seq, "evaluate", dying)
+    monkeypatch.setattr(seq2seq, "_metrics", dying)
     with pytest.raises(Killed):
         tune(tmp_path / "parts", "--save-every", "2")
     assert (tmp_path / "parts" / "states.f32").exists()
@@ -152,6 +225,12 @@ def test_what_cannot_be_is_one_line(
     )
     assert "empty.tsv: line 3: its source ('en') is empty" in fails(*model, "--train", tmp_path / "empty.tsv")
     assert "name the file of their sources" in fails(*model, "--train-target", tmp_path / "short.de")
+    alone = fails(*model, "--train", f"{files}/train.en")
+    assert "train.en: its name does not say what it is: of lines of sources, name the file of their targets" in alone
+    assert "with --train-target; of a table, give --format" in alone
+    held = fails(*model, "--train", f"{files}/train.tsv", "--eval", f"{files}/held.en")
+    assert "held.en: its name does not say" in held
+    assert "--eval-target" in held
     assert "say where the rows are" in fails(*model)
     assert "model is missing" in fails("--train", f"{files}/train.tsv")
     unknown = fails_with_one_line(capsys, "finetune", "generate", *model, "--adaptor", "linear")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from small_models import write_bert_tokenizer
 from small_pairs import made
 
 import bothways
+from bothways.engine import text_lines
 from bothways.engine.generation import Way
+from bothways.engine.writing import WritingPipeline
 
 TEXTS = ("the cat sat on the mat", "a dog ran")
 
@@ -40,6 +44,83 @@ def test_each_text_becomes_a_line(pair: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "lines.txt").write_text("\n".join(TEXTS) + "\n")
     assert run("generate", pair, "--input", tmp_path / "lines.txt", "--max-new-tokens", "6") == 0
     assert capsys.readouterr().out == printed
+
+
+def test_lines_are_told_as_they_are_written(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In input order, and before what comes later is read: an empty line ends it, and is named."""
+    monkeypatch.setattr(text_lines, "FIRST", 2)
+    lines = [TEXTS[i % 2] + " cat" * i for i in range(5)]
+    asked = bothways.pipeline("translation", pair)(lines, max_new_tokens=6)
+    wanted = [one["translation_text"] for (one,) in asked]
+    (tmp_path / "lines.txt").write_text("\n".join([*lines, "", "a dog"]) + "\n")
+    assert run("generate", pair, "--input", tmp_path / "lines.txt", "--max-new-tokens", "6") == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == wanted[:4]
+    assert captured.err == f"bothways: {tmp_path}/lines.txt: line 6 is empty: there is nothing to read\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+    assert run("generate", pair, "--input", "-", "--max-new-tokens", "6") == 0
+    assert capsys.readouterr().out.splitlines() == wanted
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    assert run("generate", pair, "--input", tmp_path / "lines.txt", "--max-new-tokens", "6", "--json") == 0
+    printed = capsys.readouterr().out
+    assert printed == json.dumps([[{"generated_text": text}] for text in wanted], ensure_ascii=False) + "\n"
+
+
+DRAWN = ("--do-sample", "--seed", "3", "--top-k", "0", "--max-new-tokens", "6")
+
+
+@pytest.mark.parametrize(("form", "flags"), [("txt", DRAWN), ("jsonl", ("--num-beams", "2")), ("csv", ())])
+def test_a_file_that_was_interrupted_is_gone_on_with(
+    form: str,
+    flags: tuple[str, ...],
+    pair: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the same bytes, texts that come again and are drawn included."""
+    monkeypatch.setattr(text_lines, "FIRST", 2)
+    (tmp_path / "lines.txt").write_text("".join(f"{text}\n" for text in (*TEXTS, *TEXTS, "a red house")))
+    command = ("generate", pair, "--input", tmp_path / "lines.txt", *flags, "--output")
+    assert run(*command, tmp_path / f"whole.{form}") == 0
+    assert "whole" in capsys.readouterr().err
+    answers, calls = WritingPipeline.answers, list[int]()
+
+    def interrupted(self: WritingPipeline, texts: Any, *about: Any, **more: Any) -> Any:
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answers(self, texts, *about, **more)
+
+    monkeypatch.setattr(WritingPipeline, "answers", interrupted)
+    parts = tmp_path / f"parts.{form}"
+    assert run(*command, parts) == 130
+    assert "stopped after 2 rows; go on with --resume" in capsys.readouterr().err
+    assert "go on with --resume, or remove it" in fails_with_one_line(capsys, *command, parts)
+    assert run(*command, parts, "--resume") == 0
+    assert parts.read_bytes() == (tmp_path / f"whole.{form}").read_bytes()
+    assert calls[2:] == [2, 1]  # what was written already is not written again
+    if form == "txt":  # as it is printed
+        assert run(*command[:-1]) == 0
+        assert capsys.readouterr().out == parts.read_text()
+
+
+def test_flags_of_files_that_do_not_go_together_are_one_line(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for flags, said in {
+        ("--resume",): "--resume goes on with the file of --output",
+        ("--output", tmp_path / "a.txt", "--json"): "end the name of --output in .jsonl",
+        ("--output", tmp_path / "a.txt", "--stream"): "leave --output out",
+        ("--output", tmp_path / "no" / "a.txt"): "there is no folder",
+        ("--output", tmp_path / "a.csv", "--log-probabilities"): "end the name of --output in .jsonl",
+    }.items():
+        assert said in fails_with_one_line(capsys, "generate", pair, "a dog", *flags)
+    assert "no such file" in fails_with_one_line(capsys, "generate", pair, "--input", tmp_path / "none.txt").lower()
+    (tmp_path / "none.txt").touch()
+    assert "none.txt: empty" in fails_with_one_line(capsys, "generate", pair, "--input", tmp_path / "none.txt")
 
 
 def test_json_is_what_the_pipeline_gives(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:

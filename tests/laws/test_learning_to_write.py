@@ -26,6 +26,7 @@ from bothways.families import FAMILIES
 from bothways.train import seq2seq
 from bothways.train.finetune import Taught
 from bothways.train.seq2seq import finetune_generate
+from bothways.train.seq2seq_rows import samples_of
 from bothways.train.seq2seq_settings import (
     AdapterSettings,
     DecoderSettings,
@@ -249,6 +250,30 @@ def test_a_decoder_alone_learns_to_go_on_from_a_source(save_family: Save, tmp_pa
     assert taught.metrics["chrf"] == pytest.approx(100.0)
     transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "model")
     assert "goes on from a source with '\\n' behind it" in (tmp_path / "model" / "README.md").read_text()
+    write = bothways.pipeline("text-generation", tmp_path / "model", device="cpu")
+    assert [one["generated_text"].strip() for (one,) in write([row.source for row in rows])] == [
+        row.targets[0] for row in rows
+    ]
+
+
+def test_a_separator_stays_behind_a_source_that_is_cut_and_goes_with_the_model(
+    save_family: Save, tmp_path: Path
+) -> None:
+    folder, long = save_family("gpt2", kind="LMHeadModel", std=0.1), Parallel(" ".join(["dog"] * 40), ("a",), "row 7")
+    sides = SidesSettings(max_source_length=9, separator=" to the")
+    with pytest.warns(TruncationWarning, match="1 of 7 rows were cut"):
+        finetune_generate([*reversed_texts(6), long], [], settings(folder, sides=sides), tmp_path / "first")
+    model = bothways.Encoder.from_pretrained(tmp_path / "first" / "model")
+    assert (model.extras["bothways_separator"], model.extras["bothways_source_length"]) == (" to the", 9)
+    samples = list(samples_of(model, [long], Seq2SeqSettings()))
+    assert model.tokenizer is not None
+    ids = list(samples[0].sequences[0].ids)
+    assert model.tokenizer.decode(ids, skip_special=True) == "dog dog dog dog dog to the"
+    again = settings(tmp_path / "first" / "model")  # nothing is said of it
+    with pytest.warns(TruncationWarning, match="1 of 7 rows were cut"):
+        finetune_generate([*reversed_texts(6), long], [], again, tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "model" / "config.json").read_text())
+    assert (config["bothways_separator"], config["bothways_source_length"]) == (" to the", 9)
 
 
 def test_what_is_written_for_a_row_held_out_depends_on_no_longer_one(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 import torch
+from prompt import fails_with_one_line, run
 from small_models import write_bert_tokenizer
 from small_pairs import made
 
@@ -447,3 +449,16 @@ def test_a_hub_that_is_not_there_is_named(ask: Callable[..., Any]) -> None:
     (message,) = ask([("sentences", "org/sentences", None)], "nowhere", HF_ENDPOINT="http://127.0.0.1:9").values()
     assert "cannot be reached" in message
     assert "\n" not in message
+
+
+def test_the_folder_of_a_run_is_told_apart_from_the_model_in_it(
+    save_bert: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever reads a model says so, and reads the model that it names."""
+    run_folder = tmp_path / "r1"
+    shutil.copytree(save_bert(), run_folder / "model")
+    said = f"bothways: {run_folder}: the folder of a run, not of a model; name the model in it: {run_folder}/model\n"
+    for command in ("inspect", "generate", "fill-mask", "tag"):
+        assert fails_with_one_line(capsys, command, run_folder, "a") == said
+    assert fails_with_one_line(capsys, "evaluate", run_folder, "--data", "rows.csv") == said
+    assert run("embed", f"{run_folder}/model", "a", "--json") == 0

@@ -206,6 +206,17 @@ def test_what_was_guessed_is_said() -> None:
     assert said("a.jsonl", b'{"review": "so good", "stars": 5}\n') == "text 'review', label 'stars'"
 
 
+def test_a_column_that_is_not_there_may_be_one_of_a_row_taken_for_names() -> None:
+    rows = written([("Some words to read", "fine"), ("Other words to read", "bad"), ("And more to read", "so-so")], ",")
+    with pytest.raises(
+        InputError, match=r"no column '1'; it has .*; if its first row holds no names, say --no-header$"
+    ):
+        read("a.csv", rows, Columns("1", label="2"))
+    assert len(read("a.csv", rows, Columns("1", label="2"), header=False)) == 3
+    with pytest.raises(InputError, match=r"no column 'words'; it has sentence, label$"):  # names that are usual
+        read("a.tsv", SST, Columns("words"))
+
+
 def test_names_of_columns_are_found_whatever_their_case_and_marks() -> None:
     for text, pair, label in (("Premise", "Hypothesis", "Gold_Label"), ("Question 1", "Question 2", "is_duplicate")):
         rows = [{"id": 1, pair: "b", label: "x", text: "a"}]

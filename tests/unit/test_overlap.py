@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bothways.errors import InputError, MissingExtraError
-from bothways.tasks.overlap import OVERLAPS, overlap_metrics
+from bothways.tasks.overlap import OVERLAPS, Overlaps, overlap_metrics
 
 TEXTS = ["the cat sat on the mat", "a dog runs", "Er läuft schnell nach Hause ."]
 RIGHT = [["the cat is on the mat"], ["the dog runs fast", "a dog is running"], ["Er läuft schnell nach Hause ."]]
@@ -24,6 +24,17 @@ def test_bleu_and_chrf_are_those_of_sacrebleu_with_all_references() -> None:
     }
     first = overlap_metrics(TEXTS, [right[:1] for right in RIGHT], ("bleu",))["bleu"]
     assert first != pytest.approx(found["bleu"])  # the second reference counts
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_texts_that_come_some_at_a_time_are_measured_as_all_together(size: int) -> None:
+    found = Overlaps(tuple(OVERLAPS))
+    for at in range(0, len(TEXTS), size):
+        found.add(TEXTS[at : at + size], RIGHT[at : at + size])
+    found.add([], [])
+    assert found.values() == overlap_metrics(TEXTS, RIGHT, tuple(OVERLAPS))
+    with pytest.raises(InputError, match="text 3 has no reference"):
+        found.add(["a"], [[]])
 
 
 def test_bleu_by_hand() -> None:

@@ -51,6 +51,35 @@ def test_columns_that_are_said_win(tmp_path: Path) -> None:
     assert found == [(one, (other,)) for one, other in PAIRS]
 
 
+@pytest.mark.parametrize("suffix", ["tsv", "csv"])
+def test_no_row_is_lost_where_there_are_no_names(suffix: str, tmp_path: Path) -> None:
+    """Texts are different in each row, which therefore tells no first row apart."""
+    path, between = tmp_path / f"pairs.{suffix}", "\t" if suffix == "tsv" else ","
+    path.write_text("".join(f"{one}{between}{other}\n" for one, other in PAIRS), encoding="utf-8")
+    told, found = read(path)
+    assert found == [(one, (other,)) for one, other in PAIRS]
+    assert "source '1', target '2'" in told
+    assert "no names, so columns are numbered from 1" in told
+    with pytest.raises(InputError, match="has no column 'en'; it has 1, 2; if its first row holds names, say --header"):
+        read(path, "en")
+
+
+def test_names_that_are_guessed_can_be_denied(tmp_path: Path) -> None:
+    path = tmp_path / "words.tsv"
+    path.write_text("dog\tHund\na house\tein Haus\nthe red mat\tdie rote Matte\n")
+    told, found = read(path)
+    assert len(found) == 2
+    assert told.endswith("names in the first row; if that is a row like the others, say --no-header)")
+    denied = TableSource(str(path), header=False)
+    with parallel(denied) as rows:
+        assert [row.source for row in rows.rows] == ["dog", "a house", "the red mat"]
+    said = "has no column '1'; it has dog, Hund; if its first row holds no names, say --no-header"
+    with pytest.raises(InputError, match=said):
+        read(path, "1")
+    path.write_text("source\ttarget\na house\tein Haus\nthe mat\tdie Matte\n")
+    assert read(path)[0].endswith("names in the first row)")  # nobody could doubt that
+
+
 def test_lists_of_sentences_are_one_source_and_several_targets(tmp_path: Path) -> None:
     """SciTLDR's form."""
     rows = [

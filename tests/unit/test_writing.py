@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from small_models import write_bert_tokenizer
 from small_pairs import made
 
@@ -20,10 +21,11 @@ from bothways.checkpoint.encoder import Encoder
 from bothways.cli.alignment import draw as draw_alignment
 from bothways.cli.reach import draw as draw_reach
 from bothways.engine.alignment import align, source_use
-from bothways.engine.decoding import Decoding
+from bothways.engine.decoding import Decoding, read_decoding
 from bothways.engine.reach import reach
 from bothways.engine.writing import WritingPipeline, writing
 from bothways.nn.adapter import AdapterConfig, adapter_of
+from bothways.text.targets import open_ended, separated
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "the red house is unable to do", "a dog ran"]
 
@@ -95,6 +97,72 @@ def test_log_probabilities_are_told_if_asked_for(write: WritingPipeline) -> None
     assert one["score"] == pytest.approx(np.mean(known), abs=1e-4)
 
 
+def says(folder: Path, copy: Path, **keys: Any) -> Path:
+    """A copy of a model's folder whose config says these keys, too."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **keys}))
+    return copy
+
+
+def test_a_separator_that_a_decoder_alone_was_trained_with_stands_behind_every_source(
+    gpt2: Path, tmp_path: Path
+) -> None:
+    trained, plain = writing(says(gpt2, tmp_path / "trained", bothways_separator=" is")), writing(gpt2)
+    (free,) = plain("the cat is", max_new_tokens=5)
+    (asked,) = trained("the cat", max_new_tokens=5)
+    assert "the cat is" + asked["generated_text"] == free["generated_text"]
+    whole = trained("the cat", max_new_tokens=5, return_full_text=True)
+    assert whole == [free]
+    assert trained("the cat is", separator="", max_new_tokens=5) == [free]
+    assert plain("the cat", separator=" is", max_new_tokens=5) == [asked]
+    transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "trained")
+
+
+def test_a_source_is_cut_as_in_training_before_its_separator(gpt2: Path, tmp_path: Path) -> None:
+    keys = {"bothways_separator": " is blue", "bothways_source_length": 12}
+    write, long = writing(says(gpt2, tmp_path / "trained", **keys)), "the cat sat on " * 9
+    with pytest.warns(TruncationWarning, match="cut to 12 tokens"):
+        (found,) = write.read([long])
+    assert len(found) <= 12
+    assert [token for token, mark in zip(found.tokens, found.special) if not mark][-2:] == ["is", "blue"]
+    with pytest.raises(InputError, match=r"text 0 has .* tokens, but the model reads 12 at most"):
+        write.read([long], truncation=False)
+    with pytest.raises(InputError, match=r"text 0 has .* tokens, but the model reads 24 at most"):
+        write.read([long], separator="")  # free text is not cut: what came last would be gone
+
+
+@pytest.mark.parametrize("most", range(5, 16))
+@pytest.mark.parametrize("separator", ["", "\n", " ran to", "."])
+def test_a_text_that_is_cut_keeps_its_separator_and_as_much_as_has_room(gpt2: Path, separator: str, most: int) -> None:
+    tokenizer = writing(gpt2).parts.source
+    texts = ["a", "the cat sat on the mat", "unable doings " * 5, "a dog ran to the red house"]
+    for text, found in zip(texts, separated(tokenizer, texts, separator, most)):
+        (whole,) = tokenizer.encode([text + separator])
+        assert found.dropped == len(whole) - len(found)
+        if len(whole) <= most:
+            assert found.ids == whole.ids
+            continue
+        assert len(found) == most
+        (behind,) = tokenizer.encode([separator]) if separator else [None]
+        kept = [one for one, mark in zip(found.ids, found.special) if not mark]
+        last = [] if behind is None else [one for one, mark in zip(behind.ids, behind.special) if not mark]
+        assert kept[len(kept) - len(last) :] == last
+        begun = [one for one, mark in zip(whole.ids, whole.special) if not mark][: len(kept) - len(last)]
+        assert kept[: len(kept) - len(last)] == begun
+
+
+def test_what_a_config_says_of_sources_is_checked(gpt2: Path, write: WritingPipeline, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"bothways_separator in its config\.json is 3"):
+        writing(says(gpt2, tmp_path / "a", bothways_separator=3))
+    with pytest.raises(CheckpointError, match=r"bothways_source_length in its config\.json is 0"):
+        writing(says(gpt2, tmp_path / "b", bothways_source_length=0))
+    with pytest.raises(InputError, match="a separator is for a decoder alone"):
+        write("a dog", separator=":")
+    with pytest.raises(InputError, match="separator must be a text, got 3"):
+        writing(gpt2)("a dog", separator=3)  # type: ignore[arg-type]
+
+
 def test_a_prefix_stands_before_every_source(write: WritingPipeline) -> None:
     assert write("ran", prefix="a dog ") == write("a dog ran")
 
@@ -110,6 +178,27 @@ def test_what_the_folder_says_stands_where_nothing_is_said(bert2bert: Path, tmp_
     assert writing(tmp_path)(TEXTS, max_new_tokens=2) == writing(bert2bert)(
         TEXTS, **{**same, "max_new_tokens": 2, "min_new_tokens": 2}
     )
+
+
+def test_a_folder_that_asks_for_more_than_there_are_positions_gets_what_there_are(
+    bert2bert: Path, gpt2: Path, tmp_path: Path
+) -> None:
+    """The user has asked for nothing, so nothing is refused; what the user asks for is."""
+    for model, name in ((bert2bert, "pair"), (gpt2, "alone")):
+        folder = Path(shutil.copytree(model, tmp_path / name))
+        config = folder / "generation_config.json"
+        said = json.loads(config.read_text()) if config.exists() else {}
+        config.write_text(json.dumps({**said, "max_new_tokens": 200, "min_new_tokens": 100, "eos_token_id": 3}))
+        with pytest.warns(TruncationWarning, match=r"200 new tokens \(max_length or .* its decoder has 24 positions"):
+            write = writing(folder)
+        room = 24 if name == "pair" else 24 - len(open_ended(write.read(["the cat sat"])[0])) + 1
+        if name == "pair":
+            (written,) = write.write(write.read(["the cat sat"]), read_decoding({}, write.usual))[0]
+            assert len(written.ids) == room
+        (written,) = write.write(write.read(["the cat sat"]), read_decoding({"min_new_tokens": 0}, write.usual))[0]
+        assert written.ended or len(written.ids) == room
+        with pytest.raises(InputError, match=f"200 new tokens .*at most {room} have room"):
+            write("the cat sat", max_new_tokens=200)
 
 
 def test_a_decoder_alone_ends_as_its_folder_says(gpt2: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ _FILES = ("*.json", "*.txt", "*.model", WEIGHTS, "model-*-of-*.safetensors")
 # The key of config.json that names folders which an encoder–decoder has beyond its own files; and those it may name.
 PARTS = "bothways_parts"
 FOLDERS = ("adapter", "target_tokenizer")
+# The models in a run's folder, the one to name first.
+LEFT = ("model", "best")
 _WITH_WEIGHTS = ("Transformer", "Dense")
 # What is wrong, by the classes of huggingface_hub and of the HTTP library below it (requests, httpx or httpx2, by its
 # version: hence names). The first class that is found, from an error to its causes, tells.
@@ -54,23 +56,34 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
     """The folder of a model: `model` itself if there is such a folder, else a snapshot from the hub's cache or the hub.
 
     revision: a branch, tag or commit on the hub.
-    Raises CheckpointError if neither is to be had, or the repository has no safetensors.
+    Raises CheckpointError if neither is to be had, if the repository has no safetensors, and on the folder of a run,
+    which has models in it.
     """
     if not isinstance(model, (str, Path)):
         raise InputError(f"a model's folder or hub id was expected, not {type(model).__name__}; save it, and name that")
     try:
         path = Path(model).expanduser()
         if path.is_dir():
-            return path
+            return _no_run(path, str(model))
         if path.exists():
             raise InputError(f"{model}: a file; the folder of a model was expected")
     except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, BothwaysError):
             raise
         raise InputError(f"{str(model)[:80]}: cannot be a folder: {error}") from None
     if not _HUB_ID.fullmatch(str(model)) or str(model).startswith("."):
         raise CheckpointError(f"{model}: no such folder")
     return _snapshot(str(model), revision)
+
+
+def _no_run(path: Path, model: str) -> Path:
+    """The folder. Raises CheckpointError where it is no model's but a run's, naming the model in it."""
+    if any((path / name).exists() for name in ("config.json", "modules.json")):
+        return path
+    left = [f"{model.rstrip('/')}/{one}" for one in LEFT if (path / one / "config.json").is_file()]
+    if left:
+        raise CheckpointError(f"{model}: the folder of a run, not of a model; name the model in it: {left[0]}")
+    return path
 
 
 def _snapshot(model: str, revision: str | None) -> Path:

@@ -1,4 +1,6 @@
-"""Where texts that a decoder writes begin and end: ids that a model's files must say, for nothing else tells them."""
+"""Where texts that a decoder writes begin and end: ids that a model's files must say, for nothing else tells them; and
+of a decoder alone, what it was trained to see behind a source.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from typing import Any
 
 from bothways.errors import CheckpointError
 
-__all__ = ["GENERATION", "Marks", "read_marks"]
+__all__ = ["GENERATION", "SEPARATOR", "Behind", "Marks", "read_marks"]
 
 # What transformers' generate reads, beside config.json.
 GENERATION = "generation_config.json"
+SEPARATOR, LONGEST = "bothways_separator", "bothways_source_length"
 KEYS = {"start": "decoder_start_token_id", "end": "eos_token_id", "pad": "pad_token_id"}
 
 
@@ -29,6 +32,33 @@ class Marks:
         """What config.json and generation_config.json say of them."""
         end = self.end[0] if len(self.end) == 1 else list(self.end)
         return {KEYS["start"]: self.start, KEYS["end"]: end, KEYS["pad"]: self.pad}
+
+
+@dataclass(frozen=True)
+class Behind:
+    """How a decoder alone was trained to write from a source. In `config.json`, where transformers keeps what it does
+    not know.
+
+    separator: the text behind each source, from which on it writes; "" for none.
+    longest: tokens of a source and its separator, where longer ones were cut; None where none were to be.
+    """
+
+    separator: str = ""
+    longest: int | None = None
+
+    def as_keys(self) -> dict[str, Any]:
+        """What config.json says of it."""
+        return {SEPARATOR: self.separator, **({} if self.longest is None else {LONGEST: self.longest})}
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], model: str) -> Behind:
+        """What a config says. Raises CheckpointError, naming the key, on what cannot be."""
+        separator, longest = config.get(SEPARATOR, ""), config.get(LONGEST)
+        if not isinstance(separator, str):
+            raise CheckpointError(f"{model}: {SEPARATOR} in its config.json is {separator!r:.40}; expected is a text")
+        if longest is not None and (type(longest) is not int or longest < 1):
+            raise CheckpointError(f"{model}: {LONGEST} in its config.json is {longest!r:.40}; expected is a length")
+        return cls(separator, longest)
 
 
 def read_marks(folder: Path, places: Mapping[str, Mapping[str, Any]], vocab: int) -> Marks:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from bothways.cli.evaluate_writing import WritingFlags, evaluate_writing
 from bothways.cli.labelled import SWITCH, FormRows, LabelledRows
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
+    from bothways.checkpoint.encoder import Encoder
     from bothways.engine.judging import Report
     from bothways.engine.pipeline import Pipeline
 
@@ -58,7 +60,7 @@ class TaskFlags:
     ----------
     output
         A folder for metrics.json, per_label.csv, mistakes.jsonl and pictures (extra plot): confusion.png of labels,
-        reliability.png of scores.
+        reliability.png of scores; of a model that writes, metrics.json and texts.jsonl.
     max_samples
         Evaluate on at most so many rows, picked from all over the file.
     mistakes
@@ -97,6 +99,7 @@ def evaluate(
     form: Annotated[FormRows, Parameter(name="*")] = FormRows(),  # noqa: B008
     kind: str | None = None,
     task: Annotated[TaskFlags, Parameter(name="*")] = TaskFlags(),
+    writing: Annotated[WritingFlags, Parameter(name="*")] = WritingFlags(),  # noqa: B008
     probing: Annotated[ProbeFlags, Parameter(name="*")] = ProbeFlags(),
     max_length: int | None = None,
     precision: str = "auto",
@@ -106,7 +109,8 @@ def evaluate(
     """How good a model's answers are on labelled rows: metrics, each label, calibration, thresholds, mistakes.
 
     The model's head says what is asked: labels of texts, tags of words, answers to questions, or the right one of
-    several choices. Files of any size are read a part at a time.
+    several choices; of a model with a decoder, how likely the right texts are, and how near to them is what it writes,
+    as on the rows held out of `bothways finetune generate`. Files of any size are read a part at a time.
 
     With --probe, what an encoder knows without being trained for it: a linear model on its frozen hidden states,
     logistic regression for labels, ridge regression for numbers, its regularisation chosen on a fifth of the training
@@ -119,8 +123,8 @@ def evaluate(
     probe
         Freeze the encoder and learn a linear model.
     kind
-        Of a model with several heads, which task: classify, tag, answer or choose. With --probe, single (a label) or
-        regression (a number); by default regression where labels are numbers and not all whole.
+        Of a model with several heads, which task: classify, tag, answer, choose or generate. With --probe, single (a
+        label) or regression (a number); by default regression where labels are numbers and not all whole.
     max_length
         Tokens a text, or a window of it, may have (by default, what the model takes).
     precision
@@ -136,6 +140,7 @@ def evaluate(
 
         _refuse(task, TaskFlags(), "is for the evaluation of a task, not for --probe")
         _refuse(form, FormRows(), "is for the evaluation of a task, not for --probe")
+        _refuse(writing, WritingFlags(), "is for the evaluation of a model that writes, not for --probe")
         one = probing
         pooled = one.max_rows, one.seeds, one.layer, one.pooling, one.pairs
         ask(model, rows, Asked(kind, *pooled, max_length, one.batch_tokens, precision, device), json)
@@ -149,7 +154,27 @@ def evaluate(
         value = getattr(task, name)
         if value is not None and value < (name == "max_samples"):
             raise InputError(f"--{name.replace('_', '-')} must not be {value}")
-    _evaluate(model, rows, form, kind, task, max_length, precision, device, json)
+    from bothways.checkpoint.encoder import Encoder
+    from bothways.cli.heads import WRITE, loaded_as
+
+    kind, loaded = loaded_as(model, kind)
+    if kind == WRITE or not isinstance(loaded, Encoder):
+        _check_writing(form, task, max_length)
+        about = task.output, task.max_samples, precision, device, json
+        evaluate_writing(loaded, model, rows, form, writing, *about)
+        return
+    _refuse(writing, WritingFlags(), "is for a model that writes")
+    form.check_none_of_writing()
+    _evaluate(loaded, model, rows, form, kind, task, max_length, precision, device, json)
+
+
+def _check_writing(form: FormRows, task: TaskFlags, max_length: int | None) -> None:
+    """Raise InputError on flags of tasks that have labels or answers."""
+    usual = FormRows(source=form.source, target=form.target, skip_empty=form.skip_empty)
+    _refuse(form, usual, "is not for a model that writes")
+    _refuse(task, TaskFlags(output=task.output, max_samples=task.max_samples), "is not for a model that writes")
+    if max_length is not None:
+        raise InputError("--max-length is not for a model that writes; say --max-source-length, --max-target-length")
 
 
 def _refuse(given: Any, usual: Any, why: str) -> None:
@@ -162,10 +187,11 @@ def _refuse(given: Any, usual: Any, why: str) -> None:
 
 
 def _evaluate(
+    encoder: Encoder,
     model: str,
     rows: LabelledRows,
     form: FormRows,
-    kind: str | None,
+    kind: str,
     task: TaskFlags,
     max_length: int | None,
     precision: str,
@@ -180,7 +206,7 @@ def _evaluate(
 
     flags = form.flags(rows)
     source = flags.source(rows.data)
-    kind, pipeline, _ = asked_of(model, kind, precision, device)
+    pipeline = asked_of(encoder, model, kind, precision, device)
     reading = reading_of(kind, task.windows, task.stride, max_length)
     _check_tuning(kind, pipeline, model, task)
     with rows_of(kind, source, flags) as found:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from bothways.cli.finetune import TuningFlags, ended, in_turn, show_runs, warn_of_one_file
-from bothways.data.parallel import Parallel, ParallelColumns, ParallelRows, aligned, parallel
+from bothways.cli.parallel import parallel_rows
+from bothways.data.parallel import Parallel, ParallelColumns
 from bothways.data.table import TableSource
 from bothways.errors import ConfigError, InputError
 
@@ -52,22 +52,24 @@ class ParallelFlags:
     split: str = "train"
     eval_split: str | None = None
 
-    @contextmanager
-    def read(self, path: str | None, target: str | None, split: str) -> Iterator[ParallelRows]:
-        """The rows of a table, of two files, or of a data set's split. Raises InputError where none are said."""
-        if target is not None:
-            if path is None:
-                raise InputError(f"{target} has targets; name the file of their sources, too")
-            with aligned(path, target, skip_empty=self.skip_empty) as found:
-                yield found
-            return
-        if (path is None) == (self.dataset is None):
+    def read(self, path: str | None, target: str | None, split: str, flag: str) -> list[Parallel]:
+        """The rows of a table, of two files, or of a data set's split. flag: how a file of targets is said.
+
+        Raises InputError where none are said, and where there are none.
+        """
+        if target is not None and path is None:
+            raise InputError(f"{target} has targets; name the file of their sources, too")
+        if target is None and (path is None) == (self.dataset is None):
             raise InputError("say where the rows are: a file, or a data set with --dataset")
         form = (self.format, self.header, self.quoted, self.surplus)
         where = TableSource(path, None, "", *form) if path is not None else TableSource(None, self.dataset, split)
         columns = ParallelColumns(self.source, self.target)
-        with parallel(where, columns, skip_empty=self.skip_empty) as found:
-            yield found
+        lines = f"name the file of their targets with {flag}"
+        with parallel_rows(where, target, columns, lines=lines, skip_empty=self.skip_empty) as found:
+            rows = list(found)
+        if not rows:
+            raise InputError(f"{where.name}: no rows")
+        return rows
 
 
 def _parts() -> dict[str, type[Any]]:
@@ -130,9 +132,9 @@ def _rows(
     from bothways.data.split import held_apart, picked
 
     warn_of_one_file(where)
-    train = _read(flags, where.train, flags.train_target, flags.split)
+    train = flags.read(where.train, flags.train_target, flags.split, "--train-target")
     if where.eval is not None or flags.eval_split is not None:
-        return train, _read(flags, where.eval, flags.eval_target, flags.eval_split or flags.split)
+        return train, flags.read(where.eval, flags.eval_target, flags.eval_split or flags.split, "--eval-target")
     if flags.eval_target is not None:
         raise InputError(f"{flags.eval_target} has targets to evaluate on; name the file of their sources with --eval")
     learnt, apart = held_apart(train, settings.sides.held_out)
@@ -142,17 +144,6 @@ def _rows(
     counted = "1 row is" if len(held) == 1 else f"{len(held):,} rows are"
     print(f"bothways: {counted} kept apart to evaluate on", file=sys.stderr)
     return learnt, held
-
-
-def _read(flags: ParallelFlags, path: str | None, target: str | None, split: str) -> list[Parallel]:
-    with flags.read(path, target, split) as found:
-        print(f"bothways: {found.said}", file=sys.stderr)
-        rows = list(found.rows)
-        if found.empty:
-            print(f"bothways: {found.empty:,} rows of which a side is empty were passed over", file=sys.stderr)
-    if not rows:
-        raise InputError(f"{path or flags.dataset}: no rows")
-    return rows
 
 
 def _run(

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import json as standard_json
 import secrets
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from bothways.cli.output import print_json, print_table, printable
+from bothways.cli.output import print_table, printable
+from bothways.cli.resumed import check_place, written_lines
+from bothways.data.parallel import Parallel
+from bothways.data.records import numbered_lines, opened
 from bothways.errors import InputError
-from bothways.files import read_lines, replacing
+from bothways.files import replacing
 from bothways.pictures import check_drawing, check_picture
 
 if TYPE_CHECKING:
+    from bothways.checkpoint.encoder import Encoder
+    from bothways.checkpoint.encoder_decoder import EncoderDecoder
+    from bothways.engine.prediction import Form
+    from bothways.engine.text_lines import Scribe
     from bothways.engine.writing import WritingPipeline
 
-__all__ = ["DecodingFlags", "generate"]
+__all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "generate", "made_by", "scribe_of"]
+
+# What the end of a file's name says of its lines; other files have the text alone.
+SUFFIXES: Mapping[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 # What says something of draws only.
 OF_DRAWS = ("temperature", "top_k", "top_p", "seed")
@@ -33,7 +46,7 @@ class DecodingFlags:
     Parameters
     ----------
     max_new_tokens
-        Tokens that are written at most (128, or as many as the model has positions for).
+        Tokens that are written at most (as many as the model's folder says, else 128, as far as it has positions).
     min_new_tokens
         Tokens before which no text ends.
     num_beams
@@ -92,11 +105,14 @@ def generate(
     model: str,
     /,
     *texts: str,
-    input: Path | None = None,
+    input: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    output: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
     prefix: str = "",
+    separator: str | None = None,
     decoding: Annotated[DecodingFlags, Parameter(name="*")] = DecodingFlags(),
     truncation: bool = True,
-    full_text: bool = True,
+    full_text: bool | None = None,
     log_probabilities: Annotated[bool, Parameter(negative="")] = False,
     stream: Annotated[bool, Parameter(negative="")] = False,
     alignment: Path | None = None,
@@ -106,6 +122,8 @@ def generate(
 ) -> None:
     """Write a text for each text (translation, summary, …), or go on with it, as the model was trained to.
 
+    A file may have any number of lines: some are written at a time, few at first, and told at once.
+
     Parameters
     ----------
     model
@@ -114,13 +132,22 @@ def generate(
     texts
         The texts, if they are not in a file.
     input
-        A UTF-8 file with a text on each line; /dev/stdin for standard input. Line i of what is printed is its line i.
+        A UTF-8 file with a text on each line, also .gz or .zst; - for standard input. Line i of what is printed is of
+        its line i.
+    output
+        A file to write in place of printing: .jsonl; .csv; else a line for each text. Lines are written to
+        OUTPUT.partial some at a time.
+    resume
+        Go on with OUTPUT.partial, after Ctrl-C or when the process was killed; without one, begin.
     prefix
         What the model was trained to see before each text, such as T5's "summarize: ".
+    separator
+        Of a decoder alone, what it was trained to see behind each text. One that `bothways finetune generate` trained
+        knows its own; "" for a text that it is to go on with freely.
     truncation
         Cut texts that are longer than what the model reads, and say so; with --no-truncation they are an error.
     full_text
-        Of a decoder alone, print the text that is gone on with, too; not with --no-full-text.
+        Of a decoder alone, print the text that is gone on with, too (by default, where there is no separator).
     log_probabilities
         Print the log-probability of each token, too.
     stream
@@ -135,77 +162,154 @@ def generate(
     json
         Print JSON: a list for each text, as the Python pipeline gives it.
     """
-    lines = _texts(texts, input)
-    _check(lines, stream, alignment, json, log_probabilities)
-    if alignment is not None:
-        check_picture(alignment)
-        check_drawing()
-    from bothways.engine.writing import writing
-
-    write = writing(model, device=device, precision=precision)
-    decoding.check(decoding.do_sample or write.usual.get("do_sample") is True)
+    given = {"--stream": stream, "--alignment": alignment is not None}
+    others = {"--json": json, "--log-probabilities": log_probabilities, "--output": output is not None}
+    _check(given, others, output, resume)
     settings = decoding.settings()
+    if stream and settings.setdefault("num_return_sequences", 1) > 1:  # whatever the folder says
+        raise InputError("--stream is of one result: leave --num-return-sequences out")
     if alignment is not None:  # of the very text that is printed
         settings.setdefault("seed", secrets.randbits(63))
-    if stream:
-        _stream(write, lines[0], prefix, truncation, full_text, settings)
-        return
-    answers = write(
-        lines,
-        prefix=prefix,
-        truncation=truncation,
-        return_full_text=full_text,
-        log_probabilities=log_probabilities,
-        **settings,
-    )
-    if alignment is not None:
-        _align(write, prefix + lines[0], settings, alignment, model)
-    if json:
-        print_json(answers)
-    else:
-        _show(lines, answers, log_probabilities)
+        check_picture(alignment)
+        check_drawing()
+    wanted = Wanted(settings, prefix, separator, truncation, full_text, log_probabilities)
+    with ExitStack() as stack:
+        rows = _rows(texts, input, stack)
+        if stream or alignment is not None:
+            rows = iter([_only(rows, given)])
+        first = list(islice(rows, 2))  # before the model, which takes longer
+        if not first:
+            raise InputError(f"{input}: empty; a text on each line was expected")
+        from bothways.engine.writing import load
+
+        loaded = load(model)
+        scribe = scribe_of(loaded, model, wanted, precision, device, bar=False if output is not None else None)
+        decoding.check(scribe.asking.decoding.do_sample)
+        every = chain(first, rows)
+        if alignment is not None:
+            _align(scribe.write, prefix + first[0].source, settings, alignment, model)
+        if output is not None:
+            _write(loaded, scribe, every, output, resume)
+        elif stream:
+            _stream(scribe, first[0].source)
+        else:
+            _print(scribe, every, len(first) > 1, json)
 
 
-def _texts(texts: tuple[str, ...], path: Path | None) -> list[str]:
+@dataclass(frozen=True)
+class Wanted:
+    """What is said of how texts are written: the settings of `Decoding`, and what `Asking` has beside them."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+    separator: str | None = None
+    truncation: bool = True
+    full_text: bool | None = None
+    log_probabilities: bool = False
+
+
+def scribe_of(
+    loaded: Encoder | EncoderDecoder, model: str, wanted: Wanted, precision: str, device: str, bar: bool | None = False
+) -> Scribe:
+    """What writes with a model, and as its folder says where nothing else is wanted."""
+    from bothways.checkpoint.hub import resolve
+    from bothways.engine.decoding import read_decoding
+    from bothways.engine.text_lines import Scribe
+    from bothways.engine.writing import Asking, pipeline_of
+
+    write = pipeline_of(loaded, resolve(model), device=device, precision=precision, name=model, bar=bar)
+    one = wanted
+    about = one.prefix, one.separator, one.truncation, one.full_text, one.log_probabilities
+    return Scribe(write, Asking(read_decoding(one.settings, write.usual), *about))
+
+
+def made_by(loaded: Encoder | EncoderDecoder, scribe: Scribe, form: str) -> dict[str, str]:
+    """What lines are made from, by what to call it."""
+    from bothways.checkpoint.checksum import checksum
+
+    made = {"model": checksum(loaded), "task": "generate", "device and precision": str(scribe.write.placement)}
+    return made | {"form": form, "answers": repr((scribe.asking, scribe.write.writer.usual))}
+
+
+def _rows(texts: tuple[str, ...], path: str | None, stack: ExitStack) -> Iterator[Parallel]:
+    """The texts, or the lines of a file, one by one. Raises InputError on an empty line, naming it."""
     if texts and path is not None:
         raise InputError("give texts or --input, not both")
-    if texts:
-        return list(texts)
-    if path is None:
+    if not texts and path is None:
         raise InputError("nothing to read: give texts, or a file with --input")
-    lines = read_lines(path)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise InputError(f"{path}: line {number} is empty: there is nothing to read")
-    if not lines:
-        raise InputError(f"{path}: empty; a text on each line was expected")
-    return lines
+    if path is None:
+        return (Parallel(text, (), f"text {i}") for i, text in enumerate(texts))
+    name, lines = path, numbered_lines(opened(path, stack), path)
+    return (_line(text, f"{name}: line {number}") for number, text in lines)
 
 
-def _check(lines: Sequence[str], stream: bool, alignment: Path | None, json: bool, log_probabilities: bool) -> None:
-    for flag, given in (("--stream", stream), ("--alignment", alignment is not None)):
-        if given and len(lines) > 1:
-            raise InputError(f"{flag} is of one text, and {len(lines):,} are given")
-    others = {"--json": json, "--log-probabilities": log_probabilities, "--alignment": alignment is not None}
-    for flag in [flag for flag, given in others.items() if given]:
-        if stream:
+def _line(text: str, place: str) -> Parallel:
+    if not text.strip():
+        raise InputError(f"{place} is empty: there is nothing to read")
+    return Parallel(text, (), place)
+
+
+def _only(rows: Iterator[Parallel], given: Mapping[str, bool]) -> Parallel:
+    """The only text. Raises InputError where there are more, or none."""
+    every = list(rows)
+    if len(every) != 1:
+        flag = next(flag for flag, there in given.items() if there)
+        raise InputError(f"{flag} is of one text, and {len(every):,} are given")
+    return every[0]
+
+
+def _check(given: Mapping[str, bool], others: Mapping[str, bool], output: Path | None, resume: bool) -> None:
+    """Raise InputError on flags that do not go together."""
+    for flag in [flag for flag, there in {**others, "--alignment": given["--alignment"]}.items() if there]:
+        if given["--stream"]:
             raise InputError(f"--stream prints a text as it is written, and nothing else: leave {flag} out")
+    if resume and output is None:
+        raise InputError("--resume goes on with the file of --output: name it")
+    if output is None:
+        return
+    if given["--alignment"]:
+        raise InputError("--alignment is of one text, which is printed: leave --output out")
+    if others["--json"]:
+        raise InputError("--json prints; leave it out, and end the name of --output in .jsonl for JSON lines")
+    check_place(output)
 
 
-def _stream(
-    write: WritingPipeline, text: str, prefix: str, truncation: bool, full_text: bool, settings: dict[str, Any]
-) -> None:
-    if settings.setdefault("num_return_sequences", 1) > 1:  # whatever the folder says
-        raise InputError("--stream is of one result: leave --num-return-sequences out")
-    if full_text and write.alone:
-        print(text, end="", flush=True)
-    spelling = write.spelling(text, prefix)
+def _stream(scribe: Scribe, text: str) -> None:
+    write, asking = scribe.write, scribe.asking
+    if (behind := write.shown_before(asking)) is not None:
+        print(text + behind, end="", flush=True)
+    spelling = write.spelling(text, asking.prefix, asking.separator)
 
     def tell(source: int, which: int, token: int) -> None:
         print(spelling.more(token), end="", flush=True)
 
-    write(text, prefix=prefix, truncation=truncation, on_token=tell, **settings)
+    write.answers([text], asking, on_token=tell)
     print(spelling.rest())
+
+
+def _write(
+    loaded: Encoder | EncoderDecoder, scribe: Scribe, rows: Iterable[Parallel], output: Path, resume: bool
+) -> None:
+    from bothways.engine.text_lines import add_texts
+
+    form: Form = SUFFIXES.get(output.suffix.lower(), "txt")
+    made = made_by(loaded, scribe, form)
+    done, _ = written_lines(output, made, resume, lambda partial: add_texts(scribe, rows, partial, form))
+    print(f"{output}: {done:,} rows", file=sys.stderr)
+
+
+def _print(scribe: Scribe, rows: Iterable[Parallel], many: bool, json: bool) -> None:
+    """Each text, or a list of JSON, as it comes. many: whether it is not a single one."""
+    from bothways.engine.text_lines import told
+
+    for number, (row, results) in enumerate(told(scribe, rows)):
+        if json:
+            print(", " if number else "[", end="")
+            print(standard_json.dumps(results, ensure_ascii=False), end="", flush=True)
+        else:
+            _show(row.source, results, many, scribe.asking.log_probabilities)
+    if json:
+        print("]")
 
 
 def _align(write: WritingPipeline, text: str, settings: dict[str, Any], path: Path, model: str) -> None:
@@ -219,17 +323,15 @@ def _align(write: WritingPipeline, text: str, settings: dict[str, Any], path: Pa
     print(f"{path}: what each of {told} looked at", file=sys.stderr)
 
 
-def _show(lines: Sequence[str], answers: Sequence[Sequence[dict[str, Any]]], log_probabilities: bool) -> None:
-    """A line for each text; with several results, or more of each than its text, under the text."""
-    for line, results in zip(lines, answers):
-        several = len(results) > 1 or log_probabilities
-        if several and len(lines) > 1:
-            print(printable(line))
-        for number, one in enumerate(results, start=1):
-            text = next(iter(one.values()))
-            print(f"{number}  {printable(text)}" if len(results) > 1 else printable(text))
-            if log_probabilities:
-                _show_tokens(one)
+def _show(text: str, results: Sequence[dict[str, Any]], many: bool, log_probabilities: bool) -> None:
+    """A line; with several results, or more of each than its text, under the text that they are of, one of many."""
+    if (len(results) > 1 or log_probabilities) and many:
+        print(printable(text))
+    for number, one in enumerate(results, start=1):
+        written = printable(next(iter(one.values())))
+        print(f"{number}  {written}" if len(results) > 1 else written, flush=True)
+        if log_probabilities:
+            _show_tokens(one)
 
 
 def _show_tokens(one: dict[str, Any]) -> None:

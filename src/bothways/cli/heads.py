@@ -9,27 +9,49 @@ from bothways.errors import CheckpointError, InputError, meant
 
 if TYPE_CHECKING:
     from bothways.checkpoint.encoder import Encoder
+    from bothways.checkpoint.encoder_decoder import EncoderDecoder
     from bothways.engine.evaluation import Reading
     from bothways.engine.pipeline import Pipeline
 
-__all__ = ["asked_of", "kind_of", "reading_of"]
+__all__ = ["WRITE", "asked_of", "kind_of", "loaded_as", "reading_of"]
 
 
-def asked_of(
-    model: str, kind: str | None, precision: str, device: str, *, identify: bool = False
-) -> tuple[str, Pipeline, str]:
-    """The kind of task, a pipeline for it without a bar of its own, and what stands for the model, if that is asked."""
-    from bothways.checkpoint.checksum import checksum
+WRITE = "generate"
+"""What models do that have a decoder, by the word for it on the command line."""
+
+
+def loaded_as(model: str, kind: str | None) -> tuple[str, Encoder | EncoderDecoder]:
+    """The kind of task that is said, or that the model is for, and the model.
+
+    Raises InputError on an unknown kind, and CheckpointError where the model does not say, or cannot do it.
+    """
     from bothways.checkpoint.encoder import Encoder
-    from bothways.engine.pipeline import Pipeline
+    from bothways.engine.writing import load, writes
 
     _check(kind)
-    encoder = Encoder.from_pretrained(model)
-    found = kind_of(encoder, model, kind)
-    identity = checksum(encoder) if identify else ""
-    task = KINDS[found].task
-    asked = Pipeline(task, encoder, device=device, precision=precision, share=True, name=model, bar=False)
-    return found, asked, identity
+    loaded = load(model)
+    if kind == WRITE and not writes(loaded):
+        raise CheckpointError(
+            f"{model}: has no decoder, so it writes nothing; train one with `bothways finetune generate`"
+        )
+    if kind == WRITE or (kind is None and writes(loaded) and not _asked_in(loaded)):
+        return WRITE, loaded
+    if not isinstance(loaded, Encoder):
+        raise CheckpointError(f"{model}: writes texts, and does nothing else; leave --kind out, or say --kind {WRITE}")
+    return kind_of(loaded, model, kind), loaded
+
+
+def _asked_in(model: Encoder | EncoderDecoder) -> bool:
+    """Whether it has a head for one of KINDS."""
+    return any(kind in getattr(model, "heads", {}) for kind in KINDS)
+
+
+def asked_of(encoder: Encoder, model: str, kind: str, precision: str, device: str) -> Pipeline:
+    """A pipeline for a kind of task, without a bar of its own. model: what it is called."""
+    from bothways.engine.pipeline import Pipeline
+
+    task = KINDS[kind].task
+    return Pipeline(task, encoder, device=device, precision=precision, share=True, name=model, bar=False)
 
 
 def kind_of(encoder: Encoder, model: str, kind: str | None) -> str:
@@ -51,8 +73,9 @@ def kind_of(encoder: Encoder, model: str, kind: str | None) -> str:
 
 
 def _check(kind: str | None) -> None:
-    if kind is not None and kind not in KINDS:
-        raise InputError(f"unknown kind {kind!r:.60}{meant(kind, KINDS, '; known: ' + ', '.join(KINDS))}")
+    known = (*KINDS, WRITE)
+    if kind is not None and kind not in known:
+        raise InputError(f"unknown kind {kind!r:.60}{meant(kind, known, '; known: ' + ', '.join(known))}")
 
 
 def reading_of(

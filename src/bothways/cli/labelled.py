@@ -114,6 +114,12 @@ class FormRows:
         How tags say where entities are: iob1, iob2, bioes, bilou, bmes or plain (by default, guessed).
     skip_misplaced
         Pass over answers that are not in their context where they are said to be.
+    source
+        Of a model that writes, the column of the source.
+    target
+        Of a model that writes, the column of the target, or of several that are right.
+    skip_empty
+        Of a model that writes, pass over rows of which a side is empty.
     """
 
     question: str | None = None
@@ -124,6 +130,15 @@ class FormRows:
     label_names: Path | None = None
     scheme: str | None = None
     skip_misplaced: Annotated[bool, SWITCH] = False
+    source: str | None = None
+    target: str | None = None
+    skip_empty: Annotated[bool, SWITCH] = False
+
+    def check_none_of_writing(self) -> None:
+        """Raise InputError on what is said of a model that writes."""
+        for name in ("source", "target", "skip_empty"):
+            if getattr(self, name):
+                raise InputError(f"--{name.replace('_', '-')} is for a model that writes")
 
     def flags(self, rows: LabelledRows | PredictedRows) -> RowFlags:
         """All that is said of the rows of a task."""

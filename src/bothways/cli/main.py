@@ -22,7 +22,9 @@ EVALUATE = (
     "How good a model's answers are; --probe: what an encoder knows.\n\n"
     "The model's head says what is asked of the rows: labels of texts, tags of words, answers to questions, or the "
     "right one of several choices. It prints metrics, how good each label is, whether scores can be trusted, and "
-    "thresholds that would do better; --output keeps all that in a folder, with pictures and the worst mistakes.\n\n"
+    "thresholds that would do better; --output keeps all that in a folder, with pictures and the worst mistakes. Of a "
+    "model that writes, such as translations, it prints the loss of the right texts, and BLEU, chrF and ROUGE of its "
+    "own.\n\n"
     "With --probe, a linear model learns the labels from the frozen hidden states of an encoder."
 )
 PREDICT = (

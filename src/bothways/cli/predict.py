@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json as standard_json
 import sys
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from bothways.cli.generate import SUFFIXES, Wanted, made_by, scribe_of
 from bothways.cli.labelled import SWITCH, FormRows, PredictedRows
+from bothways.cli.parallel import parallel_rows
+from bothways.cli.resumed import check_place, written_lines
 from bothways.cli.rows import RowFlags
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
+    from bothways.checkpoint.encoder import Encoder
+    from bothways.checkpoint.encoder_decoder import EncoderDecoder
     from bothways.data.table import TableSource
+    from bothways.engine.lines import PartialLines
     from bothways.engine.pipeline import Pipeline
     from bothways.engine.prediction import Lines
 
 __all__ = ["predict"]
 
-SUFFIXES: Mapping[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-CSV = ("classify", "choose")
+CSV = ("classify", "choose", "generate")
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,9 @@ def predict(
     """A model's answers to the rows of a file of any size: a line each, in their order.
 
     The model's head says what is asked: labels of texts, tags of words, answers to questions, or the best of several
-    choices. A line has the row's number, from 1, and the answer: label and score (and `labels`, those answered, where
-    there may be several); text and entities; id, answer, score, start and end; label and scores of choices. Lines are
+    choices; of a model with a decoder, what it writes. A line has the row's number, from 1, and the answer: label and
+    score (and `labels`, those answered, where there may be several); text and entities; id, answer, score, start and
+    end; label and scores of choices; the text that was written, as `bothways generate` writes it. Lines are
     written to OUTPUT.partial some at a time. After Ctrl-C, or when the process was killed, --resume goes on from there,
     and the file becomes the same, byte for byte.
 
@@ -88,9 +93,9 @@ def predict(
     model
         A folder or a hub id.
     output
-        The file to write: .jsonl; of labels and choices also .csv.
+        The file to write: .jsonl; of labels, choices and texts that are written also .csv.
     kind
-        Of a model with several heads, which task: classify, tag, answer or choose.
+        Of a model with several heads, which task: classify, tag, answer, choose or generate.
     squad_predictions
         Of questions: also write {id: answer} to this file, as the official script of SQuAD reads it.
     resume
@@ -105,14 +110,23 @@ def predict(
     written = SUFFIXES.get(output.suffix.lower())
     if written is None:
         raise InputError(f"{output}: end the name in .jsonl or .csv, which says what is written")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: there is no folder {output.parent}")
+    check_place(output)
     flags = form.flags(rows)
     source = flags.source(rows.data)
-    from bothways.cli.heads import asked_of, reading_of
+    from bothways.checkpoint.checksum import checksum
+    from bothways.checkpoint.encoder import Encoder
+    from bothways.cli.heads import WRITE, asked_of, loaded_as, reading_of
 
-    kind, pipeline, identity = asked_of(model, kind, precision, device, identify=True)
+    kind, loaded = loaded_as(model, kind)
     _check(kind, answer, written, squad_predictions)
+    if kind == WRITE or not isinstance(loaded, Encoder):
+        _ended(
+            *_write(loaded, model, source, rows, form, output, written, resume, precision, device), output, kind, json
+        )
+        return
+    form.check_none_of_writing()
+    identity = checksum(loaded)
+    pipeline = asked_of(loaded, model, kind, precision, device)
     reading = reading_of(kind, answer.windows, answer.stride, answer.max_length)
     lines = _lines(kind, answer, pipeline)
     made = {"model": identity, "task": kind, "device and precision": str(pipeline.placement)}
@@ -120,6 +134,11 @@ def predict(
     done, before = _run(pipeline, kind, source, flags, lines, reading, output, made, written, resume)
     if squad_predictions is not None:
         _write_squad(output, squad_predictions)
+    _ended(done, before, output, kind, json)
+
+
+def _ended(done: int, before: int, output: Path, kind: str, json: bool) -> None:
+    """Say what was done."""
     if json:
         from bothways.cli.output import print_json
 
@@ -141,6 +160,9 @@ def _check(kind: str, answer: AnswerFlags, written: str, squad: Path | None) -> 
             raise InputError(f"{flag} is for {' and '.join(kinds)}, but the task is {kind}")
     if answer.top_k is not None and answer.top_k < 1:
         raise InputError(f"--top-k must be at least 1, got {answer.top_k}")
+    for name in ("windows", "stride", "max_length"):
+        if kind == "generate" and getattr(answer, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for tasks that read texts; what writes has none")
     if written == "csv" and kind not in CSV:
         raise InputError(f"csv is for {' and '.join(CSV)}; of {kind}, end the name of --output in .jsonl")
 
@@ -170,27 +192,43 @@ def _run(
 ) -> tuple[int, int]:
     """How many rows the file has, and how many of them it had before."""
     from bothways.cli.rows import rows_of
-    from bothways.engine.lines import PartialLines
     from bothways.engine.prediction import predict as answered
-    from bothways.engine.scheduler import progress
 
-    lines_of = PartialLines(output, made, resume=resume)
-    before = lines_of.rows
-    if resume and not before:
-        print(f"bothways: there is nothing in {output}.partial to go on with; it begins anew", file=sys.stderr)
-    try:
-        with rows_of(kind, source, flags, labels=False) as found, lines_of as partial:
-            steps = answered(pipeline, found, lines, reading, partial, written)
-            deque(progress(steps, _total(source), "rows"), maxlen=0)
-    except KeyboardInterrupt:
-        if lines_of.rows:
-            print(f"bothways: stopped after {lines_of.rows:,} rows; go on with --resume", file=sys.stderr)
-        raise
-    except InputError as error:
-        if not lines_of.rows:
-            raise
-        raise InputError(f"{error} (the {lines_of.rows:,} rows before are done; go on with --resume)") from None
-    return lines_of.rows, before
+    def steps(partial: PartialLines) -> Iterator[int]:
+        with rows_of(kind, source, flags, labels=False) as found:
+            yield from answered(pipeline, found, lines, reading, partial, written)
+
+    return written_lines(output, made, resume, steps, _total(source))
+
+
+def _write(
+    loaded: Encoder | EncoderDecoder,
+    model: str,
+    source: TableSource,
+    rows: PredictedRows,
+    form: FormRows,
+    output: Path,
+    written: Literal["jsonl", "csv"],
+    resume: bool,
+    precision: str,
+    device: str,
+) -> tuple[int, int]:
+    """As `_run`, of a model that writes: for the column of sources, as `bothways generate` does for lines."""
+    from bothways.data.parallel import ParallelColumns
+    from bothways.engine.text_lines import add_texts
+
+    if rows.text is not None and form.source is not None:
+        raise InputError("--text and --source are both the column of the source; say one of them")
+    columns = ParallelColumns(rows.text if form.source is None else form.source, form.target)
+    scribe = scribe_of(loaded, model, Wanted(), precision, device)
+
+    def steps(partial: PartialLines) -> Iterator[int]:
+        lines = f"say `bothways generate {model} --input {source.name} --output {output}`"
+        reading = parallel_rows(source, None, columns, lines=lines, targets=False, skip_empty=form.skip_empty)
+        with reading as found:
+            yield from add_texts(scribe, found, partial, written)
+
+    return written_lines(output, made_by(loaded, scribe, written), resume, steps, _total(source))
 
 
 def _total(source: TableSource) -> int | None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bothways.data.columns import Row, cell, find_column, is_integer, plain
+from bothways.data.columns import NoColumn, Row, cell, find_column, is_integer, plain
 from bothways.data.records import some, text_of
 from bothways.data.table import Table, TableSource, open_table
 from bothways.errors import InputError
@@ -123,9 +123,7 @@ def _find(wanted: ChoiceColumns, table: Table, name: str, labelled: bool) -> Cho
         second = find_column(second, (SECONDS.get(plain(question or ""), ""),), free, name, "--second")
     for role, there in (("question", question), ("choices", listed), *([("label", label)] if labelled else [])):
         if not there:
-            raise InputError(
-                f"{name}: cannot tell which column is the {role}; say --{role}; it has {some(table.names)}"
-            )
+            raise NoColumn(f"{name}: cannot tell which column is the {role}; say --{role}; it has {some(table.names)}")
     return ChoiceColumns(question, listed, label, second)
 
 

@@ -11,7 +11,18 @@ from typing import Any, TypeAlias
 from bothways.data.records import some
 from bothways.errors import InputError
 
-__all__ = ["Columns", "Row", "cell", "find_column", "find_columns", "is_integer", "is_number", "known", "plain"]
+__all__ = [
+    "Columns",
+    "NoColumn",
+    "Row",
+    "cell",
+    "find_column",
+    "find_columns",
+    "is_integer",
+    "is_number",
+    "known",
+    "plain",
+]
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -47,6 +58,10 @@ NUMBER = re.compile(
     rf"\s*({WHOLE}(\.[0-9]*)?([eE][+-]?[0-9]+)?|[+-]?\.[0-9]+([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity))\s*",
     re.IGNORECASE,
 )
+
+
+class NoColumn(InputError):
+    """A column that is wanted is not there, or names leave it open which one it is: maybe they are no names."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,7 @@ def _check(name: str, names: Sequence[str], table: str, flag: str) -> None:
     by_case = {other.lower(): other for other in names}
     near = get_close_matches(name.lower(), by_case, n=1)
     hint = f"; did you mean {by_case[near[0]]!r}?" if near else ""
-    raise InputError(f"{table} has no column {name!r}; it has {some(names)}{hint}")
+    raise NoColumn(f"{table} has no column {name!r}; it has {some(names)}{hint}")
 
 
 def _named(likely: Sequence[str], names: Sequence[str], taken: Sequence[str]) -> str | None:
@@ -174,7 +189,7 @@ def _texts_by_value(found: Columns, names: Sequence[str], sample: Sequence[Row],
         return replace(found, text=prose[0])
     if len(prose) == 2:
         return replace(found, text=prose[0], text_pair=prose[1])
-    raise InputError(f"{table}: cannot tell which column is the text; say --text; it has {some(names)}")
+    raise NoColumn(f"{table}: cannot tell which column is the text; say --text; it has {some(names)}")
 
 
 def _label_by_value(found: Columns, names: Sequence[str], sample: Sequence[Row], table: str) -> str:
@@ -185,7 +200,7 @@ def _label_by_value(found: Columns, names: Sequence[str], sample: Sequence[Row],
             return likely[0]
         if likely:
             break
-    raise InputError(f"{table}: cannot tell which column is the label; say --label; it has {some(names)}")
+    raise NoColumn(f"{table}: cannot tell which column is the label; say --label; it has {some(names)}")
 
 
 def _values(sample: Sequence[Row], name: str) -> list[Any]:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
-from bothways.data.columns import Row, cell, find_column
+from bothways.data.columns import NoColumn, Row, cell, find_column
 from bothways.data.records import STANDARD_INPUT, numbered_lines, opened, some, text_of
 from bothways.data.table import Table, TableSource, open_table
 from bothways.errors import InputError
@@ -72,7 +72,7 @@ def parallel(
 
     Raises InputError, naming file, line or row, and column, on what cannot be read and on an empty side.
     """
-    with open_table(source) as table:
+    with open_table(replace(source, texts=frozenset((*SOURCES, *TARGETS)))) as table:
         found = _find(columns, table, source.name, targets)
         said = f"source {found.source!r}" + (f", target {found.target!r}" if found.target else "")
         whole = f"{source.name}: {said}" + (f" ({table.said})" if table.said else "")
@@ -127,9 +127,7 @@ def _find(wanted: ParallelColumns, table: Table, name: str, needed: bool) -> Par
         source, target = _by_place(source, target, table)
     for role, found in (("source", source), *([("target", target)] if needed else [])):
         if found is None:
-            raise InputError(
-                f"{name}: cannot tell which column is the {role}; say --{role}; it has {some(table.names)}"
-            )
+            raise NoColumn(f"{name}: cannot tell which column is the {role}; say --{role}; it has {some(table.names)}")
     return ParallelColumns(source, target)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from bothways.data.columns import Row, cell, find_column, plain
+from bothways.data.columns import NoColumn, Row, cell, find_column, plain
 from bothways.data.records import json_value, opened, some, text_of
 from bothways.data.table import Table, TableSource, format_of, open_table, suffix
 from bothways.errors import InputError
@@ -227,7 +227,7 @@ def _from_table(
     )
     for role in ("question", "context", *(["answers"] if labelled else [])):
         if getattr(found, role) is None:
-            raise InputError(f"{name}: no column with the {role}; say --{role}; it has {some(table.names)}")
+            raise NoColumn(f"{name}: no column with the {role}; say --{role}; it has {some(table.names)}")
     roles = [(role, getattr(found, role)) for role in ("question", "context", "answers", "id")]
     said = ", ".join(f"{role} {column!r}" for role, column in roles if column is not None)
     needed = [column for _, column in roles if column is not None]

@@ -11,12 +11,12 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from bothways.data.columns import Row, is_number, known
+from bothways.data.columns import NoColumn, Row, is_number, known, plain
 from bothways.data.records import (
     COMPRESSED,
     STANDARD_INPUT,
@@ -44,6 +44,7 @@ SAMPLE_ROWS = 1000
 OPEN_LINES = 64
 # Characters of a quoted cell; more are an open quotation.
 MOST_CELL = 1 << 24
+LANGUAGE = re.compile("[a-z]{2}([-_][A-Za-z]{2,8})?")
 QUOTED_CELL = re.compile('(^|\t)"')
 
 
@@ -58,6 +59,8 @@ class TableSource:
     header: whether the first row of csv or tsv holds names.    quoted: whether quotation marks around a cell are no
     part of it. None: guessed.
     surplus: whether rows of csv or tsv may have more cells than the first, which are passed over.
+    texts: of rows of texts alone, names that columns have, as `plain` writes them; none of such texts comes again, so
+    that another first row holds names only where it is words, and what stands below is not.
     """
 
     path: str | None = None
@@ -67,6 +70,7 @@ class TableSource:
     header: bool | None = None
     quoted: bool | None = None
     surplus: bool = False
+    texts: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.dataset is None):
@@ -87,6 +91,7 @@ class Table:
     names: of its columns; their numbers, from 1, where the file gives none.
     sample: its first rows.    said: how its form is described, or "".
     unit: what rows are counted in, "line" or "row".
+    doubt: what may help where a column is not there, since names, or that there are none, were guessed; or "".
     rows: called once with the columns that are needed, each row with its number; a row may have other columns too.
     """
 
@@ -95,6 +100,7 @@ class Table:
     rows: Callable[[Sequence[str]], Iterator[tuple[int, Row]]]
     unit: str = "line"
     said: str = ""
+    doubt: str = ""
 
 
 @contextmanager
@@ -114,7 +120,10 @@ def open_table(source: TableSource) -> Iterator[Table]:
             table = TABLES[kind](opened(source.path, stack), source, stack)
         if not table.sample:
             raise InputError(f"{source.name}: no rows")
-        yield table
+        try:
+            yield table
+        except NoColumn as error:
+            raise InputError(f"{error}{table.doubt}") from None
 
 
 def format_of(source: TableSource) -> str | None:
@@ -223,11 +232,11 @@ def _separated(kind: str) -> Callable[[BinaryIO, TableSource, ExitStack], Table]
         cells = _cells(first, whole, _likely(kind, source.quoted))
         rows = cells.rows(chain(first, lines), source.name)
         sample = list(islice(rows, SAMPLE_ROWS))
-        header = source.header if source.header is not None else _has_header([row for _, row in sample])
+        header, sure = _header([row for _, row in sample], source)
         names = _names([row for _, row in sample], header)
         named = _with_names(names, islice(chain(sample, rows), int(header), None), source)
         shown = [row for _, row in _with_names(names, sample[int(header) :], source)]
-        return Table(names, shown, lambda columns: named, said=_said(cells, header))
+        return Table(names, shown, lambda columns: named, said=_said(cells, header, sure), doubt=_doubt(header, sure))
 
     return read
 
@@ -289,18 +298,33 @@ def _width(cells: Cells, lines: Sequence[tuple[int, str]]) -> int:
         return 0
 
 
-def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row holds names: one that is usual, or else words that do not come again in their columns."""
+def _header(rows: Sequence[Sequence[str]], source: TableSource) -> tuple[bool, bool]:
+    """Whether the first row holds names, and whether that is sure: it is said, or one of them is usual."""
+    if source.header is not None:
+        return source.header, True
     if not rows:
-        return False
+        return False, False
     first, rest = rows[0], rows[1:]
-    if any(map(known, first)):
-        return True
+    if any(known(cell) or plain(cell) in source.texts for cell in first):
+        return True, True
     if len(first) == 1:  # of texts alone, any could be the name of the others
-        return False
+        return False, False
     if len(set(first)) < len(first) or any(not cell.strip() or cell.isdigit() or is_number(cell) for cell in first):
-        return False
-    return bool(rest) and not any(a == b for row in rest for a, b in zip(first, row))
+        return False, False
+    return bool(rest) and (_words_over_texts if source.texts else _comes_once)(first, rest), False
+
+
+def _comes_once(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether no cell comes again in its column."""
+    return not any(a == b for row in rest for a, b in zip(first, row))
+
+
+def _words_over_texts(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether the cells are single words, in some column over texts of several, or codes of languages."""
+    if all(map(LANGUAGE.fullmatch, first)):
+        return True
+    several = [sum(" " in cell.strip() for cell in column) for column in zip(*rest)]
+    return not any(" " in cell.strip() for cell in first) and any(2 * count >= len(rest) for count in several)
 
 
 def _names(rows: Sequence[Sequence[str]], header: bool) -> tuple[str, ...]:
@@ -324,7 +348,14 @@ def _with_names(
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-def _said(cells: Cells, header: bool) -> str:
+def _said(cells: Cells, header: bool, sure: bool) -> str:
     quotes = "quotation marks around cells" if cells.quoted else "quotation marks as they are"
     names = "names in the first row" if header else "no names, so columns are numbered from 1"
-    return f"{SEPARATORS[cells.separator]}, {quotes}, {names}"
+    lost = "; if that is a row like the others, say --no-header" if header and not sure else ""
+    return f"{SEPARATORS[cells.separator]}, {quotes}, {names}{lost}"
+
+
+def _doubt(header: bool, sure: bool) -> str:
+    if sure:
+        return ""
+    return f"; if its first row holds {'no names, say --no-header' if header else 'names, say --header'}"

@@ -16,7 +16,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from bothways.data.columns import Columns, Row, cell, find_column, plain
+from bothways.data.columns import Columns, NoColumn, Row, cell, find_column, plain
 from bothways.data.records import STANDARD_INPUT, numbered_lines, opened, some, text_of
 from bothways.data.table import TABLES, Table, TableSource, format_of, open_table, suffix
 from bothways.data.tags import OUTSIDE, check_scheme, find_scheme, first_fault, is_span_tag, to_iob2
@@ -331,11 +331,11 @@ def _table(table: Table, name: str, columns: Columns, labelled: bool) -> tuple[s
     """Rows of words and tags, or of texts and entities: what they are goes by the first of them."""
     words = find_column(columns.text, (*WORDS, *TEXTS), table.names, name, "--text")
     if words is None:
-        raise InputError(f"{name}: no column of words or of texts; say --text; it has {some(table.names)}")
+        raise NoColumn(f"{name}: no column of words or of texts; say --text; it has {some(table.names)}")
     likely = (*TAGS, *ENTITIES) if _lists(table.sample, words) else (*ENTITIES, *TAGS)
     tags = find_column(columns.label, likely, [one for one in table.names if one != words], name, "--label")
     if tags is None and labelled:
-        raise InputError(f"{name}: no column of tags or entities; say --label; it has {some(table.names)}")
+        raise NoColumn(f"{name}: no column of tags or entities; say --label; it has {some(table.names)}")
     rows = table.rows([words] if tags is None else [words, tags])
     placed = ((f"{name}: {table.unit} {number}", row) for number, row in rows)
     if not _lists(table.sample, words) and (tags is None or _marks(table.sample, tags)):

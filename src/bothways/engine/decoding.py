@@ -22,7 +22,8 @@ MOST_TOKENS, MOST_BEAMS = 1 << 20, 1 << 12
 class Decoding:
     """How a text is written.
 
-    max_new_tokens: at most so many, the end's mark included; None: 128, or as many as the model has positions for.
+    max_new_tokens: at most so many, the end's mark included; None: as many as the model's folder says, else 128, as far
+    as the model has positions.
     min_new_tokens: no end before so many.
 
     num_beams: 1 for the likeliest token each time; more: the likeliest texts, searched for with so many at a time.

@@ -57,6 +57,7 @@ class Writer:
 
     end: tokens that end a text.    limit: the most tokens that it has positions for; None for no limit.
     shortlist: of the head's last product, where it pays.
+    usual: tokens that are written at most where nothing is asked for, as far as there are positions.
     """
 
     network: EncoderNetwork
@@ -66,6 +67,7 @@ class Writer:
     limit: int | None
     way: Way
     shortlist: Shortlist | None = None
+    usual: int = USUAL_LENGTH
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,16 @@ def generate(
     *,
     numbers: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    places: Sequence[str] | None = None,
     log_probabilities: bool = False,
     on_token: OnToken | None = None,
 ) -> list[list[Written]]:
     """The texts of each source, `num_return_sequences` of them, best first where they are searched for.
 
     prompts: ids [T] of each source's first tokens, at least one.    memory: [T', width] of each source, if it has one.
-    numbers: what to call the sources in messages and to `on_token`; from 0 on by default.
+    numbers: what to call the sources to `on_token`; from 0 on by default.
     names: what chance is taken from, beside the seed; by default these numbers.
+    places: what to call them in messages; by default "text" and their numbers.
     on_token: told of every token as it is chosen; not of searches, which know their texts at the end only.
 
     Raises InputError, naming the source, on prompts without tokens or room, and on scores that are no numbers.
@@ -113,8 +117,9 @@ def generate(
         raise InputError("a search knows its texts at the end only: with num_beams 1 they can be told as they come")
     numbers = range(len(prompts)) if numbers is None else numbers
     names = [f"{number}" for number in numbers] if names is None else names
-    most = _lengths(writer, prompts, decoding, numbers)
-    asked = _Asked(writer, decoding, prompts, memory, most, numbers, names, log_probabilities, on_token)
+    places = [f"text {number}" for number in numbers] if places is None else places
+    most = _lengths(writer, prompts, decoding, places)
+    asked = _Asked(writer, decoding, prompts, memory, most, numbers, names, places, log_probabilities, on_token)
     return _Search(asked).run() if decoding.searches else _Walk(asked).run()
 
 
@@ -129,6 +134,7 @@ class _Asked:
     most: Sequence[int]
     numbers: Sequence[int]
     names: Sequence[str]
+    places: Sequence[str]
     log_probabilities: bool
     on_token: OnToken | None
 
@@ -142,22 +148,22 @@ def _check_words(decoding: Decoding, vocab: int) -> None:
             raise InputError(f"{name} {token} is none of the {vocab:,} words of the vocabulary")
 
 
-def _lengths(writer: Writer, prompts: Ragged, decoding: Decoding, numbers: Sequence[int]) -> list[int]:
+def _lengths(writer: Writer, prompts: Ragged, decoding: Decoding, places: Sequence[str]) -> list[int]:
     """How many tokens each source's texts may have. The last one needs no position: nothing follows it."""
     most = []
-    for i, length in zip(numbers, prompts.layout.lengths):
+    for place, length in zip(places, prompts.layout.lengths):
         if not length:
-            raise InputError(f"text {i}: nothing to go on from; at least one token is needed")
+            raise InputError(f"{place}: nothing to go on from; at least one token is needed")
         room = None if writer.limit is None else writer.limit - length + 1
         wanted = decoding.max_new_tokens
         if room is not None and room < max(1, wanted or 0, decoding.min_new_tokens):
             begins = f" after the {length:,} it begins with" if length > 1 else ""
             asked = max(1, wanted or 0, decoding.min_new_tokens)
             raise InputError(
-                f"text {i}: {asked:,} new tokens{begins} are more than the model's {writer.limit:,} positions; "
+                f"{place}: {asked:,} new tokens{begins} are more than the model's {writer.limit:,} positions; "
                 f"at most {max(room, 0):,} have room (max_new_tokens, min_new_tokens)"
             )
-        usual = max(USUAL_LENGTH, decoding.min_new_tokens)
+        usual = max(writer.usual, decoding.min_new_tokens)
         most.append(wanted or (usual if room is None else min(usual, room)))
     return most
 
@@ -243,9 +249,9 @@ class _Batch:
         """Raise InputError, naming the source, where the largest scores of rows are no numbers."""
         for row, value in enumerate(values):
             if value != value or value == float("inf"):
-                number = self.asked.numbers[self.sources[row // rows]]
+                place = self.asked.places[self.sources[row // rows]]
                 raise InputError(
-                    f"text {number}: the model's scores of token {self.written + 1} are no numbers (NaN or infinite); "
+                    f"{place}: the model's scores of token {self.written + 1} are no numbers (NaN or infinite); "
                     "its weights are damaged, or overflow in this precision"
                 )
 

@@ -28,22 +28,37 @@ from bothways.tasks.tag import TokenClassification
 from bothways.tasks.task import Request
 from bothways.text.tokenizer import Cuts
 
-__all__ = ["FORMS", "AnswerLines", "ChoiceLines", "ClassLines", "Lines", "TagLines", "predict"]
+__all__ = [
+    "FORMS",
+    "AnswerLines",
+    "ChoiceLines",
+    "ClassLines",
+    "Form",
+    "Lines",
+    "TagLines",
+    "add_lines",
+    "in_form",
+    "predict",
+]
 
 ROWS_AT_A_TIME = 1024  # what a killed process loses at most
 WORDS = "words"
 
 
-class Lines(Protocol):
-    """How a task's rows are asked, and how its answers are written."""
-
-    def request(self, rows: Sequence[Any], reading: Reading) -> Request: ...
+class Shown(Protocol):
+    """How answers are written."""
 
     def line(self, row: Any, answer: Any) -> dict[str, Any]:
         """What there is to say of a row, beside its number. Cells of csv have its values."""
 
     def cells(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """The same for csv: a value for each column. Raises InputError where that cannot be."""
+
+
+class Lines(Shown, Protocol):
+    """How a task's rows are asked, and how its answers are written."""
+
+    def request(self, rows: Sequence[Any], reading: Reading) -> Request: ...
 
 
 @dataclass(frozen=True)
@@ -145,16 +160,16 @@ class ChoiceLines:
         return {"label": said["label"], "scores": json.dumps(said["scores"])}
 
 
-Form = Literal["jsonl", "csv"]
-Write = Callable[[Lines, int, Mapping[str, Any]], bytes]
+Form = Literal["jsonl", "csv", "txt"]
+Write = Callable[[Shown, int, Mapping[str, Any]], bytes]
 
 
-def _json_line(lines: Lines, number: int, said: Mapping[str, Any]) -> bytes:
+def _json_line(lines: Shown, number: int, said: Mapping[str, Any]) -> bytes:
     line = json.dumps({"row": number, **said}, ensure_ascii=False, allow_nan=False) + "\n"
     return line.encode("utf-8", errors="backslashreplace")  # half a surrogate pair becomes its escape
 
 
-def _csv_line(lines: Lines, number: int, said: Mapping[str, Any]) -> bytes:
+def _csv_line(lines: Shown, number: int, said: Mapping[str, Any]) -> bytes:
     """The names of columns stand before the first row."""
     cells = {"row": number, **lines.cells(said)}
     told = StringIO()
@@ -165,7 +180,13 @@ def _csv_line(lines: Lines, number: int, said: Mapping[str, Any]) -> bytes:
     return told.getvalue().encode("utf-8", errors="backslashreplace")
 
 
-FORMS: Mapping[str, Write] = {"jsonl": _json_line, "csv": _csv_line}
+def _text_line(lines: Shown, number: int, said: Mapping[str, Any]) -> bytes:
+    """The first cell alone, on one line."""
+    text = " ".join(str(next(iter(lines.cells(said).values()))).splitlines())
+    return f"{text}\n".encode("utf-8", errors="backslashreplace")
+
+
+FORMS: Mapping[Form, Write] = {"jsonl": _json_line, "csv": _csv_line, "txt": _text_line}
 
 
 def predict(
@@ -176,28 +197,48 @@ def predict(
     Rows are numbered from 1. Warns once, at the end, of texts that were cut.
     Raises InputError where the rows that are done already were others, and where a score is no number.
     """
-    rows, digest, cuts = iter(rows), blake2b(digest_size=16), Cuts()
-    yield from _done(rows, digest, output)
-    while some := list(islice(rows, ROWS_AT_A_TIME)):
+    cuts = Cuts()
+
+    def tell(some: Sequence[Any], first: int) -> list[bytes]:
         answers = pipeline.answers(lines.request(some, reading), cuts)
-        for row in some:
-            digest.update(_said(row))
-        data = b"".join(
-            _written(FORMS[form], lines, number, row, answer)
-            for number, (row, answer) in enumerate(zip(some, answers), start=output.rows + 1)
-        )
-        output.add(data, len(some), digest.hexdigest())
-        yield len(some)
-    if not output.rows:
-        raise InputError("no rows to predict")
+        told = enumerate(zip(some, answers), start=first)
+        return [in_form(FORMS[form], lines, number, row, answer) for number, (row, answer) in told]
+
+    yield from add_lines(rows, tell, output, lambda done: ROWS_AT_A_TIME)
     cuts.warn()
 
 
-def _done(rows: Iterator[Any], digest: blake2b, output: PartialLines) -> Iterator[int]:
+def add_lines(
+    rows: Iterable[Any],
+    tell: Callable[[Sequence[Any], int], Sequence[bytes]],
+    output: PartialLines,
+    at_a_time: Callable[[int], int],
+    passed: Callable[[Any], None] = lambda row: None,
+) -> Iterator[int]:
+    """Add the lines of the rows that `output` does not have yet, some at a time; yields how many these were.
+
+    tell: gives the lines of rows, the first of which has this number.    at_a_time: how many come after so many.
+    passed: is told of each row that is done already.
+    Raises InputError where the rows that are done were others, and where there are none.
+    """
+    rows, digest = iter(rows), blake2b(digest_size=16)
+    yield from _done(rows, digest, output, passed)
+    while some := list(islice(rows, at_a_time(output.rows))):
+        lines = tell(some, output.rows + 1)
+        for row in some:
+            digest.update(_said(row))
+        output.add(b"".join(lines), len(some), digest.hexdigest())
+        yield len(some)
+    if not output.rows:
+        raise InputError("no rows to predict")
+
+
+def _done(rows: Iterator[Any], digest: blake2b, output: PartialLines, told: Callable[[Any], None]) -> Iterator[int]:
     """Pass over the rows that are done."""
     passed = 0
     for row in islice(rows, output.rows):
         digest.update(_said(row))
+        told(row)
         passed += 1
     if output.rows and (passed < output.rows or digest.hexdigest() != output.digest):
         raise InputError(f"{output.output}: the rows that are done were others than these; name the same data")
@@ -212,7 +253,8 @@ def _said(row: Any) -> bytes:
     )
 
 
-def _written(write: Write, lines: Lines, number: int, row: Any, answer: Any) -> bytes:
+def in_form(write: Write, lines: Shown, number: int, row: Any, answer: Any) -> bytes:
+    """The line of a row. Raises InputError, naming the row, where a score is no number."""
     try:
         return write(lines, number, lines.line(row, answer))
     except ValueError as error:

@@ -6,9 +6,11 @@ alone goes on from the text.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,22 @@ from torch import nn
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import ENCODER_DECODERS, EncoderDecoder
 from bothways.checkpoint.hub import resolve
-from bothways.checkpoint.marks import GENERATION
+from bothways.checkpoint.marks import GENERATION, Behind
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.backends import BACKENDS, Placement, place
-from bothways.engine.decoding import Decoding, read_decoding, usual_settings
+from bothways.engine.decoding import USUAL_LENGTH, Decoding, read_decoding, usual_settings
 from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
 from bothways.engine.scheduler import BATCH_TOKENS, progress
 from bothways.engine.shortlist import shortlist_of
 from bothways.engine.streams import Streams
-from bothways.errors import CheckpointError, InputError
+from bothways.errors import CheckpointError, InputError, TruncationWarning
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
-from bothways.text.targets import as_targets, open_ended
+from bothways.text.targets import as_targets, open_ended, separated
 from bothways.text.tokenizer import (
+    Cuts,
     Encoded,
     Tokenizer,
     as_texts,
@@ -43,6 +46,8 @@ from bothways.text.tokenizer import (
 
 __all__ = [
     "WRITES",
+    "Asking",
+    "Names",
     "Parts",
     "Spelling",
     "WritingPipeline",
@@ -50,7 +55,9 @@ __all__ = [
     "is_pair",
     "load",
     "parts_of",
+    "pipeline_of",
     "spelt",
+    "writes",
     "writing",
 ]
 
@@ -75,6 +82,7 @@ class Parts:
     encoder, adapter: what reads the source; None where a decoder alone goes on from a text.
     start: the token that texts begin with; None where they go on from the given ones.    end: tokens that end them.
     said: what its folder says of how it shall write, among other things.
+    behind: of a decoder alone, what it was trained to see behind a source.
     """
 
     encoder: EncoderNetwork | None
@@ -86,6 +94,7 @@ class Parts:
     start: int | None
     end: tuple[int, ...]
     said: Mapping[str, Any]
+    behind: Behind = field(default_factory=Behind)
 
     @property
     def limit(self) -> int | None:
@@ -126,10 +135,8 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
     tokenizer = tokenizer_of(model, name)
     end = model.extras.get("eos_token_id")
     marks = end if isinstance(end, list) else [] if end is None else [end]
-    head = model.heads["causal"]
-    return Parts(
-        None, None, model.network, head, tokenizer, tokenizer, None, _known(marks, model.network), model.extras
-    )
+    head, ends, behind = model.heads["causal"], _known(marks, model.network), Behind.of(model.extras, name)
+    return Parts(None, None, model.network, head, tokenizer, tokenizer, None, ends, model.extras, behind)
 
 
 def is_pair(model: str | Path, revision: str | None = None) -> bool:
@@ -140,8 +147,15 @@ def is_pair(model: str | Path, revision: str | None = None) -> bool:
 
 def load(model: str | Path, revision: str | None = None) -> Encoder | EncoderDecoder:
     """Whichever of the two a folder or hub id is. Raises ConfigError or CheckpointError where it cannot be loaded."""
-    kind = EncoderDecoder if is_pair(model, revision) else Encoder
-    return kind.from_pretrained(model, revision=revision)
+    folder = resolve(model, revision)
+    if is_pair(folder):
+        return EncoderDecoder.from_pretrained(folder)
+    return _ended_as_said(Encoder.from_pretrained(folder), folder)
+
+
+def writes(model: Encoder | EncoderDecoder) -> bool:
+    """Whether it is a model that writes: it has a decoder, or is one."""
+    return isinstance(model, EncoderDecoder) or ("causal" in model.heads and model.config.causal)
 
 
 def writing(
@@ -159,14 +173,30 @@ def writing(
     Raises ConfigError or CheckpointError on a model that cannot be loaded, or has no decoder.
     """
     folder = resolve(model, revision)
-    loaded = load(folder)
-    both = isinstance(loaded, EncoderDecoder)
-    usual = None
-    if isinstance(loaded, Encoder):
-        loaded, usual = _ended_as_said(loaded, folder), usual_settings(loaded.extras, folder)
-    chosen = task or ("text2text-generation" if both else GOES_ON)
+    return pipeline_of(load(folder), folder, task, device=device, precision=precision, name=str(model), bar=bar)
+
+
+def pipeline_of(
+    model: Encoder | EncoderDecoder,
+    folder: Path,
+    task: str | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    name: str | None = None,
+    bar: bool | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> WritingPipeline:
+    """A pipeline on a model that was loaded from a folder; its weights may be the model's own.
+
+    settings: above those of the folder.
+    """
+    alone = isinstance(model, Encoder)
+    said = model.extras if isinstance(model, Encoder) else model.generation or model.extras
+    usual = {**usual_settings(said, folder if alone else None, None if alone else 1), **(settings or {})}
+    chosen = task or (GOES_ON if alone else "text2text-generation")
     return WritingPipeline(
-        chosen, loaded, device=device, precision=precision, share=True, name=str(model), bar=bar, usual=usual
+        chosen, model, device=device, precision=precision, share=True, name=name, bar=bar, usual=usual
     )
 
 
@@ -180,6 +210,40 @@ def _ended_as_said(model: Encoder, folder: Path) -> Encoder:
 def _known(marks: Sequence[Any], network: EncoderNetwork) -> tuple[int, ...]:
     """The marks that are words of the vocabulary: a config of another one has those of that."""
     return tuple(mark for mark in marks if type(mark) is int and 0 <= mark < network.config.vocab)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How texts are asked for.
+
+    prefix: what the model was trained to see before each source, such as T5's "summarize: ".
+    separator: of a decoder alone, what stands behind each source; None: what it was trained to see there, "": nothing.
+    truncation: whether a source that is too long is cut; else it is an error.
+    full_text: whether the text that a decoder alone goes on from is given, too; None: where there is no separator.
+    log_probabilities: whether those of tokens are given.
+    """
+
+    decoding: Decoding
+    prefix: str = ""
+    separator: str | None = None
+    truncation: bool = True
+    full_text: bool | None = None
+    log_probabilities: bool = False
+
+
+class Names:
+    """What chance is taken from: a source, and how many of the same come before it. So neither others nor their order
+    matter, and a text that is given twice is written twice."""
+
+    def __init__(self) -> None:
+        self._known: Counter[bytes] = Counter()
+
+    def of(self, source: Encoded) -> str:
+        """The next one's name."""
+        name = " ".join(map(str, source.ids))
+        known = blake2b(name.encode(), digest_size=16).digest()  # of files of any size
+        self._known[known] += 1
+        return f"{name} #{self._known[known] - 1}"
 
 
 class WritingPipeline:
@@ -208,6 +272,7 @@ class WritingPipeline:
         self._model = repr(model) if name is None else repr(name)
         start = None if self.parts.start is None else 1
         self.usual = usual_settings(self.parts.said, start=start) if usual is None else dict(usual)
+        most = self._most(called)
         self._placement = place(device, precision)
         self._streams = Streams(self._placement.device)
         encoder, adapter = self.parts.encoder, self.parts.adapter
@@ -222,7 +287,28 @@ class WritingPipeline:
             self.parts.limit,
             CACHED,
             shortlist_of(self.parts.head, self._placement),
+            most,
         )
+
+    def _most(self, called: str) -> int:
+        """Tokens that are written where a call says nothing: as many as the folder says, which is taken out of `usual`,
+        as far as there are positions. Warns where there never are so many, and has `usual` ask for no more.
+
+        Raises InputError on what is no such number.
+        """
+        most, limit = Decoding(max_new_tokens=self.usual.pop("max_new_tokens", None)).max_new_tokens, self.parts.limit
+        if most is not None and limit is not None and most > limit:
+            warnings.warn(
+                f"{called} is said to write {most:,} new tokens (max_length or max_new_tokens in its folder), but its "
+                f"decoder has {limit:,} positions: texts end there",
+                TruncationWarning,
+                stacklevel=4,
+            )
+        bounds = [bound for bound in (most, limit) if bound is not None]
+        least = self.usual.get("min_new_tokens")
+        if type(least) is int and bounds:
+            self.usual["min_new_tokens"] = min(least, *bounds)
+        return most or USUAL_LENGTH
 
     def _check_kind(self, task: str, called: str) -> None:
         if task == GOES_ON and self.parts.encoder is not None:
@@ -248,8 +334,9 @@ class WritingPipeline:
         texts: str | Sequence[str],
         *,
         prefix: str = "",
+        separator: str | None = None,
         truncation: bool = True,
-        return_full_text: bool = True,
+        return_full_text: bool | None = None,
         log_probabilities: bool = False,
         on_token: OnToken | None = None,
         **settings: Any,
@@ -257,8 +344,10 @@ class WritingPipeline:
         """A list for one text, with a dict for each of its `num_return_sequences`; a list of those for a list.
 
         prefix: what the model was trained to see before each source, such as T5's "summarize: ".
+        separator: of text-generation, what stands between a text and what is written; None: what the model was trained
+        to see there by `bothways finetune generate`, if it was; "" for a text that it is to go on with freely.
         truncation: whether a source that is too long is cut, with a TruncationWarning; else it is an error.
-        return_full_text: text-generation gives the text it goes on from, too.
+        return_full_text: text-generation gives the text it goes on from, too; None: unless there is a separator.
         log_probabilities: each dict has `log_probability` (the sum), `mean_log_probability`, `tokens` (each with its
         own) and, of a search, its `score`, too.
         on_token: (number of the text, which of its results, token id), told of every token as it is chosen.
@@ -267,40 +356,91 @@ class WritingPipeline:
         Raises InputError on texts that are empty, settings that cannot be or are unknown, and what has no room.
         """
         decoding = read_decoding(settings, self.usual)
-        several = as_texts(texts)
-        encoded = self.read(several, prefix, truncation)
-        written = self.write(encoded, decoding, log_probabilities, on_token)
-        goes_on = self._task_name == GOES_ON and return_full_text
-        answers = [
-            [self._shown(one, encoded[i], several[i] if goes_on else None) for one in own]
-            for i, own in enumerate(written)
-        ]
+        asking = Asking(decoding, prefix, separator, truncation, return_full_text, log_probabilities)
+        answers = self.answers(as_texts(texts), asking, on_token=on_token)
         return answers[0] if isinstance(texts, str) else answers
 
-    def spelling(self, text: str, prefix: str = "") -> Spelling:
+    def answers(
+        self,
+        texts: Sequence[str],
+        asking: Asking,
+        *,
+        places: Sequence[str] | None = None,
+        cuts: Cuts | None = None,
+        names: Names | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[list[dict[str, Any]]]:
+        """What is written for each text, as a call gives it.
+
+        places: what messages call each.    cuts: counts what is cut; without it that is warned of.
+        names: of chance, where texts came before these.
+        """
+        encoded = self.read(texts, asking.prefix, asking.truncation, asking.separator, places, cuts)
+        written = self.write(encoded, asking.decoding, asking.log_probabilities, on_token, places, names)
+        full = self.shown_before(asking)
+        return [
+            [self._shown(one, encoded[i], None if full is None else texts[i] + full) for one in own]
+            for i, own in enumerate(written)
+        ]
+
+    def shown_before(self, asking: Asking) -> str | None:
+        """What stands between a text that is given, too, and what is written; None where it is not given."""
+        behind = self._behind(asking.separator)
+        full = not behind if asking.full_text is None else asking.full_text
+        return behind if full and self.alone else None
+
+    def _behind(self, separator: str | None) -> str:
+        """What stands behind each source. Raises InputError on a separator of an encoder–decoder, which needs none."""
+        if separator is None:
+            return self.parts.behind.separator
+        if not isinstance(separator, str):
+            raise InputError(f"separator must be a text, got {separator!r:.60}")
+        if separator and not self.alone:
+            raise InputError("a separator is for a decoder alone; what reads a source with an encoder needs none")
+        return separator
+
+    def spelling(self, text: str, prefix: str = "", separator: str | None = None) -> Spelling:
         """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
-        (encoded,) = self.parts.source.encode([prefix + text])
+        (encoded,) = self.parts.source.encode([prefix + text + self._behind(separator)])
         return Spelling(self.parts.target, open_ended(encoded) if self.alone else [])
 
-    def read(self, texts: Sequence[str], prefix: str = "", truncation: bool = True) -> list[Encoded]:
+    def read(
+        self,
+        texts: Sequence[str],
+        prefix: str = "",
+        truncation: bool = True,
+        separator: str | None = None,
+        places: Sequence[str] | None = None,
+        cuts: Cuts | None = None,
+    ) -> list[Encoded]:
         """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
-        it may be cut, with a TruncationWarning."""
-        longest = self.parts.source_limit
+        it may be cut, with a TruncationWarning.
+
+        separator, places, cuts: as for `answers`.
+        """
         if not isinstance(prefix, str):
             raise InputError(f"prefix must be a text, got {prefix!r:.60}")
-        for i, text in enumerate(checked_texts(texts)):
+        behind, limit = self._behind(separator), self.parts.source_limit
+        trained = self.parts.behind.longest if behind else None
+        longest = limit if trained is None else min(trained, limit)
+        places = [f"text {i}" for i in range(len(texts))] if places is None else places
+        for where, text in zip(places, checked_texts(texts)):
             if not text.strip():
-                raise InputError(f"text {i} is empty: there is nothing to {'go on from' if self.alone else 'read'}")
-        encoded = self.parts.source.encode([prefix + text for text in texts], max_length=longest)
-        for i, one in enumerate(encoded):
-            if one.dropped and (self.alone or not truncation):
+                raise InputError(f"{where} is empty: there is nothing to {'go on from' if self.alone else 'read'}")
+        encoded = separated(self.parts.source, [prefix + text for text in texts], behind, longest)
+        may_be_cut = truncation and (not self.alone or trained is not None)
+        for where, one in zip(places, encoded):
+            if one.dropped and not may_be_cut:
                 advice = "give a shorter one" if self.alone else "give a shorter one, or let it be cut (truncation)"
                 raise InputError(
-                    f"text {i} has {len(one) + one.dropped:,} tokens, but the model reads {longest:,} at most: {advice}"
+                    f"{where} has {len(one) + one.dropped:,} tokens, but the model reads {longest:,} at most: {advice}"
                 )
             if not len(one):
-                raise InputError(f"text {i}: the tokenizer makes no tokens of it")
-        warn_of_truncation(cut_lengths(encoded), len(encoded), longest)
+                raise InputError(f"{where}: the tokenizer makes no tokens of it")
+        if cuts is None:
+            warn_of_truncation(cut_lengths(encoded), len(encoded), longest)
+        else:
+            cuts.add(encoded)
         return encoded
 
     @property
@@ -314,10 +454,13 @@ class WritingPipeline:
         decoding: Decoding,
         log_probabilities: bool = False,
         on_token: OnToken | None = None,
+        places: Sequence[str] | None = None,
+        names: Names | None = None,
     ) -> list[list[Written]]:
-        """What is written for each text: see `engine.generation.generate`."""
+        """What is written for each text: see `engine.generation.generate`. places, names: as for `answers`."""
         results: list[list[Written]] = [[] for _ in encoded]
-        names = _names([one.ids for one in encoded])
+        known = Names() if names is None else names
+        named = [known.of(one) for one in encoded] if decoding.do_sample else None
 
         @torch.inference_mode()
         def work(origin: Sequence[int]) -> int:
@@ -328,7 +471,8 @@ class WritingPipeline:
                 self.memory(one),
                 decoding,
                 numbers=origin,
-                names=[names[i] for i in origin],
+                names=None if named is None else [named[i] for i in origin],
+                places=None if places is None else [places[i] for i in origin],
                 log_probabilities=log_probabilities,
                 on_token=on_token,
             )
@@ -422,15 +566,3 @@ def continued(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -
     start = tokenizer.decode(before, skip_special=True)
     whole = tokenizer.decode([*before, *ids], skip_special=True)
     return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(ids, skip_special=True)
-
-
-def _names(sources: Sequence[Sequence[int]]) -> list[str]:
-    """What chance is taken from: the source, and how many of the same come before it. So neither others nor their
-    order matter, and a text that is given twice is written twice."""
-    known: Counter[str] = Counter()
-    names = []
-    for source in sources:
-        name = " ".join(map(str, source))
-        names.append(f"{name} #{known[name]}")
-        known[name] += 1
-    return names

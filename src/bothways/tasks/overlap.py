@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 from bothways.errors import InputError, MissingExtraError
 
-__all__ = ["OVERLAPS", "ROUGES", "bleu", "chrf", "need_overlap", "overlap_metrics", "rouge"]
+__all__ = ["OVERLAPS", "ROUGES", "Overlaps", "need_overlap", "overlap_metrics"]
 
 References = Sequence[Sequence[str]]
 """Of each text those that are right, one or several."""
@@ -17,38 +17,67 @@ References = Sequence[Sequence[str]]
 ROUGES = ("rouge1", "rouge2", "rougeL")
 
 
-def bleu(texts: Sequence[str], references: References) -> dict[str, float]:
+class Gathering(Protocol):
+    """A metric of texts that come some at a time; of each text no more than some numbers are kept."""
+
+    def add(self, texts: Sequence[str], references: References) -> None: ...
+
+    def values(self) -> dict[str, float]: ...
+
+
+class _Summed:
+    """One of sacrebleu's metrics of a corpus: made from sums of what is counted in each text."""
+
+    def __init__(self, name: str, metric: Any) -> None:
+        self._name, self._metric = name, metric
+        self._sums: list[float] = []
+
+    def add(self, texts: Sequence[str], references: References) -> None:
+        counted = self._metric._extract_corpus_statistics(list(texts), _streams(references))
+        self._sums = [sum(column) for column in zip(*counted, *([self._sums] if self._sums else []))]
+
+    def values(self) -> dict[str, float]:
+        return {self._name: float(self._metric._compute_score_from_stats(self._sums).score)}
+
+
+def bleu() -> Gathering:
     """bleu: of the corpus, from 0 to 100, with sacrebleu's tokens "13a" (Post 2018, https://arxiv.org/abs/1804.08771)."""
-    from sacrebleu import corpus_bleu
+    from sacrebleu.metrics.bleu import BLEU
 
-    return {"bleu": float(corpus_bleu(list(texts), _streams(references)).score)}
+    return _Summed("bleu", BLEU(force=True))  # else it complains of texts that look as if they were split into tokens
 
 
-def chrf(texts: Sequence[str], references: References) -> dict[str, float]:
+def chrf() -> Gathering:
     """chrf: chrF2 of the corpus, from 0 to 100 (Popović 2015, https://aclanthology.org/W15-3049)."""
-    from sacrebleu import corpus_chrf
+    from sacrebleu.metrics.chrf import CHRF
 
-    return {"chrf": float(corpus_chrf(list(texts), _streams(references)).score)}
+    return _Summed("chrf", CHRF())
 
 
-def rouge(texts: Sequence[str], references: References) -> dict[str, float]:
+class Rouge:
     """rouge1, rouge2, rougeL: mean F1 over the texts, from 0 to 1, of words and pairs of words that both have, and of
     the longest sequence; stemmed, and of several references the best (Lin 2004, https://aclanthology.org/W04-1013).
 
     Its words are those of the letters a to z and of digits: it is for English.
     """
-    from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(list(ROUGES), use_stemmer=True)
-    scores = [scorer.score_multi(list(right), text) for text, right in zip(texts, references)]
-    return {name: fmean(float(score[name].fmeasure) for score in scores) for name in ROUGES}
+    def __init__(self) -> None:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        self._scorer = RougeScorer(list(ROUGES), use_stemmer=True)
+        self._found = {name: array("d") for name in ROUGES}
+
+    def add(self, texts: Sequence[str], references: References) -> None:
+        for text, right in zip(texts, references):
+            score = self._scorer.score_multi(list(right), text)
+            for name, found in self._found.items():
+                found.append(float(score[name].fmeasure))
+
+    def values(self) -> dict[str, float]:
+        return {name: fmean(found) for name, found in self._found.items()}
 
 
-OVERLAPS: Mapping[str, Callable[[Sequence[str], References], dict[str, float]]] = {
-    "bleu": bleu,
-    "chrf": chrf,
-    "rouge": rouge,
-}
+OVERLAPS: Mapping[str, Callable[[], Gathering]] = {"bleu": bleu, "chrf": chrf, "rouge": Rouge}
 """By the names that settings have for them. What each gives is the higher, the better."""
 
 
@@ -64,22 +93,38 @@ def need_overlap(names: Sequence[str]) -> None:
             raise MissingExtraError(f'{name} takes {library}: pip install "bothways[metrics]"') from None
 
 
-def overlap_metrics(texts: Sequence[str], references: References, names: Sequence[str]) -> dict[str, float]:
-    """What these metrics, by their names in OVERLAPS, say of texts.
+class Overlaps:
+    """Metrics of texts that come some at a time: they are those of all together."""
 
-    Raises InputError where there are none, where one has no reference, and on an unknown name; MissingExtraError where
-    a library is not installed.
-    """
-    need_overlap(names)
-    if len(texts) != len(references):
-        raise InputError(f"{len(texts):,} texts cannot be compared with references of {len(references):,}")
-    if not texts:
-        raise InputError("no texts to measure")
-    if not all(references):
-        raise InputError(f"text {[*map(bool, references)].index(False)} has no reference to be compared with")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of texts that look as if they were split into tokens
-        return {key: value for name in names for key, value in OVERLAPS[name](texts, references).items()}
+    def __init__(self, names: Sequence[str]) -> None:
+        """names: in OVERLAPS. Raises as `need_overlap`."""
+        need_overlap(names)
+        self._gathered = [OVERLAPS[name]() for name in names]
+        self.count = 0
+
+    def add(self, texts: Sequence[str], references: References) -> None:
+        """Raises InputError where not each text has a reference."""
+        if len(texts) != len(references):
+            raise InputError(f"{len(texts):,} texts cannot be compared with references of {len(references):,}")
+        if not all(references):
+            missing = self.count + [*map(bool, references)].index(False)
+            raise InputError(f"text {missing} has no reference to be compared with")
+        self.count += len(texts)
+        for one in self._gathered if texts else ():
+            one.add(texts, references)
+
+    def values(self) -> dict[str, float]:
+        """Raises InputError where there were no texts."""
+        if not self.count:
+            raise InputError("no texts to measure")
+        return {key: value for one in self._gathered for key, value in one.values().items()}
+
+
+def overlap_metrics(texts: Sequence[str], references: References, names: Sequence[str]) -> dict[str, float]:
+    """What these metrics, by their names in OVERLAPS, say of texts. Raises as `Overlaps`."""
+    found = Overlaps(names)
+    found.add(texts, references)
+    return found.values()
 
 
 def _streams(references: References) -> list[list[Any]]:

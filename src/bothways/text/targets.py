@@ -1,13 +1,17 @@
-"""Texts as what a decoder is to write: ids with an end behind them, and without what it begins with anyway."""
+"""Texts as what a decoder is to write: ids with an end behind them, and without what it begins with anyway; and those
+that it goes on from: with a separator behind them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from bothways.errors import InputError
 from bothways.text.tokenizer import Encoded, Tokenizer
 
-__all__ = ["Target", "as_targets", "open_ended"]
+__all__ = ["Target", "as_targets", "open_ended", "separated"]
 
 
 class Target(NamedTuple):
@@ -51,3 +55,28 @@ def open_ended(encoded: Encoded) -> list[int]:
     while len(ids) > 1 and special[len(ids) - 1]:
         ids.pop()
     return ids
+
+
+def separated(tokenizer: Tokenizer, texts: Sequence[str], separator: str, max_length: int) -> list[Encoded]:
+    """Texts with a separator behind each, at most so many tokens: what is too long loses the end of the text, never the
+    separator, without which nobody knows that the text is over.
+
+    Raises InputError where there is no room for the separator and a token.
+    """
+    encoded = tokenizer.encode([text + separator for text in texts], max_length=max_length)
+    if not separator:
+        return encoded
+    return [_cut(tokenizer, text, separator, one, max_length) for text, one in zip(texts, encoded)]
+
+
+def _cut(tokenizer: Tokenizer, text: str, separator: str, one: Encoded, max_length: int) -> Encoded:
+    """The encoded text if it is whole, else as much of its beginning as has room with the separator."""
+    if not one.dropped:
+        return one
+    (behind,) = tokenizer.encode([separator])
+    for room in range(max_length - behind.special.count(False), behind.special.count(True), -1):
+        (begun,) = tokenizer.encode([text], max_length=room)
+        (found,) = tokenizer.encode([text[: max(end for _, end in begun.offsets)] + separator])
+        if len(found) <= max_length:
+            return replace(found, dropped=len(one) + one.dropped - len(found))
+    raise InputError(f"a limit of {max_length} tokens leaves no room for a text before the separator {separator!r:.40}")

@@ -5,8 +5,7 @@ drives the loop, saves.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,13 +22,12 @@ from bothways.data.split import picked
 from bothways.engine.decoding import Decoding
 from bothways.engine.frozen import FrozenNetwork
 from bothways.engine.streams import Streams
-from bothways.engine.writing import WritingPipeline, continued
+from bothways.engine.writing import WritingPipeline
 from bothways.errors import ConfigError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
 from bothways.objectives.objective import Model
-from bothways.tasks.overlap import need_overlap, overlap_metrics
-from bothways.text.targets import open_ended
+from bothways.tasks.overlap import need_overlap
 from bothways.train.averaging import Average
 from bothways.train.board import check_board
 from bothways.train.finetune import Taught
@@ -41,22 +39,21 @@ from bothways.train.networks import Networks, PairNetworks
 from bothways.train.optim import OPTIMIZERS, parameter_groups
 from bothways.train.plan import flops_of_token, rate_here
 from bothways.train.progress import Progress
-from bothways.train.rows import RowSteps, dealt, steps_over, times_of
+from bothways.train.rows import RowSteps, steps_over, times_of
 from bothways.train.run import Keeping, Outcome, Watch, average_of, device_of, drive, leave, precision_of, set_up
 from bothways.train.seq2seq_card import write_seq2seq_card
-from bothways.train.seq2seq_rows import Material, length_of, material_of, sources_of, targets_of
+from bothways.train.seq2seq_judging import LOSS, Judging, written
+from bothways.train.seq2seq_rows import Material, material_of, targets_of
 from bothways.train.seq2seq_settings import Seq2SeqSettings
 from bothways.train.seq2seq_start import starting_model
 from bothways.train.start import set_dropout
 from bothways.train.state import Restored, begun_or_restored
 from bothways.train.states import States
-from bothways.train.step import evaluate
 from bothways.train.tables import tables_of
 
 __all__ = ["finetune_generate", "steps_of"]
 
 Either = Networks | PairNetworks
-LOSS = "loss"
 
 
 def finetune_generate(
@@ -243,53 +240,30 @@ def _metrics(
     material: Material, started: Restored[Either], settings: Seq2SeqSettings, device: torch.device, streams: Streams
 ) -> dict[str, float]:
     """How good it is on the rows held out: loss and accuracy of their tokens, and what is written, measured."""
-    objective = material.objective.plain()
-    (name,) = objective.losses
-    means = evaluate(started.model, objective, _held(material, settings), streams)
-    found = {LOSS: means[name], "accuracy": means["accuracy"]}
-    if not settings.judging.overlaps:
-        return found
-    texts = written(started.networks, material, settings, device)
-    references = [row.targets for row in _judged(material.held, settings)]
-    return found | overlap_metrics(texts, references, settings.judging.overlaps)
-
-
-def _judged(rows: Sequence[Parallel], settings: Seq2SeqSettings) -> Sequence[Parallel]:
-    """Rows with all targets that are right."""
-    return targets_of(rows, "joined") if settings.sides.targets == "joined" else rows
-
-
-def _held(material: Material, settings: Seq2SeqSettings) -> Iterator[Batch]:
-    """The rows held out, some at a time, as many tokens of both sides as in training."""
-    samples = material.held_samples
-    for some in dealt(range(len(samples)), [length_of(one) for one in samples], settings.rows.batch_tokens):
-        yield material.objective.batch([samples[i] for i in some])
-
-
-def written(networks: Either, material: Material, settings: Seq2SeqSettings, device: torch.device) -> list[str]:
-    """What the model, as it is then, writes for each source that is held out, cut as in training."""
+    networks = started.networks
     model = networks.pair if isinstance(networks, PairNetworks) else networks.encoder
-    alone = isinstance(model, Encoder)
-    precision = "fp32" if device.type == "cpu" else settings.update.precision
-    task = "text-generation" if alone else "text2text-generation"
-    pipeline = WritingPipeline(task, model, device=str(device), precision=precision, bar=False, usual={})
-    sources = sources_of(model, material.held, settings)
-    before = [open_ended(one) if alone else [] for one in sources]
-    by_room: dict[int, list[int]] = defaultdict(list)
-    for i, ids in enumerate(before):
-        by_room[_room(pipeline.parts.limit, max(1, len(ids)), settings)].append(i)
-    texts = [""] * len(sources)
-    for room, places in by_room.items():
-        decoding = Decoding(max_new_tokens=room, num_beams=settings.judging.num_beams)
-        for i, (one,) in zip(places, pipeline.write([sources[i] for i in places], decoding)):
-            texts[i] = continued(pipeline.parts.target, before[i], one.ids).strip()
-    return texts
+
+    def write(rows: Sequence[Parallel]) -> list[str]:
+        return written(_pipeline(model, settings, device), model, rows, settings)
+
+    judging = Judging(started.model, material.objective, settings, write)
+    judging.add(material.held, material.held_samples, streams)
+    return judging.metrics()
 
 
-def _room(limit: int | None, before: int, settings: Seq2SeqSettings) -> int:
-    """How many tokens may be written behind so many: those asked for, as far as there are positions."""
-    asked = settings.judging.max_new_tokens
-    return asked if limit is None else max(1, min(asked, limit - before + 1))
+def _pipeline(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings, device: torch.device) -> WritingPipeline:
+    """What writes with the model as it is now, and as settings say."""
+    alone, asked = isinstance(model, Encoder), settings.judging
+    limit = (model if isinstance(model, Encoder) else model.decoder).config.limit
+    most = asked.max_new_tokens if limit is None else min(asked.max_new_tokens, limit)
+    return WritingPipeline(
+        "text-generation" if alone else "text2text-generation",
+        model,
+        device=str(device),
+        precision="fp32" if device.type == "cpu" else settings.update.precision,
+        bar=False,
+        usual={"max_new_tokens": most, "num_beams": asked.num_beams},
+    )
 
 
 def _meter(model: Model, material: Material, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:

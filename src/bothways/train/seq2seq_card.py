@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
+from bothways.checkpoint.marks import Behind
 from bothways.train.card import CARD, model_name, model_told, network_told, write_tables
 from bothways.train.meter import Reading
 from bothways.train.networks import Networks, PairNetworks
@@ -30,7 +31,9 @@ At the prompt: `bothways generate FOLDER "A text."`.
 """
 EVERYBODYS = 'transformers loads it, too: `transformers.{kind}.from_pretrained("FOLDER")`.\n'
 OURS = "transformers does not know its {parts}: only bothways loads it whole.\n"
-BEHIND = "It goes on from a source with {separator!r} behind it.\n"
+BEHIND = (
+    "It goes on from a source with {separator!r} behind it, which bothways puts there, and transformers does not.\n"
+)
 
 
 def write_seq2seq_card(
@@ -55,7 +58,7 @@ def write_seq2seq_card(
         f"{FRONT.format(task=task)}# {model}, fine-tuned to write\n",
         f"From `{model}`: {progress.step:,} steps over {rows}.\n",
         "## Loading",
-        LOADING.format(task=task) + _loading(networks, settings),
+        LOADING.format(task=task) + _loading(networks),
     ]
     tables: dict[str, Mapping[str, Any]] = {
         "Result": {**metrics, "at step": progress.step},
@@ -73,10 +76,11 @@ def write_seq2seq_card(
     write_tables(folder, parts, tables, reading)
 
 
-def _loading(networks: Networks | PairNetworks, settings: Seq2SeqSettings) -> str:
+def _loading(networks: Networks | PairNetworks) -> str:
     if isinstance(networks, Networks):
         kind = networks.encoder.family.architecture(networks.encoder.heads)
-        return EVERYBODYS.format(kind=kind) + BEHIND.format(separator=settings.sides.separator)
+        separator = Behind.of(networks.encoder.extras, "the model").separator
+        return EVERYBODYS.format(kind=kind) + (BEHIND.format(separator=separator) if separator else "")
     pair = networks.pair
     ours = [name for name, there in (("adapter", pair.adapter_is_ours), ("second tokenizer", _two(pair))) if there]
     return OURS.format(parts=" and ".join(ours)) if ours else EVERYBODYS.format(kind=pair.family.architecture)

@@ -10,6 +10,7 @@ import numpy as np
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
+from bothways.checkpoint.marks import Behind
 from bothways.data.batch import Batch, Numbers
 from bothways.data.parallel import Parallel
 from bothways.engine.pipeline import check_types
@@ -19,12 +20,12 @@ from bothways.nn.config import EncoderConfig
 from bothways.objectives.objective import Losses, Model
 from bothways.objectives.seq2seq import Continuation, SequenceToSequence
 from bothways.tasks.learning import Sample
-from bothways.text.targets import Target, as_targets, open_ended
+from bothways.text.targets import Target, as_targets, open_ended, separated
 from bothways.text.tokenizer import Encoded, Tokenizer
 from bothways.train.samples import identity_of
 from bothways.train.seq2seq_settings import Seq2SeqSettings
 
-__all__ = ["Material", "Writing", "material_of", "sources_of", "targets_of"]
+__all__ = ["CutRows", "Material", "Writing", "material_of", "objective_of", "samples_of", "sources_of", "targets_of"]
 
 ROWS_AT_A_TIME = 4096
 
@@ -106,13 +107,20 @@ def material_of(
     learnt, judged = targets_of(rows, settings.sides.targets), targets_of(held, settings.sides.targets)
     if not learnt:
         raise InputError("no rows to learn from")
+    samples = list(samples_of(model, learnt, settings))
+    held_samples = list(samples_of(model, judged, settings))
+    cut = CutRows()
+    cut.add([*samples, *held_samples])
+    cut.warn()
+    identity = identity_of(("parallel", settings.sides.targets), rows, held)
+    return Material(rows, held, samples, held_samples, objective_of(model, settings), identity)
+
+
+def objective_of(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> Writing:
+    """What the model learns."""
     smoothing = settings.smoothing.smoothing
     inner = Continuation(smoothing) if isinstance(model, Encoder) else SequenceToSequence(model.marks.start, smoothing)
-    samples = list(_samples(model, learnt, settings))
-    held_samples = list(_samples(model, judged, settings))
-    _tell_of_cut([*samples, *held_samples])
-    identity = identity_of(("parallel", settings.sides.targets), rows, held)
-    return Material(rows, held, samples, held_samples, Writing(inner), identity)
+    return Writing(inner)
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,10 @@ def _ways(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> _Ways:
     asked, own = settings.sides, model.tokenizer
     assert own is not None
     if isinstance(model, Encoder):
-        longest = _within("max_source_length", asked.max_source_length, model.config.longest - 1)
-        return _Ways(own, own, None, parts_of(model).end, longest, model.config.limit, asked.separator, model.config)
+        behind = Behind.of(model.extras, "the model")
+        asked_length = asked.max_source_length or behind.longest
+        longest = _within("max_source_length", asked_length, model.config.longest - 1)
+        return _Ways(own, own, None, parts_of(model).end, longest, model.config.limit, behind.separator, model.config)
     positions, marks = model.decoder.config.limit, model.marks
     if positions is not None:
         _within("max_target_length", asked.max_target_length, positions)
@@ -155,8 +165,13 @@ def _within(key: str, asked: int | None, longest: int) -> int:
     return asked or longest
 
 
-def _samples(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settings: Seq2SeqSettings) -> Iterator[Sample]:
-    """Some at a time, since a tokenizer's results are many times as large as their numbers."""
+def samples_of(
+    model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settings: Seq2SeqSettings
+) -> Iterator[Sample]:
+    """Rows, each with one target, as tokens. Raises InputError, naming it, on one that has no room.
+
+    Some at a time, since a tokenizer's results are many times as large as their numbers.
+    """
     ways, most = _ways(model, settings), settings.sides.max_target_length
     for at in range(0, len(rows), ROWS_AT_A_TIME):
         some = rows[at : at + ROWS_AT_A_TIME]
@@ -173,7 +188,7 @@ def sources_of(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settin
 
 
 def _read(rows: Sequence[Parallel], ways: _Ways) -> list[Encoded]:
-    return ways.source.encode([row.source + ways.separator for row in rows], max_length=ways.longest)
+    return separated(ways.source, [row.source for row in rows], ways.separator, ways.longest)
 
 
 def _sample(row: Parallel, source: Encoded, target: Target, ways: _Ways) -> Sample:
@@ -192,9 +207,20 @@ def _sample(row: Parallel, source: Encoded, target: Target, ways: _Ways) -> Samp
     return Sample((numbers,), np.array(target.ids, np.int32), source.dropped + target.cut)
 
 
-def _tell_of_cut(samples: Sequence[Sample]) -> None:
-    cut = [sample for sample in samples if sample.cut]
-    if cut:
-        most = max(length_of(sample) + sample.cut for sample in cut)
-        told = f"{len(cut):,} of {len(samples):,} rows were cut (the longest had {most:,} tokens of source and target)"
-        warnings.warn(told, TruncationWarning, stacklevel=3)
+class CutRows:
+    """Rows that were cut, counted over several calls, to be told once."""
+
+    def __init__(self) -> None:
+        self._rows = self._cut = self._longest = 0
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        cut = [length_of(sample) + sample.cut for sample in samples if sample.cut]
+        self._rows, self._cut = self._rows + len(samples), self._cut + len(cut)
+        self._longest = max([self._longest, *cut])
+
+    def warn(self) -> None:
+        """Warn, if there were any."""
+        if self._cut:
+            longest = f"the longest had {self._longest:,} tokens of source and target"
+            told = f"{self._cut:,} of {self._rows:,} rows were cut ({longest})"
+            warnings.warn(told, TruncationWarning, stacklevel=3)

@@ -99,7 +99,8 @@ class SidesSettings:
     """max_source_length: tokens of a source; what the encoder takes if not given. What is longer is cut, and told.
     max_target_length: tokens of a target; what the decoder takes if not given, and then no longer one may come.
     targets: which are learnt of several that are right: first, all, or joined, which makes one of them.
-    separator: what stands between source and target for a decoder alone.
+    separator: what stands between source and target for a decoder alone; its own if it was trained with one, else a
+    line's end, if not given.
     max_train_samples, max_eval_samples: rows that are used at most, picked from all over the file.
     held_out: the share of the rows that is kept apart to evaluate on, where there is no file for that.
     """
@@ -107,7 +108,7 @@ class SidesSettings:
     max_source_length: int | None = None
     max_target_length: int | None = None
     targets: Literal["first", "all", "joined"] = "first"
-    separator: str = "\n"
+    separator: str | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     held_out: float = 0.1

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.hub import resolve
-from bothways.checkpoint.marks import Marks
+from bothways.checkpoint.marks import SEPARATOR, Behind, Marks
 from bothways.engine.writing import is_pair, parts_of
 from bothways.errors import CheckpointError, ConfigError
 from bothways.families import FAMILIES, Family
@@ -35,6 +34,7 @@ Told = Callable[[str], None]
 # Of fresh decoders on encoders of families that have none.
 PLAIN = "bert"
 LONGEST = 512
+LINE_END = "\n"
 
 
 def starting_model(settings: Seq2SeqSettings, told: Told) -> EncoderDecoder | Encoder:
@@ -80,10 +80,18 @@ def _alone(encoder: Encoder, settings: Seq2SeqSettings) -> Encoder:
             raise ConfigError(f"{key} is for an encoder with a decoder, but {name} is a decoder alone; leave it out")
     if settings.source.layers == 0:
         raise ConfigError(f"layers is 0, but {name} is a decoder alone, of which nothing would learn; say 1 or more")
-    extras = dict(encoder.extras)
+    extras = {**encoder.extras, **_behind(encoder, settings).as_keys()}
     if not parts_of(encoder, name).end:  # else nothing would say where a text ends
         extras["eos_token_id"] = edges(tokenizer_of(encoder, name))[1]
     return replace(encoder, heads={"causal": encoder.heads["causal"]}, extras=extras, unused=())
+
+
+def _behind(encoder: Encoder, settings: Seq2SeqSettings) -> Behind:
+    """What stands behind sources: what is asked for, else what stood there when it was trained before."""
+    own, asked = Behind.of(encoder.extras, settings.source.model), settings.sides
+    usual = own.separator if SEPARATOR in encoder.extras else LINE_END
+    separator = usual if asked.separator is None else asked.separator
+    return Behind(separator, asked.max_source_length or own.longest)
 
 
 def _gone_on(pair: EncoderDecoder, settings: Seq2SeqSettings, generator: torch.Generator, told: Told) -> EncoderDecoder:
@@ -301,8 +309,7 @@ def _marks(tokenizer: Tokenizer) -> Marks:
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    folder = resolve(name) if not Path(name).is_dir() else Path(name)
-    found = load_tokenizer(folder)
+    found = load_tokenizer(resolve(name))
     if found is None:
         raise CheckpointError(f"{name}: no tokenizer in this folder")
     return found

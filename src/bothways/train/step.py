@@ -20,7 +20,7 @@ from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
 from bothways.train.gradients import Gradients, gradients_in_order
 from bothways.train.tables import Table
 
-__all__ = ["Means", "StepResult", "evaluate", "train_step"]
+__all__ = ["Means", "StepResult", "add_means", "evaluate", "train_step"]
 
 
 class Means:
@@ -216,6 +216,13 @@ def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], strea
 
     What an objective leaves to chance is the same each time: its seed is the batch's number.
     """
+    means = Means()
+    add_means(means, model, objective, list(batches), streams)
+    return means.values()
+
+
+def add_means(means: Means, model: Model, objective: Objective, batches: Sequence[Batch], streams: Streams) -> None:
+    """As `evaluate`, of some of the batches."""
 
     @torch.no_grad()
     def parts(numbered: tuple[int, Batch]) -> Told:
@@ -227,4 +234,5 @@ def evaluate(model: Model, objective: Objective, batches: Iterable[Batch], strea
     model.eval()
     found = [part for some in streams.map(parts, list(enumerate(batches))) for part in some]
     model.train(training)
-    return _means(found)
+    for name, part in found:
+        means.add(name, float(part.total), part.count)
