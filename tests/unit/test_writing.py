@@ -19,7 +19,7 @@ from bothways import CheckpointError, EncoderDecoder, InputError, TruncationWarn
 from bothways.checkpoint.encoder import Encoder
 from bothways.cli.alignment import draw as draw_alignment
 from bothways.cli.reach import draw as draw_reach
-from bothways.engine.alignment import align, source_use
+from bothways.engine.alignment import _shuffled, align, source_use
 from bothways.engine.decoding import Decoding
 from bothways.engine.reach import reach
 from bothways.engine.writing import WritingPipeline, writing
@@ -226,6 +226,17 @@ def test_a_decoder_that_does_not_look_does_not_use_its_source(bert2bert: Path, t
     found = source_use(WritingPipeline("translation", model), TEXTS[0], TEXTS[1])
     assert found.true == found.shuffled == found.zero
     assert found.uses_source == "no"
+
+
+def test_shuffled_sources_are_other_words_between_the_same_special_tokens(write: WritingPipeline) -> None:
+    (encoded,) = write.read(["the cat sat on the mat"])
+    drawn = [_shuffled(encoded, write, seed) for seed in range(50)]
+    special = {write.parts.source.id_of(role) for role in write.parts.source.special}
+    for ids in drawn:
+        assert (ids[0], ids[-1], len(ids)) == (encoded.ids[0], encoded.ids[-1], len(encoded))
+        assert not special & set(ids[1:-1])
+    assert len({one for ids in drawn for one in ids}) > 60
+    assert drawn[0] == _shuffled(encoded, write, 0) != drawn[1]
 
 
 def test_log_probabilities_of_a_target_are_those_of_a_forward(bert2bert: Path, write: WritingPipeline) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DecodingFlags", "generate"]
 
-# What says something of draws only.
-OF_DRAWS = ("temperature", "top_k", "top_p", "seed")
+# What says something of draws only, and of beams.
+OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "seed")
+OF_BEAMS = ("length_penalty", "early_stopping")
 EARLY: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
 
@@ -50,12 +51,16 @@ class DecodingFlags:
         Of draws: among so many of the likeliest tokens; 0 for all.
     top_p
         Of draws: among the fewest tokens that make up so much.
+    min_p
+        Of draws: among those that are at least so many times as likely as the likeliest.
     seed
         Of draws; each text has chance of its own.
     repetition_penalty
         What the scores of tokens that were there are divided by.
     no_repeat_ngram_size
         No sequence of so many tokens comes twice.
+    encoder_no_repeat_ngram_size
+        No sequence of so many tokens of the text comes.
     num_return_sequences
         Results for each text.
     """
@@ -69,9 +74,11 @@ class DecodingFlags:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     seed: int | None = None
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
+    encoder_no_repeat_ngram_size: int | None = None
     num_return_sequences: int | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -81,11 +88,17 @@ class DecodingFlags:
             said["early_stopping"] = EARLY[self.early_stopping]
         return said if self.do_sample else {name: value for name, value in said.items() if name != "do_sample"}
 
-    def check(self, draws: bool) -> None:
-        """Raise InputError on flags of draws where nothing is drawn."""
-        for name in OF_DRAWS:
-            if getattr(self, name) is not None and not draws:
-                raise InputError(f"--{name.replace('_', '-')} says nothing without --do-sample")
+    def check(self, usual: Mapping[str, Any]) -> None:
+        """Raise InputError on flags of draws where nothing is drawn, and on those of beams where there is only one.
+
+        usual: what the model's folder says.
+        """
+        draws = self.do_sample or usual.get("do_sample") is True
+        beams = usual.get("num_beams", 1) if self.num_beams is None else self.num_beams
+        for names, heeded, flag in ((OF_DRAWS, draws, "--do-sample"), (OF_BEAMS, beams > 1, "--num-beams 2 or more")):
+            for name in names:
+                if getattr(self, name) is not None and not heeded:
+                    raise InputError(f"--{name.replace('_', '-')} says nothing without {flag}")
 
 
 def generate(
@@ -143,7 +156,7 @@ def generate(
     from bothways.engine.writing import writing
 
     write = writing(model, device=device, precision=precision)
-    decoding.check(decoding.do_sample or write.usual.get("do_sample") is True)
+    decoding.check(write.usual)
     settings = decoding.settings()
     if alignment is not None:  # of the very text that is printed
         settings.setdefault("seed", secrets.randbits(63))

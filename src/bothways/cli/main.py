@@ -59,8 +59,10 @@ app.command("bothways.cli.data:app", name="data", help="What a file of labelled 
 app.command("bothways.cli.recipes:recipes", help="Settings of whole pretraining runs by name, as papers have them.")
 app.command("bothways.cli.plan:plan", help="What a pretraining run will take: memory, operations, time.")
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
-app.command("bothways.cli.finetune:app", name="finetune", help="Train an encoder on labelled rows, resumably.")
-app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
+app.command(
+    "bothways.cli.finetune:app", name="finetune", help="Train a model to answer or to write, from rows, resumably."
+)
+app.command("bothways.cli.compare:compare", help="Runs side by side: a table, and their curves.")
 app.command("bothways.cli.evaluate:evaluate", help=EVALUATE)
 app.command("bothways.cli.predict:predict", help=PREDICT)
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")

@@ -21,11 +21,12 @@ from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.marks import GENERATION
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.backends import BACKENDS, Placement, place
-from bothways.engine.decoding import Decoding, read_decoding, usual_settings
+from bothways.engine.decoding import Decoding, read_decoding
 from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
 from bothways.engine.scheduler import BATCH_TOKENS, progress
 from bothways.engine.shortlist import shortlist_of
 from bothways.engine.streams import Streams
+from bothways.engine.usual import usual_settings
 from bothways.errors import CheckpointError, InputError
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
@@ -74,7 +75,6 @@ class Parts:
 
     encoder, adapter: what reads the source; None where a decoder alone goes on from a text.
     start: the token that texts begin with; None where they go on from the given ones.    end: tokens that end them.
-    said: what its folder says of how it shall write, among other things.
     """
 
     encoder: EncoderNetwork | None
@@ -85,7 +85,6 @@ class Parts:
     target: Tokenizer
     start: int | None
     end: tuple[int, ...]
-    said: Mapping[str, Any]
 
     @property
     def limit(self) -> int | None:
@@ -114,10 +113,7 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
             raise CheckpointError(f"{name} has no tokenizer: put its tokenizer.json into its folder")
         target = model.tokenizer if model.target_tokenizer is None else model.target_tokenizer
         start, ends = model.marks.start, _known(model.marks.end, model.decoder)
-        said = model.generation or model.extras
-        return Parts(
-            model.encoder, model.adapter, model.decoder, model.head, model.tokenizer, target, start, ends, said
-        )
+        return Parts(model.encoder, model.adapter, model.decoder, model.head, model.tokenizer, target, start, ends)
     if "causal" not in model.heads:
         raise CheckpointError(
             f"{name} has no decoder: a {model.family.model_type} model encodes and writes no text; "
@@ -127,9 +123,7 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
     end = model.extras.get("eos_token_id")
     marks = end if isinstance(end, list) else [] if end is None else [end]
     head = model.heads["causal"]
-    return Parts(
-        None, None, model.network, head, tokenizer, tokenizer, None, _known(marks, model.network), model.extras
-    )
+    return Parts(None, None, model.network, head, tokenizer, tokenizer, None, _known(marks, model.network))
 
 
 def is_pair(model: str | Path, revision: str | None = None) -> bool:
@@ -161,13 +155,27 @@ def writing(
     folder = resolve(model, revision)
     loaded = load(folder)
     both = isinstance(loaded, EncoderDecoder)
-    usual = None
     if isinstance(loaded, Encoder):
-        loaded, usual = _ended_as_said(loaded, folder), usual_settings(loaded.extras, folder)
+        loaded = _ended_as_said(loaded, folder)
     chosen = task or ("text2text-generation" if both else GOES_ON)
     return WritingPipeline(
-        chosen, loaded, device=device, precision=precision, share=True, name=str(model), bar=bar, usual=usual
+        chosen, loaded, device=device, precision=precision, share=True, name=str(model), bar=bar, folder=folder
     )
+
+
+def _usual(model: Encoder | EncoderDecoder, folder: Path | None) -> dict[str, Any]:
+    """Settings that its folder says: in `generation_config.json`, or without one, or with marks alone, in its config.
+
+    folder: None for a model that is of none.
+    """
+    where, both = folder or Path(), isinstance(model, EncoderDecoder)
+    said, name = model.extras, "config.json"
+    if isinstance(model, EncoderDecoder):
+        said, name = (model.generation, GENERATION) if model.generation else (said, name)
+    elif folder is not None and (folder / GENERATION).is_file():
+        said, name = read_object(folder / GENERATION), GENERATION
+    network = model.decoder if isinstance(model, EncoderDecoder) else model.network
+    return usual_settings(said, where / name, network.config.vocab, 1 if both else None)
 
 
 def _ended_as_said(model: Encoder, folder: Path) -> Encoder:
@@ -185,7 +193,8 @@ def _known(marks: Sequence[Any], network: EncoderNetwork) -> tuple[int, ...]:
 class WritingPipeline:
     """Writes texts with a loaded model. Call it with one text or a list; the result has the same form.
 
-    share, name, bar: as for `engine.pipeline.Pipeline`.    usual: settings that stand where a call gives none.
+    share, name, bar: as for `engine.pipeline.Pipeline`.    folder: where the model's files are, if it is of any.
+    usual: settings that stand where a call gives none; those of the model's files if not given.
     """
 
     def __init__(
@@ -198,16 +207,17 @@ class WritingPipeline:
         share: bool = False,
         name: str | None = None,
         bar: bool | None = None,
+        folder: Path | None = None,
         usual: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises CheckpointError where the model cannot do the task."""
+        """Raises CheckpointError where the model cannot do the task, ConfigError on settings of its files that cannot
+        be; warns of those that nothing here heeds."""
         called = "the model" if name is None else f"the model at {name}"
         self.parts = parts_of(model, called)
         self._key, self._task_name, self._bar = WRITES[task], task, bar
         self._check_kind(task, called)
         self._model = repr(model) if name is None else repr(name)
-        start = None if self.parts.start is None else 1
-        self.usual = usual_settings(self.parts.said, start=start) if usual is None else dict(usual)
+        self.usual = _usual(model, folder) if usual is None else dict(usual)
         self._placement = place(device, precision)
         self._streams = Streams(self._placement.device)
         encoder, adapter = self.parts.encoder, self.parts.adapter
@@ -327,6 +337,7 @@ class WritingPipeline:
                 self._prompts([encoded[i] for i in origin]),
                 self.memory(one),
                 decoding,
+                sources=[encoded[i].ids for i in origin] if self.parts.start is not None else None,
                 numbers=origin,
                 names=[names[i] for i in origin],
                 log_probabilities=log_probabilities,

@@ -66,7 +66,7 @@ class Writing:
 class Material:
     """What a run is taught with. rows, held: as they were read.    samples, held_samples: as tokens.
 
-    identity: what stands for the rows.
+    identity: what stands for all rows.    held_identity: for those held out; None where there are none.
     """
 
     rows: Sequence[Parallel]
@@ -75,6 +75,7 @@ class Material:
     held_samples: Sequence[Sample]
     objective: Writing
     identity: str
+    held_identity: str | None
 
     @property
     def lengths(self) -> list[int]:
@@ -112,7 +113,8 @@ def material_of(
     held_samples = list(_samples(model, judged, settings))
     _tell_of_cut([*samples, *held_samples])
     identity = identity_of(("parallel", settings.sides.targets), rows, held)
-    return Material(rows, held, samples, held_samples, Writing(inner), identity)
+    held_identity = identity_of("parallel", held, ()) if held else None
+    return Material(rows, held, samples, held_samples, Writing(inner), identity, held_identity)
 
 
 @dataclass(frozen=True)
