@@ -179,7 +179,7 @@ def test_a_setting_of_the_folder_that_cannot_be_is_one_line(
 ) -> None:
     folder = saying(pair, tmp_path, said)
     failed = fails_with_one_line(capsys, "generate", folder, "a dog")
-    assert failed == f"bothways: {folder / 'generation_config.json'}: {told}"
+    assert failed.strip() == f"bothways: {folder / 'generation_config.json'}: {told}"
 
 
 def saying(pair: Path, folder: Path, said: dict[str, Any]) -> Path:

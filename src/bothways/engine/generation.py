@@ -189,7 +189,7 @@ class _Batch:
         last = [i for i, source in enumerate(self.sources) if most[source] == self.written + 1]
         begin = [i for i, source in enumerate(self.sources) if self.written == self._forced(lengths[source])]
         sources = None if self._sources is None else self._sources.expand(-1, rows, -1).flatten(0, 1)
-        return Place(self.written, *(self._rows(places, rows) for places in (first, last, begin)), sources)
+        return Place(self.written, self._rows(first, rows), self._rows(last, rows), self._rows(begin, rows), sources)
 
     def _forced(self, length: int) -> int:
         """How many tokens are forced behind a prompt of so many."""
