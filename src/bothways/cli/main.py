@@ -13,7 +13,13 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 from bothways import __version__
 from bothways.cli.kinds import check_fractions, told
 from bothways.cli.output import StandardOutputError, told_apart
-from bothways.errors import AssumedPoolingWarning, BorrowedRulesWarning, BothwaysError, TruncationWarning
+from bothways.errors import (
+    AssumedPoolingWarning,
+    BorrowedRulesWarning,
+    BothwaysError,
+    TruncationWarning,
+    UnreadSettingsWarning,
+)
 
 __all__ = ["app", "main"]
 
@@ -79,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
         with warnings.catch_warnings(), told_apart():
-            for kind in (AssumedPoolingWarning, BorrowedRulesWarning, TruncationWarning):
+            for kind in (AssumedPoolingWarning, BorrowedRulesWarning, TruncationWarning, UnreadSettingsWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
