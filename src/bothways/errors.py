@@ -18,6 +18,7 @@ __all__ = [
     "LargeGeneratorWarning",
     "MissingExtraError",
     "TruncationWarning",
+    "UnreadSettingsWarning",
     "UnusedWeightsWarning",
     "meant",
 ]
@@ -71,6 +72,10 @@ class DamagedCheckpointWarning(UserWarning):
 
 class FreshWeightsWarning(UserWarning):
     """A run that goes on from an encoder begins with fresh weights in some part, which the encoder does not have."""
+
+
+class UnreadSettingsWarning(UserWarning):
+    """A model's folder says something of how it writes that nothing here heeds."""
 
 
 class LargeGeneratorWarning(UserWarning):

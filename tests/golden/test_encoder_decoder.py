@@ -143,6 +143,13 @@ def test_an_adapter_is_saved_and_read(name: str, kind: Any, tmp_path: Path) -> N
     if projected:
         assert_pairs_agree(ours, AUTO.from_pretrained(tmp_path / "ours").eval())
     else:
+        classes = [AUTO, transformers.AutoModel, *([] if name == "t5" else [transformers.EncoderDecoderModel])]
+        for one in classes:  # which would load it without the adapter
+            with pytest.raises(ValueError, match="bothways-"):
+                one.from_pretrained(tmp_path / "ours")
+        again.save_pretrained(tmp_path / "again")
+        configs = [(tmp_path / one / "config.json").read_bytes() for one in ("ours", "again")]
+        assert configs[0] == configs[1]
         shutil.rmtree(tmp_path / "ours" / "adapter")
         with pytest.raises(CheckpointError, match="says that there is a folder adapter/, but there is none"):
             EncoderDecoder.from_pretrained(tmp_path / "ours")

@@ -13,11 +13,12 @@ import transformers
 from small_pairs import made
 
 from bothways import Encoder, EncoderDecoder, Ragged
-from bothways.engine.decoding import Decoding
+from bothways.engine.decoding import read_decoding
 from bothways.engine.generation import CACHED, Writer, Written, generate
 
 END = 3
 MOST = 12
+WORDS = range(5, 40)
 PROMPTS = [[7, 9, 12, 31, 9, 12], [5], [8, 8, 20, 33], [31, 6], [5, 6, 7, 8, 9, 10, 11, 12]]
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -27,6 +28,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no token twice": {"no_repeat_ngram_size": 1},
     "an end that is forced": {"forced_eos_token_id": END, "num_beams": 3},
     "a beginning that is forced": {"forced_bos_token_id": 9},
+    "words that never come": {
+        "bad_words_ids": [[END], *([a, b] for a in WORDS for b in WORDS if (a + b) % 3)],
+        "suppress_tokens": list(range(20, 25)),
+    },
+    "words that do not begin": {"begin_suppress_tokens": [END, *range(0, 40, 2)], "num_beams": 2},
+    "nor behind one that is forced": {"begin_suppress_tokens": list(WORDS), "forced_bos_token_id": 9},
+    "beams without some words": {
+        **{"num_beams": 3, "bad_words_ids": [[7], [31], [8, 9], [5, 6, 7]], "renormalize_logits": True},
+        **{"begin_suppress_tokens": [11, 12], "num_return_sequences": 2},
+    },
+    "words that never come, in beams": {"num_beams": 4, "suppress_tokens": list(range(0, 40, 3)), "min_new_tokens": 2},
+    "nothing of the source": {"encoder_no_repeat_ngram_size": 1},
+    "no two of the source, in beams": {"encoder_no_repeat_ngram_size": 2, "num_beams": 3, "num_return_sequences": 3},
+    "one of two ends": {"forced_eos_token_id": [END, 9]},
     "two beams": {"num_beams": 2},
     "three beams, two texts": {"num_beams": 3, "num_return_sequences": 2},
     "four beams, early": {"num_beams": 4, "early_stopping": True, "num_return_sequences": 4},
@@ -85,7 +100,7 @@ def test_a_decoder_alone_goes_on_as_that_of_transformers(gpt2: Path, name: str) 
     encoder, model = decoder_alone(gpt2)
     head = Tilted(encoder.heads["causal"], 1.5)
     write = Writer(encoder.network.eval(), head, encoder.config.vocab, (END,), encoder.config.limit, CACHED)
-    found = generate(write, Ragged.of(PROMPTS), None, Decoding(max_new_tokens=MOST, **settings))
+    found = generate(write, Ragged.of(PROMPTS), None, read_decoding({"max_new_tokens": MOST, **settings}))
     for prompt, own in zip(PROMPTS, found):
         assert ids(own) == theirs(model, prompt, len(prompt), settings)
 
@@ -120,6 +135,7 @@ def test_an_encoder_decoder_writes_as_that_of_transformers(
     with torch.inference_mode():
         memory = ours.memory(Ragged.of(PROMPTS))
     starts = Ragged.of([[ours.marks.start]] * len(PROMPTS))
-    found = generate(write, starts, memory, Decoding(max_new_tokens=MOST, **said))
+    decoding = read_decoding({"max_new_tokens": MOST, **said})
+    found = generate(write, starts, memory, decoding, sources=PROMPTS)
     for source, own in zip(PROMPTS, found):
         assert ids(own) == theirs(model, source, 1, said)

@@ -238,6 +238,17 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_each_command_tells_its_own_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("finetune", "--help") == 0
+    told = capsys.readouterr().out
+    assert "bothways finetune classify --help" in " ".join(told.split())
+    assert "lora_rank" not in told
+    assert run("finetune", "classify", "--help") == 0
+    told = capsys.readouterr().out
+    assert "lora_rank" in told
+    assert "target_tokenizer" not in told
+
+
 def test_every_key_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("finetune", "generate", "--help") == 0
     told = capsys.readouterr().out

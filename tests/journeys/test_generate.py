@@ -227,6 +227,9 @@ def test_what_takes_more_memory_than_there_is_is_one_line(
         (("a", "--do-sample", "--temperature", "0"), "temperature must be above 0"),
         (("a", "--do-sample", "--top-p", "1.5"), "top_p must be above 0 and at most 1"),
         (("a", "--temperature", "0.5"), "--temperature says nothing without --do-sample"),
+        (("a", "--min-p", "0.1"), "--min-p says nothing without --do-sample"),
+        (("a", "--length-penalty", "2"), "--length-penalty says nothing without --num-beams 2 or more"),
+        (("a", "--early-stopping", "true", "--num-beams", "1"), "--early-stopping says nothing without --num-beams 2"),
         (("the cat " * 30, "--no-truncation"), "text 0 has 62 tokens, but the model reads 24 at most"),
         (("a", "b", "--stream"), "--stream is of one text, and 2 are given"),
         (("a", "--stream", "--num-beams", "2"), "a search knows its texts at the end only"),
@@ -237,6 +240,57 @@ def test_bad_input_is_one_line(
     pair: Path, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in fails_with_one_line(capsys, "generate", pair, *flags)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"num_beams": "4"}, "num_beams must be a whole number from 1 to 4,096, got '4'"),
+        ({"max_length": "200"}, "max_length must be a whole number from 2 to 1,048,576, got '200'"),
+        ({"suppress_tokens": [3, -1]}, "suppress_tokens must be a list of token ids, got [3, -1]"),
+        ({"bad_words_ids": [5]}, "bad_words_ids must be a list of lists of token ids, got [5]"),
+        ({"forced_bos_token_id": 104}, "forced_bos_token_id has 104, which is none of the decoder's 104 words"),
+        ({"forced_eos_token_id": [3, 999]}, "forced_eos_token_id has 999, which is none of the decoder's 104 words"),
+        ({"do_sample": True, "min_p": 2}, "min_p must be from 0 to 1, got 2"),
+    ],
+)
+def test_a_setting_of_the_folder_that_cannot_be_is_one_line(
+    pair: Path, said: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = saying(pair, tmp_path, said)
+    failed = fails_with_one_line(capsys, "generate", folder, "a dog")
+    assert failed.strip() == f"bothways: {folder / 'generation_config.json'}: {told}"
+
+
+def saying(pair: Path, folder: Path, said: dict[str, Any]) -> Path:
+    """The model in another folder, whose `generation_config.json` says more."""
+    shutil.copytree(pair, folder, dirs_exist_ok=True)
+    whole = json.loads((pair / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**whole, **said}))
+    return folder
+
+
+def test_settings_of_the_folder_that_nothing_heeds_are_told_once(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    neutral = {"typical_p": 1.0, "num_beam_groups": 1, "diversity_penalty": 0.0, "sequence_bias": None}
+    assert run("generate", saying(pair, tmp_path / "neutral", neutral), *TEXTS, "--max-new-tokens", "3") == 0
+    assert capsys.readouterr().err == ""
+    said = {"num_beam_groups": 2, "diversity_penalty": 0.5, "typical_p": 0.9, "num_beams": 2}
+    folder = saying(pair, tmp_path / "said", said)
+    assert run("generate", folder, *TEXTS, "--max-new-tokens", "3") == 0
+    told = "not heeded here: diversity_penalty, num_beam_groups, typical_p"
+    assert capsys.readouterr().err == f"bothways: warning: {folder / 'generation_config.json'}: {told}\n"
+
+
+def test_what_the_folder_forbids_does_not_come(pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = ("a dog", "--max-new-tokens", "8", "--log-probabilities", "--json")
+    assert run("generate", pair, *flags) == 0
+    usual = [token["token"] for token in json.loads(capsys.readouterr().out)[0][0]["tokens"]]
+    words = (pair / "vocab.txt").read_text().split("\n")
+    folder = saying(pair, tmp_path, {"suppress_tokens": [words.index(usual[0])]})
+    assert run("generate", folder, *flags) == 0
+    assert usual[0] not in [token["token"] for token in json.loads(capsys.readouterr().out)[0][0]["tokens"]]
 
 
 def test_a_model_that_cannot_write_is_one_line(

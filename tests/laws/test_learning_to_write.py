@@ -151,14 +151,14 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(save_bert: Save, way: str, 
 
     assert run(tmp_path / "whole").outcome.finished
     assert not run(tmp_path / "parts", watch=stop).outcome.finished
-    assert run(tmp_path / "parts", resume=True).outcome.finished
+    said = list[str]()
+    assert run(tmp_path / "parts", resume=True, told=said.append).outcome.finished
+    assert f"{tmp_path / 'parts'}: goes on from step 5" in said
     for name in ("model", "best"):
-        for file in ("model.safetensors", "adapter/model.safetensors"):
+        for file in ("config.json", "generation_config.json", "model.safetensors", "adapter/model.safetensors"):
             whole, there = (tmp_path / one / name / file for one in ("whole", "parts"))
             assert whole.exists() == there.exists()
             assert not whole.exists() or whole.read_bytes() == there.read_bytes()
-        configs = [json.loads((tmp_path / one / name / "config.json").read_text()) for one in ("whole", "parts")]
-        assert configs[0] == configs[1]
     log = [(tmp_path / one / "metrics.jsonl").read_bytes() for one in ("whole", "parts")]
     assert log[0] == log[1]
 
@@ -226,6 +226,23 @@ def test_a_model_with_a_decoder_goes_on_and_lends_its_decoder(save_bert: Save, t
         pairs = zip(getattr(ours, side).parameters(), getattr(theirs, side).parameters())
         assert all(torch.equal(one, other) for one, other in pairs)
     assert ours.marks == theirs.marks
+
+
+def test_trained_parts_are_not_replaced_unless_that_is_said(save_bert: Save, tmp_path: Path) -> None:
+    finetune_generate(reversed_texts(6), [], settings(save_bert()), tmp_path / "first")
+    start = tmp_path / "first" / "model"
+    depth, adapter = DecoderSettings(depth=1), AdapterSettings("bottleneck")
+    said = refused(tmp_path, settings(start, decoder=depth))
+    assert said.startswith(f"depth is of a fresh decoder, but {start} has a trained one: leave it out, or say decoder")
+    said = refused(tmp_path, settings(start, adapter=adapter))
+    assert said.startswith(f"adapter is bottleneck, but the sides of {start} were trained with no adapter between them")
+    anew = settings(start, decoder=replace(depth, decoder="fresh"), adapter=adapter)
+    finetune_generate(reversed_texts(6), [], anew, tmp_path / "anew")
+    replaced = bothways.EncoderDecoder.from_pretrained(tmp_path / "anew" / "model")
+    assert replaced.decoder.config.depth == 1
+    assert replaced.adapter is not None
+    again = settings(tmp_path / "anew" / "model", adapter=adapter)
+    assert "were trained with a bottleneck adapter between them" in refused(tmp_path, again)
 
 
 @pytest.mark.parametrize("name", ["bart", "t5", "mt5"])
@@ -402,6 +419,18 @@ def test_settings_that_do_not_go_together_are_one_line(
     [
         (lambda: SourceSettings("m", fresh_encoder=True, layers=1), "fresh_encoder and layers are both given"),
         (lambda: DecoderSettings("copy", depth=2), "depth is of a fresh decoder, but decoder is copy"),
+        (
+            lambda: AdapterSettings("linear", adapter_rows=8),
+            "adapter_rows is of a resample adapter, but adapter is linear",
+        ),
+        (
+            lambda: AdapterSettings(adapter_act="relu"),
+            "adapter_act is of a bottleneck adapter, but adapter is not given",
+        ),
+        (
+            lambda: Seq2SeqSettings(SourceSettings("m", layers=0), adam=Seq2SeqAdam(encoder_lr=1e-4)),
+            "encoder_lr is given, but layers is 0",
+        ),
         (lambda: AdapterSettings("lineal"), "adapter must be one of none, linear, bottleneck, resample"),
         (lambda: JudgingSettings(metrics=("blue",)), "metrics must be one of bleu, chrf, rouge, none, got 'blue'"),
         (lambda: JudgingSettings(metrics=("bleu",), best="chrf"), "best must be one of loss, accuracy, bleu"),

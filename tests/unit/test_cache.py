@@ -25,7 +25,7 @@ from bothways.nn.config import (
 )
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import LanguageModelHead
-from bothways.nn.layers import for_few_rows
+from bothways.nn.layers import FewRows, for_few_rows
 
 PLAIN = EncoderConfig(
     vocab=40, width=16, depth=2, heads=2, ffn=24, positions=LearnedPositions(30), causal=True, norm_eps=1e-5
@@ -156,6 +156,16 @@ def test_maps_for_few_rows_give_what_packed_ones_give(rows: int, largest: int) -
     few, x = for_few_rows(packed, largest), torch.randn(rows, 64)
     torch.testing.assert_close(few(x), packed(x), atol=1e-4, rtol=1e-5)
     assert len(list(few.parameters())) == len(list(packed.parameters()))
+
+
+@torch.inference_mode()
+def test_a_network_that_has_stepped_is_packed_as_any_other() -> None:
+    network = made(CONFIGS["bert"])
+    assert network.stepping is network
+    packed = eager(network, Placement(torch.device("cpu"), torch.float32))
+    assert packed.stepping is not packed
+    assert any(isinstance(part, FewRows) for part in packed.stepping.modules())
+    assert packed.stepping is packed.stepping
 
 
 @torch.inference_mode()

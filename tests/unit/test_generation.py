@@ -92,6 +92,11 @@ DRAWS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "colder": ({"top_k": 0, "temperature": 0.5}, lambda p: p**2 / (p**2).sum()),
     "three": ({"top_k": 3}, lambda p: torch.where(p >= p.topk(3).values[-1], p, 0.0)),
     "nucleus": ({"top_k": 0, "top_p": 0.8}, lambda p: torch.where(nucleus(p, 0.8), p, 0.0)),
+    "at least so likely": ({"top_k": 0, "min_p": 0.3}, lambda p: torch.where(p >= 0.3 * p.max(), p, 0.0)),
+    "five, and at least so likely": (
+        {"top_k": 5, "min_p": 0.3, "temperature": 2.0},
+        lambda p: torch.where((p >= 0.09 * p.max()) & (p >= p.topk(5).values[-1]), p.sqrt(), 0.0),
+    ),
     "four, then a nucleus": (
         {"top_k": 4, "top_p": 0.6},
         lambda p: torch.where((p >= p.topk(4).values[-1]) & nucleus(p, 0.6, 4), p, 0.0),

@@ -167,6 +167,21 @@ def test_a_corpus_is_known_by_what_it_is_not_by_where_it_lies(write: Write) -> N
     assert differing(runs.values()) == {"corpus": ["a", "b"]}
 
 
+def test_runs_that_write_are_compared_by_the_rows_held_out_and_how_they_are_asked(write: Write) -> None:
+    rows = step(1, words=3.0), held(1, loss=2.5, bleu=16.0)
+
+    def run(name: str, identity: str, held_out: str, beams: int = 1) -> Any:
+        corpus = {"identity": identity, "held": held_out}
+        settings = {"source": {"model": f"models/{name}"}, "corpus": corpus, "judging": {"num_beams": beams}}
+        return read_history(write(name, *rows, settings=settings))
+
+    first = run("first", "a", "h")
+    assert first.model == "from first"
+    assert differing([first, run("of other rows", "b", "h")]) == {}
+    assert differing([first, run("held apart otherwise", "a", "i")]) == {"corpus": ["h", "i"]}
+    assert differing([first, run("searched", "a", "h", 4)]) == {"num_beams": [1, 4]}
+
+
 def test_pairs_are_other_sequences_than_single_texts(write: Write) -> None:
     assert differing([read_history(write(name, *MLM, settings=None)) for name in ("a", "b")]) == {}
     runs = [read_history(write("single", *MLM, settings=None)), read_history(write("pairs", *NSP, settings=None))]

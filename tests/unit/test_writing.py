@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ import bothways
 from bothways import CheckpointError, EncoderDecoder, InputError, TruncationWarning
 from bothways.checkpoint.encoder import Encoder
 from bothways.cli.alignment import draw as draw_alignment
+from bothways.cli.alignment import figure_of as figure_of_alignment
 from bothways.cli.reach import draw as draw_reach
-from bothways.engine.alignment import align, source_use
+from bothways.cli.reach import figure_of as figure_of_reach
+from bothways.engine.alignment import Alignment, _shuffled, align, source_use
 from bothways.engine.decoding import Decoding, read_decoding
-from bothways.engine.reach import reach
+from bothways.engine.reach import Reach, Sight, reach
 from bothways.engine.writing import WritingPipeline, writing
 from bothways.nn.adapter import AdapterConfig, adapter_of
+from bothways.pictures import drawing
 from bothways.text.targets import open_ended, separated
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "the red house is unable to do", "a dog ran"]
@@ -317,6 +321,17 @@ def test_a_decoder_that_does_not_look_does_not_use_its_source(bert2bert: Path, t
     assert found.uses_source == "no"
 
 
+def test_shuffled_sources_are_other_words_between_the_same_special_tokens(write: WritingPipeline) -> None:
+    (encoded,) = write.read(["the cat sat on the mat"])
+    drawn = [_shuffled(encoded, write, seed) for seed in range(50)]
+    special = {write.parts.source.id_of(role) for role in write.parts.source.special}
+    for ids in drawn:
+        assert (ids[0], ids[-1], len(ids)) == (encoded.ids[0], encoded.ids[-1], len(encoded))
+        assert not special & set(ids[1:-1])
+    assert len({one for ids in drawn for one in ids}) > 60
+    assert drawn[0] == _shuffled(encoded, write, 0) != drawn[1]
+
+
 def test_log_probabilities_of_a_target_are_those_of_a_forward(bert2bert: Path, write: WritingPipeline) -> None:
     model = EncoderDecoder.from_pretrained(bert2bert)
     assert model.tokenizer is not None
@@ -359,6 +374,42 @@ def test_an_encoder_sees_all_and_a_decoder_nothing_later(
     (itself,) = writing(bert2bert)(TEXTS[0], log_probabilities=True)
     alone = reach(EncoderDecoder.from_pretrained(bert2bert), TEXTS[0]).sights[2]
     assert list(alone.rows[1:]) == [one["token"] for one in itself["tokens"]][:-1]
+
+
+def seen_of(what: str, rows: tuple[str, ...], columns: tuple[str, ...]) -> Sight:
+    return Sight(what, rows, columns, rows == columns, np.ones((len(rows), len(columns)), np.float32))
+
+
+@pytest.mark.parametrize(("read", "written"), [(3, 9), (14, 5), (60, 40)])
+def test_panels_of_what_is_seen_begin_at_one_height_and_hide_nothing(read: int, written: int) -> None:
+    source, target = (tuple(f"token{'n' * i}" for i in range(count)) for count in (read, written))
+    sights = seen_of("encoder", source, source), seen_of("decoder, of the source", target, source)
+    with drawing():
+        figure = figure_of_reach(Reach((*sights, seen_of("decoder, of what it wrote", target, target))), "a/model")
+        renderer = figure.canvas.get_renderer()
+        *panels, _ = figure.axes
+        boxes = [axis.get_window_extent(renderer) for axis in panels]
+        outer = [axis.get_tightbbox(renderer) for axis in figure.axes]
+        assert len({round(box.y1) for box in boxes}) == 1
+        cells = [
+            size / count
+            for box, (across, down) in zip(boxes, ((read, read), (read, written), (written, written)))
+            for size, count in ((box.width, across), (box.height, down))
+        ]
+        assert max(cells) == pytest.approx(min(cells), rel=1e-3)
+        assert all(one.x1 < other.x0 for one, other in pairwise(outer))
+        whole = figure.bbox
+        for box in (*outer, *(text.get_window_extent(renderer) for text in figure.texts)):
+            assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+            assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+
+
+@pytest.mark.parametrize(("depth", "maps"), [(1, 1), (3, 4)])
+def test_what_one_layer_looked_at_is_drawn_once(depth: int, maps: int) -> None:
+    weights = np.full((depth, 2, 3), 1 / 3, np.float32)
+    with drawing():
+        figure = figure_of_alignment(Alignment(("a", "b", "c"), ("d", "e"), weights), "a/model")
+        assert sum(bool(axis.images) for axis in figure.axes) == maps
 
 
 @pytest.mark.gpu

@@ -6,7 +6,8 @@ adapter/                                     what maps the encoder's rows for th
                                              map from width to width
 target_tokenizer/                            the decoder's tokenizer, if it is another one
 
-What transformers does not know is said in `config.json` under the key of PARTS.
+What transformers does not know is said in `config.json` under the key of PARTS. With an adapter of ours it would load
+the sides without it: then each model_type begins with "bothways-", which it refuses.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from bothways.checkpoint.weights import WEIGHTS, PartOfWeights, WeightFile, read
 from bothways.errors import CheckpointError, ConfigError, InputError
 from bothways.families import FAMILIES, PAIRS, Pair
 from bothways.families.family import config_from_hf, config_to_hf, expand
-from bothways.families.pair import PAIRED, paired
+from bothways.families.pair import OURS, PAIRED, paired
 from bothways.files import make_folder, read_object, write_json
 from bothways.nn.adapter import Adapter, AdapterConfig, LinearAdapter
 from bothways.nn.config import EncoderConfig
@@ -42,7 +43,7 @@ __all__ = ["ENCODER_DECODERS", "TARGET_TOKENIZER", "EncoderDecoder"]
 
 ADAPTER, TARGET_TOKENIZER = FOLDERS
 # The model_types of such folders.
-ENCODER_DECODERS = (PAIRED, *PAIRS)
+ENCODER_DECODERS = (PAIRED, *PAIRS, *(f"{OURS}{one}" for one in (PAIRED, *PAIRS)))
 # The linear map that transformers has from width to width.
 PROJECTION = "enc_to_dec_proj"
 SIDES = ("encoder", "decoder")
@@ -131,7 +132,7 @@ class EncoderDecoder:
 
 def _load(folder: Path) -> EncoderDecoder:
     path = folder / "config.json"
-    raw = read_object(path)
+    raw = _without_ours(read_object(path))
     family = _family(raw, path)
     says = [raw[side] if family.nested else raw for side in SIDES]
     configs = [
@@ -169,12 +170,25 @@ def _load(folder: Path) -> EncoderDecoder:
         raise CheckpointError(f"{folder}: {error}") from None
 
 
+def _without_ours(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config by the names that transformers has."""
+    plain = {key: _without_ours(one) if key in SIDES and isinstance(one, dict) else one for key, one in raw.items()}
+    said = raw.get("model_type")
+    return {**plain, "model_type": said.removeprefix(OURS)} if isinstance(said, str) else plain
+
+
+def _with_ours(said: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that transformers refuses: by its own name, or, asked for by a class, by that of its decoder."""
+    inner = {"decoder": _with_ours(said["decoder"])} if "decoder" in said else {}
+    return {**said, **inner, "model_type": f"{OURS}{said['model_type']}"}
+
+
 def _family(raw: Mapping[str, Any], where: Path) -> Pair:
     model_type = raw.get("model_type")
     if isinstance(model_type, str) and model_type in FAMILIES:
         raise ConfigError(f"{where}: {model_type} is an encoder or a decoder alone; load it with bothways.Encoder")
-    if not isinstance(model_type, str) or model_type not in ENCODER_DECODERS:
-        raise ConfigError(f"{where}: unknown model_type {model_type!r:.80}; known: {', '.join(ENCODER_DECODERS)}")
+    if not isinstance(model_type, str) or model_type not in (PAIRED, *PAIRS):
+        raise ConfigError(f"{where}: unknown model_type {model_type!r:.80}; known: {', '.join((PAIRED, *PAIRS))}")
     if model_type in PAIRS:
         return PAIRS[model_type]
     sides = []
@@ -388,4 +402,10 @@ def _config(model: EncoderDecoder, parts: list[str], precision: str) -> dict[str
         said |= family.written({**extras, **said})
     said |= {"architectures": [family.architecture], "model_type": family.model_type, "is_encoder_decoder": True}
     said |= {**said_of(precision, extras), **model.marks.as_keys()}
-    return {**extras, **said, **({PARTS: parts} if parts else {})}
+    said = {**extras, **said, **({PARTS: parts} if parts else {})}
+    # In one order, however often it is read and written again.
+    return _sorted(_with_ours(said) if ADAPTER in parts else said)
+
+
+def _sorted(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _sorted(one) if key in SIDES and isinstance(one, dict) else one for key, one in sorted(said.items())}

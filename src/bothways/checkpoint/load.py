@@ -17,7 +17,7 @@ from bothways.checkpoint.weights import WeightFile, read_weights
 from bothways.errors import CheckpointError, ConfigError
 from bothways.families import FAMILIES, PAIRS, Family
 from bothways.families.family import Head, Rule, config_from_hf, expand
-from bothways.families.pair import PAIRED
+from bothways.families.pair import OURS, PAIRED
 from bothways.files import read_object
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderNetwork
@@ -92,7 +92,7 @@ def _family(raw: Mapping[str, Any], where: Path) -> Family:
     if "model_type" not in raw:
         raise ConfigError(f"{where}: the key model_type is missing")
     model_type = raw["model_type"]
-    if isinstance(model_type, str) and model_type in (PAIRED, *PAIRS):
+    if isinstance(model_type, str) and model_type.removeprefix(OURS) in (PAIRED, *PAIRS):
         raise ConfigError(f"{where}: {model_type} is an encoder with a decoder; load it with bothways.EncoderDecoder")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(f"{where}: unknown model_type {model_type!r}; known: {', '.join(FAMILIES)}")

@@ -11,11 +11,12 @@ from bothways.pictures import EDGES, caption, drawing
 if TYPE_CHECKING:
     from bothways.engine.alignment import Alignment
 
-__all__ = ["draw"]
+__all__ = ["draw", "figure_of"]
 
 # Inches. A picture grows with the texts until it is as wide as this; then not every token has its label.
 WIDEST, CELL, LEAST = 13.0, 0.24, 2.6
 LABELS = 1.3  # beside and below the large panel
+LETTER = 0.11  # of the title
 DOTS_PER_INCH = 160
 LONGEST_LABEL = 14
 LABELLED = 60
@@ -23,33 +24,44 @@ COLOURS = "Blues"
 
 
 def draw(seen: Alignment, path: Path, model: str) -> None:
-    """Write a PNG: the mean of all layers large, with the tokens, and each layer small beside it.
+    """Write a PNG: the mean of all layers large, with the tokens, and each of several small beside it.
 
     model: its name, for the title.
     """
     with drawing():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
 
-        depth, rows, columns = seen.weights.shape
-        width = min(max(columns * CELL, LEAST), WIDEST - 4)
-        height = min(max(rows * CELL, LEAST), WIDEST)
-        down = max(1, min(depth, round((height + LABELS) / 1.6)))
-        across = ceil(depth / down)
-        small = max(1.2, min(2.4, (height + LABELS) / down * columns / max(rows, 1)))
-        size = (width + LABELS + 0.6 + across * small, height + LABELS + 0.7)
-        figure: Any = Figure(figsize=size, layout="constrained", dpi=DOTS_PER_INCH)
-        figure.suptitle(f"{caption(model)} · what each written token looked at", fontsize=12, fontweight="bold")
-        large, beside = figure.subfigures(1, 2, width_ratios=(width + LABELS + 0.6, across * small), wspace=0.02)
-        _mean(large, seen)
-        _layers(beside, seen, down, across)
-        FigureCanvasAgg(figure).print_png(path)
+        FigureCanvasAgg(figure_of(seen, model)).print_png(path)
+
+
+def figure_of(seen: Alignment, model: str) -> Any:
+    """The picture as matplotlib's Figure."""
+    from matplotlib.figure import Figure
+
+    depth, rows, columns = seen.weights.shape
+    width = min(max(columns * CELL, LEAST), WIDEST - 4)
+    height = min(max(rows * CELL, LEAST), WIDEST)
+    down = max(1, min(depth, round((height + LABELS) / 1.6)))
+    across = ceil(depth / down) if depth > 1 else 0
+    small = max(1.2, min(2.4, (height + LABELS) / down * columns / max(rows, 1)))
+    title = f"{caption(model)} · what each written token looked at"
+    large, beside = max(width + LABELS + 0.6, LETTER * len(title) - across * small), across * small
+    size = (large + beside, height + LABELS + 0.7)
+    figure: Any = Figure(figsize=size, layout="constrained", dpi=DOTS_PER_INCH)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    if depth == 1:
+        _mean(figure, seen)
+        return figure
+    parts = figure.subfigures(1, 2, width_ratios=(large, beside), wspace=0.02)
+    _mean(parts[0], seen)
+    _layers(parts[1], seen, down, across)
+    return figure
 
 
 def _mean(figure: Any, seen: Alignment) -> None:
     axis = figure.subplots()
     image = _weights(axis, seen.weights.mean(0))
-    axis.set_title(f"mean of {len(seen.weights)} layers", pad=6)
+    axis.set_title("one layer" if len(seen.weights) == 1 else f"mean of {len(seen.weights)} layers", pad=6)
     for tokens, ticks in ((seen.source, axis.set_xticks), (seen.target, axis.set_yticks)):
         step = ceil(len(tokens) / LABELLED)
         every = range(0, len(tokens), step)

@@ -1,4 +1,4 @@
-"""`bothways compare`: pretraining runs side by side."""
+"""`bothways compare`: runs side by side, of pretraining or of fine-tuning."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LONGEST_MODEL = 17
 
 
 def compare(*runs: Path, output: Path | None = None, by: By = "step", json: bool = False) -> None:
-    """Held-out losses and metrics of pretraining runs, finished or not, side by side.
+    """Held-out losses and metrics of runs, of pretraining or fine-tuning, finished or not, side by side.
 
     Runs of different objectives share what both have. "mlm_accuracy" is what the log of a run calls "accuracy".
 
     Parameters
     ----------
     runs
-        The folders of runs of `bothways pretrain`.
+        The folders of runs of `bothways pretrain` or `bothways finetune`.
     output
         A file that ends in .png, to draw the curves to (needs the extra "plot"): what was held out as dots, training
         faint and smoothed.

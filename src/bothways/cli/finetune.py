@@ -60,10 +60,14 @@ def _told_keys() -> str:
     return keys_told(list(_parts().values()))
 
 
-app = App(name="finetune", help_epilogue=_told_keys(), help_format="plaintext")
+app = App(
+    name="finetune",
+    help_epilogue="Each command has keys of its own, and tells them: bothways finetune classify --help",
+    help_format="plaintext",
+)
 
 
-def _command(kind: str) -> None:
+def _command(kind: str, keys: str) -> None:
     def finetune(
         *flags: Rest, config: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False
     ) -> None:
@@ -83,11 +87,12 @@ def _command(kind: str) -> None:
     json
         Print at the end what the run came to, as a JSON object.
     """
-    app.command(finetune, name=kind)
+    app.command(finetune, name=kind, help_epilogue=keys, help_format="plaintext")
 
 
+_keys = _told_keys()
 for _kind in KINDS:
-    _command(_kind)
+    _command(_kind, _keys)
 app.command("bothways.cli.finetune_generate:app", name="generate", help="Train a model to write one text from another.")
 
 

@@ -25,6 +25,7 @@ from bothways.pictures import check_drawing, check_picture
 if TYPE_CHECKING:
     from bothways.checkpoint.encoder import Encoder
     from bothways.checkpoint.encoder_decoder import EncoderDecoder
+    from bothways.engine.decoding import Decoding
     from bothways.engine.prediction import Form
     from bothways.engine.text_lines import Scribe
     from bothways.engine.writing import WritingPipeline
@@ -34,8 +35,9 @@ __all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "generate", "made_by", "scribe
 # What the end of a file's name says of its lines; other files have the text alone.
 SUFFIXES: Mapping[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
-# What says something of draws only.
-OF_DRAWS = ("temperature", "top_k", "top_p", "seed")
+# What says something of draws only, and of beams.
+OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "seed")
+OF_BEAMS = ("length_penalty", "early_stopping")
 EARLY: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
 
@@ -63,12 +65,16 @@ class DecodingFlags:
         Of draws: among so many of the likeliest tokens; 0 for all.
     top_p
         Of draws: among the fewest tokens that make up so much.
+    min_p
+        Of draws: among those that are at least so many times as likely as the likeliest.
     seed
         Of draws; each text has chance of its own.
     repetition_penalty
         What the scores of tokens that were there are divided by.
     no_repeat_ngram_size
         No sequence of so many tokens comes twice.
+    encoder_no_repeat_ngram_size
+        No sequence of so many tokens of the text comes.
     num_return_sequences
         Results for each text.
     """
@@ -82,9 +88,11 @@ class DecodingFlags:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     seed: int | None = None
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
+    encoder_no_repeat_ngram_size: int | None = None
     num_return_sequences: int | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -94,11 +102,16 @@ class DecodingFlags:
             said["early_stopping"] = EARLY[self.early_stopping]
         return said if self.do_sample else {name: value for name, value in said.items() if name != "do_sample"}
 
-    def check(self, draws: bool) -> None:
-        """Raise InputError on flags of draws where nothing is drawn."""
-        for name in OF_DRAWS:
-            if getattr(self, name) is not None and not draws:
-                raise InputError(f"--{name.replace('_', '-')} says nothing without --do-sample")
+    def check(self, decoding: Decoding) -> None:
+        """Raise InputError on flags of draws where nothing is drawn, and on those of beams where there is only one.
+
+        decoding: these flags, with what the model's folder says where they say nothing.
+        """
+        draws, beams = decoding.do_sample, decoding.num_beams
+        for names, heeded, flag in ((OF_DRAWS, draws, "--do-sample"), (OF_BEAMS, beams > 1, "--num-beams 2 or more")):
+            for name in names:
+                if getattr(self, name) is not None and not heeded:
+                    raise InputError(f"--{name.replace('_', '-')} says nothing without {flag}")
 
 
 def generate(
@@ -184,7 +197,7 @@ def generate(
 
         loaded = load(model)
         scribe = scribe_of(loaded, model, wanted, precision, device, bar=False if output is not None else None)
-        decoding.check(scribe.asking.decoding.do_sample)
+        decoding.check(scribe.asking.decoding)
         every = chain(first, rows)
         if alignment is not None:
             _align(scribe.write, prefix + first[0].source, settings, alignment, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -85,8 +86,17 @@ def told(error: CycloptsError) -> str:
             return _must(error.token.keyword, kind, error.token.value)
     if isinstance(error, MissingArgumentError) and error.argument is not None and error.argument.name[0] != "-":
         name, command = error.argument.name, " ".join(error.command_chain or ())
-        return f"{name} is missing; usage: bothways {command} {name} …, and --help says more"
+        return f"{name} is missing; usage: bothways {command} {_positions(error, name)} …, and --help says more"
     return " ".join(str(error).split())
+
+
+def _positions(error: CycloptsError, missing: str) -> str:
+    """What a command wants before its flags, up to what is missing."""
+    if error.target is None:
+        return missing
+    every = inspect.signature(error.target).parameters.values()
+    names = [one.name.upper() for one in every if one.kind is one.POSITIONAL_ONLY]
+    return " ".join(names[: names.index(missing) + 1] if missing in names else [missing])
 
 
 def _must(name: str, kind: Kind, text: str) -> str:

@@ -13,7 +13,13 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 from bothways import __version__
 from bothways.cli.kinds import check_fractions, told
 from bothways.cli.output import StandardOutputError, told_apart
-from bothways.errors import AssumedPoolingWarning, BorrowedRulesWarning, BothwaysError, TruncationWarning
+from bothways.errors import (
+    AssumedPoolingWarning,
+    BorrowedRulesWarning,
+    BothwaysError,
+    TruncationWarning,
+    UnreadSettingsWarning,
+)
 
 __all__ = ["app", "main"]
 
@@ -61,8 +67,10 @@ app.command("bothways.cli.data:app", name="data", help="What a file of labelled 
 app.command("bothways.cli.recipes:recipes", help="Settings of whole pretraining runs by name, as papers have them.")
 app.command("bothways.cli.plan:plan", help="What a pretraining run will take: memory, operations, time.")
 app.command("bothways.cli.pretrain:app", name="pretrain", help="Train an encoder on a corpus, resumably.")
-app.command("bothways.cli.finetune:app", name="finetune", help="Train an encoder on labelled rows, resumably.")
-app.command("bothways.cli.compare:compare", help="Pretraining runs side by side: a table, and their curves.")
+app.command(
+    "bothways.cli.finetune:app", name="finetune", help="Train a model to answer or to write, from rows, resumably."
+)
+app.command("bothways.cli.compare:compare", help="Runs side by side: a table, and their curves.")
 app.command("bothways.cli.evaluate:evaluate", help=EVALUATE)
 app.command("bothways.cli.predict:predict", help=PREDICT)
 app.command("bothways.cli.convert:convert", help="Turn a pickled checkpoint into safetensors.")
@@ -79,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows few letters shows escapes
     try:
         with warnings.catch_warnings(), told_apart():
-            for kind in (AssumedPoolingWarning, BorrowedRulesWarning, TruncationWarning):
+            for kind in (AssumedPoolingWarning, BorrowedRulesWarning, TruncationWarning, UnreadSettingsWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warning
             app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)

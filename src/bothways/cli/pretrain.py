@@ -52,7 +52,14 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
     if where.resume and not checkpoints(where.output):
         print(f"bothways: there is no run in {where.output} to go on with; a new one begins", file=sys.stderr)
     with show(settings.step.steps) as watch:
-        outcome = run(settings, where.output, resume=where.resume, device=where.device, watch=watch)
+        outcome = run(
+            settings,
+            where.output,
+            resume=where.resume,
+            device=where.device,
+            watch=watch,
+            told=lambda line: print(f"bothways: {line}", file=sys.stderr),
+        )
     if json:
         print_json(_told(outcome, where.output))
     if outcome.stopped:

@@ -124,10 +124,11 @@ def _pair(
 def _shuffled(encoded: Encoded, write: WritingPipeline, seed: int) -> list[int]:
     """As many tokens, drawn from the vocabulary, between the same special ones."""
     assert write.parts.encoder is not None
-    chance = np.random.default_rng(seed)
-    special = {write.parts.source.id_of(role) for role in write.parts.source.special}
-    words = [i for i in range(min(write.parts.source.vocab_size, write.parts.encoder.config.vocab)) if i not in special]
-    return [i if fixed else int(chance.choice(words)) for i, fixed in zip(encoded.ids, encoded.special)]
+    ids = [write.parts.source.id_of(role) for role in write.parts.source.special]
+    vocab = min(write.parts.source.vocab_size, write.parts.encoder.config.vocab)
+    words = np.setdiff1d(np.arange(vocab), [one for one in ids if one is not None])
+    drawn = words[np.random.default_rng(seed).integers(len(words), size=len(encoded))].tolist()
+    return [i if fixed else other for i, fixed, other in zip(encoded.ids, encoded.special, drawn)]
 
 
 def _memory(write: WritingPipeline, ids: list[int]) -> Ragged:

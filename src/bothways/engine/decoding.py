@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
-from bothways.checkpoint.marks import GENERATION
 from bothways.errors import InputError, meant
-from bothways.files import read_object
 
-__all__ = ["USUAL_LENGTH", "Decoding", "read_decoding", "usual_settings"]
+__all__ = ["MOST_TOKENS", "NAMES", "USUAL_LENGTH", "Decoding", "read_decoding"]
 
 USUAL_LENGTH = 128  # tokens that are written at most, where nothing says how many
 # More cannot be meant, and would be held in memory for each row.
 MOST_TOKENS, MOST_BEAMS = 1 << 20, 1 << 12
+MOST_WORDS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,18 @@ class Decoding:
     it is, is no better than the worst of these; "never": when none could become so.
 
     do_sample: draw each token by its probability. temperature divides the scores before; then the `top_k` likeliest
-    tokens are kept (0: all), and of those the fewest whose probabilities make up `top_p`.
+    tokens are kept (0: all), of those the fewest whose probabilities make up `top_p`, and of those the ones that are at
+    least `min_p` times as likely as the likeliest (0: all).
     seed: of what is drawn; None for another one each time.
 
     repetition_penalty: scores of tokens that were there are divided by it (negative ones multiplied; Keskar et al.
     2019, https://arxiv.org/abs/1909.05858).    no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for
-    no such rule.
+    no such rule.    encoder_no_repeat_ngram_size: nor one of so many that is in the source.
+    bad_words_ids: sequences of tokens that never come.    suppress_tokens: tokens that never come;
+    begin_suppress_tokens: not first (behind one that is forced, not second).
     forced_bos_token_id, forced_eos_token_id: what a text's first token behind a single one (the start's mark) must be,
-    and the last one possible.
+    and the last one possible, one of these if there are several.
+    renormalize_logits: whether the probabilities of what the rules leave sum to one, in a search.
     num_return_sequences: texts for each source: the best of a search, or as many drawn.
 
     Raises InputError, naming the setting, on what cannot be.
@@ -54,11 +56,17 @@ class Decoding:
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int | None = None
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
     forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | None = None
+    forced_eos_token_id: int | tuple[int, ...] | None = None
+    renormalize_logits: bool = False
     num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
@@ -66,8 +74,10 @@ class Decoding:
             _check_count(name, getattr(self, name), least, most)
         for name, _, _ in NUMBERS:
             _check_number(name, getattr(self, name))
-        if type(self.do_sample) is not bool:
-            raise InputError(f"do_sample must be true or false, got {self.do_sample!r:.60}")
+        for name in SWITCHES:
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"{name} must be true or false, got {getattr(self, name)!r:.60}")
+        self._check_tokens()
         if self.early_stopping != "never" and type(self.early_stopping) is not bool:
             raise InputError(f'early_stopping must be true, false or "never", got {self.early_stopping!r:.60}')
         for impossible, message in self._impossible():
@@ -76,6 +86,15 @@ class Decoding:
         for name, lowest, highest in NUMBERS:
             if not lowest <= getattr(self, name) <= highest:
                 raise InputError(f"{name} must be from {lowest:g} to {highest:g}, got {getattr(self, name)!r:.60}")
+
+    def _check_tokens(self) -> None:
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            _check_ids(name, getattr(self, name), "a list of token ids")
+        words = self.bad_words_ids
+        for word in words if isinstance(words, tuple) and all(words) else (None,):
+            _check_ids("bad_words_ids", word, "a list of lists of token ids", words)
+        if self.forced_eos_token_id is not None:
+            _check_ids("forced_eos_token_id", self.ends, "a token id, or a list of such", self.forced_eos_token_id)
 
     def _impossible(self) -> list[tuple[bool, str]]:
         """(whether it is so, what to say)."""
@@ -104,6 +123,25 @@ class Decoding:
         return self.num_beams > 1
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """Those that the last token possible must be one of; () for any."""
+        ends = self.forced_eos_token_id
+        return () if ends is None else ends if isinstance(ends, tuple) else (ends,)
+
+    @property
+    def words(self) -> Iterator[tuple[str, int]]:
+        """(setting, token id) of all token ids that are said."""
+        first = () if self.forced_bos_token_id is None else (self.forced_bos_token_id,)
+        said = {
+            "forced_bos_token_id": first,
+            "forced_eos_token_id": self.ends,
+            "bad_words_ids": tuple(token for word in self.bad_words_ids for token in word),
+            "suppress_tokens": self.suppress_tokens,
+            "begin_suppress_tokens": self.begin_suppress_tokens,
+        }
+        return ((name, token) for name, tokens in said.items() for token in tokens)
+
+    @property
     def rows(self) -> int:
         """How many texts of a source are written at a time."""
         return self.num_beams if self.searches else self.num_return_sequences
@@ -113,11 +151,11 @@ COUNTS: tuple[tuple[str, int, int], ...] = (
     ("max_new_tokens", 1, MOST_TOKENS),
     ("min_new_tokens", 0, MOST_TOKENS),
     ("num_beams", 1, MOST_BEAMS),
-    ("top_k", 0, 1 << 31),
+    ("top_k", 0, MOST_WORDS),
     ("seed", 0, (1 << 64) - 1),
     ("no_repeat_ngram_size", 0, MOST_TOKENS),
-    ("forced_bos_token_id", 0, 1 << 31),
-    ("forced_eos_token_id", 0, 1 << 31),
+    ("encoder_no_repeat_ngram_size", 0, MOST_TOKENS),
+    ("forced_bos_token_id", 0, MOST_WORDS),
     ("num_return_sequences", 1, MOST_BEAMS),
 )
 # Beyond these, powers and scores of fp32 overflow.
@@ -125,9 +163,11 @@ NUMBERS: tuple[tuple[str, float, float], ...] = (
     ("length_penalty", -32.0, 32.0),
     ("temperature", 1e-6, 1e6),
     ("top_p", 0.0, 1.0),
+    ("min_p", 0.0, 1.0),
     ("repetition_penalty", 1e-6, 1e6),
 )
-MAY_BE_ABSENT = ("max_new_tokens", "seed", "forced_bos_token_id", "forced_eos_token_id")
+MAY_BE_ABSENT = ("max_new_tokens", "seed", "forced_bos_token_id")
+SWITCHES = ("do_sample", "renormalize_logits")
 
 
 def _check_count(name: str, value: Any, least: int, most: int) -> None:
@@ -142,8 +182,24 @@ def _check_number(name: str, value: Any) -> None:
         raise InputError(f"{name} must be a number, got {value!r:.60}")
 
 
+def _check_ids(name: str, ids: Any, expected: str, said: Any = None) -> None:
+    """said: what the whole setting is, if not these ids."""
+    if not isinstance(ids, tuple) or any(type(one) is not int or not 0 <= one <= MOST_WORDS for one in ids):
+        raise InputError(f"{name} must be {expected}, got {_as_lists(ids if said is None else said)!r:.60}")
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(one) for one in value) if isinstance(value, list) else value
+
+
 def read_decoding(given: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> Decoding:
-    """Settings by name; usual: those of the model's folder, which stand where nothing is given. None is not given.
+    """Settings by name, with lists where `Decoding` has tuples. None is not given.
+
+    usual: those of the model's folder, which stand where nothing is given.
 
     Raises InputError on a name that is none, saying which may have been meant, and on values that cannot be.
     """
@@ -155,27 +211,7 @@ def read_decoding(given: Mapping[str, Any], usual: Mapping[str, Any] | None = No
     most, least = said.get("max_new_tokens"), settings.get("min_new_tokens")
     if type(most) is int and type(least) is int and "min_new_tokens" not in said:
         settings["min_new_tokens"] = min(least, most)
-    return Decoding(**settings)
-
-
-def usual_settings(extras: Mapping[str, Any], folder: Path | None = None, start: int | None = None) -> dict[str, Any]:
-    """What a model's folder says of how it shall write: `generation_config.json`, or without one the model's config.
-
-    extras: of the config.    start: tokens that a text begins with, and that max_length and min_length count; None for
-    a model whose texts begin with any number of them.
-
-    Raises ConfigError on a file that cannot be read.
-    """
-    path = None if folder is None else folder / GENERATION
-    said = read_object(path) if path is not None and path.is_file() else extras
-    usual = {name: said[name] for name in NAMES if said.get(name) is not None and name != "seed"}
-    for ours, theirs in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
-        if start is not None and ours not in usual and type(said.get(theirs)) is int and said[theirs] > start:
-            usual[ours] = said[theirs] - start
-    for name in ("forced_bos_token_id", "forced_eos_token_id"):
-        if isinstance(usual.get(name), list) and len(usual[name]) == 1:
-            usual[name] = usual[name][0]
-    return usual
+    return Decoding(**{name: _as_tuples(value) for name, value in settings.items()})
 
 
 NAMES = tuple(field.name for field in fields(Decoding))

@@ -94,6 +94,7 @@ def generate(
     memory: Ragged | None,
     decoding: Decoding,
     *,
+    sources: Sequence[Sequence[int]] | None = None,
     numbers: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     places: Sequence[str] | None = None,
@@ -103,6 +104,7 @@ def generate(
     """The texts of each source, `num_return_sequences` of them, best first where they are searched for.
 
     prompts: ids [T] of each source's first tokens, at least one.    memory: [T', width] of each source, if it has one.
+    sources: ids of what each text is written from; the prompts if not given.
     numbers: what to call the sources to `on_token`; from 0 on by default.
     names: what chance is taken from, beside the seed; by default these numbers.
     places: what to call them in messages; by default "text" and their numbers.
@@ -119,7 +121,10 @@ def generate(
     names = [f"{number}" for number in numbers] if names is None else names
     places = [f"text {number}" for number in numbers] if places is None else places
     most = _lengths(writer, prompts, decoding, places)
-    asked = _Asked(writer, decoding, prompts, memory, most, numbers, names, places, log_probabilities, on_token)
+    sources = [one.tolist() for one in prompts.unbind()] if sources is None else sources
+    asked = _Asked(
+        writer, decoding, prompts, memory, most, sources, numbers, names, places, log_probabilities, on_token
+    )
     return _Search(asked).run() if decoding.searches else _Walk(asked).run()
 
 
@@ -132,6 +137,7 @@ class _Asked:
     prompts: Ragged
     memory: Ragged | None
     most: Sequence[int]
+    sources: Sequence[Sequence[int]]
     numbers: Sequence[int]
     names: Sequence[str]
     places: Sequence[str]
@@ -142,9 +148,8 @@ class _Asked:
 def _check_words(decoding: Decoding, vocab: int) -> None:
     if decoding.num_beams > vocab:
         raise InputError(f"num_beams {decoding.num_beams} is more than the {vocab:,} words of the vocabulary")
-    for name in ("forced_bos_token_id", "forced_eos_token_id"):
-        token = getattr(decoding, name)
-        if token is not None and token >= vocab:
+    for name, token in decoding.words:
+        if token >= vocab:
             raise InputError(f"{name} {token} is none of the {vocab:,} words of the vocabulary")
 
 
@@ -179,25 +184,24 @@ class _Batch:
         self.sources = list(range(len(prompts)))
         self.written = 0
         self.device = prompts.data.device
-        self._tokens = self._first_tokens(prompts) if self.rules.reads else None
+        self._tokens = _rows_of(prompts.unbind(), self.device) if self.rules.reads else None
+        self._sources = _rows_of(asked.sources, self.device) if self.rules.sources else None
         self.chance = _chance(asked) if decoding.do_sample else []
         room = max(asked.most) - 1
         self.state, self.hidden = writer.way.begin(writer.network, prompts, asked.memory, self.count, room)
-
-    def _first_tokens(self, prompts: Ragged) -> Tensor:
-        """int64 [N, 1, L]: the prompts, with nothing before the shorter ones."""
-        longest = prompts.layout.longest
-        rows = torch.full((len(prompts), 1, longest), NOTHING, dtype=torch.int64, device=self.device)
-        for row, prompt in zip(rows, prompts.unbind()):
-            row[0, longest - len(prompt) :] = prompt
-        return rows
 
     def place(self, rows: int) -> Place:
         """Where `rows` rows of each source are."""
         lengths, most = self.asked.prompts.layout.lengths, self.asked.most
         first = [i for i, source in enumerate(self.sources) if lengths[source] == 1 and not self.written]
         last = [i for i, source in enumerate(self.sources) if most[source] == self.written + 1]
-        return Place(self.written, self._rows(first, rows), self._rows(last, rows))
+        begin = [i for i, source in enumerate(self.sources) if self.written == self._forced(lengths[source])]
+        sources = None if self._sources is None else self._sources.expand(-1, rows, -1).flatten(0, 1)
+        return Place(self.written, self._rows(first, rows), self._rows(last, rows), self._rows(begin, rows), sources)
+
+    def _forced(self, length: int) -> int:
+        """How many tokens are forced behind a prompt of so many."""
+        return 1 if length == 1 and self.decoding.forced_bos_token_id is not None else 0
 
     def _rows(self, places: list[int], rows: int) -> Tensor | None:
         """int64, of the sources at these places in the batch; None for none."""
@@ -222,6 +226,8 @@ class _Batch:
         if stays:
             self.state.keep(staying)
             self.sources = [self.sources[i] for i in staying]
+            if self._sources is not None:
+                self._sources = self._sources[torch.tensor(staying, device=self.device)]
         numbers = torch.tensor(ids, dtype=torch.int64, device=self.device)
         if self._tokens is not None:
             tokens = self._tokens[torch.tensor(staying, device=self.device)] if stays else self._tokens
@@ -254,6 +260,15 @@ class _Batch:
                     f"{place}: the model's scores of token {self.written + 1} are no numbers (NaN or infinite); "
                     "its weights are damaged, or overflow in this precision"
                 )
+
+
+def _rows_of(texts: Sequence[Sequence[int] | Tensor], device: torch.device) -> Tensor:
+    """int64 [N, 1, L]: texts of ids, with nothing before the shorter ones."""
+    longest = max(map(len, texts))
+    rows = torch.full((len(texts), 1, longest), NOTHING, dtype=torch.int64, device=device)
+    for row, text in zip(rows, texts):
+        row[0, longest - len(text) :] = torch.as_tensor(text, device=device)
+    return rows
 
 
 def _chance(asked: _Asked) -> list[torch.Generator]:
@@ -375,8 +390,8 @@ class _Search(_Batch):
         """The best steps of each source, whose texts have these scores [N, B]: one at first, then `num_beams`."""
         rows, logits = scores.shape[1], self.logits()
         count = kept(self.decoding, len(self.writer.end))
-        forbidden = self.rules.forbidden(self.place(rows))
-        if forbidden is not None and not self.decoding.do_sample:
+        forbidden = None if self.decoding.do_sample else self.rules.forbidden(self.place(rows))
+        if forbidden is not None and not (forbidden and self.decoding.renormalize_logits):
             values, columns = log_top(logits, count, forbidden)
             total, parents, tokens = _among(values, columns, scores, count)
             own = total - scores.gather(1, parents)
@@ -384,6 +399,8 @@ class _Search(_Batch):
             known = logits.log_softmax(1)
             plain = known.clone() if self.asked.log_probabilities else known
             self.ruled(known, rows)
+            if self.decoding.renormalize_logits and not self.decoding.do_sample:
+                known = known.log_softmax(1)
             if self.decoding.do_sample:
                 total, parents, tokens = self._drawn(known, scores, count)
             else:
@@ -397,6 +414,8 @@ class _Search(_Batch):
         """As the best, but with noise that makes them drawn without putting back (Kool et al. 2019,
         https://arxiv.org/abs/1903.06059); in the order of their scores."""
         values, columns = candidates(known, self.decoding, least=max(1, len(self.writer.end)) + 1)
+        if self.decoding.renormalize_logits:
+            values = values.log_softmax(1)
         if columns is None:
             columns = torch.arange(values.shape[1], device=values.device).expand_as(values)
         total = (values.view(*scores.shape, -1) + scores[..., None]).flatten(1)

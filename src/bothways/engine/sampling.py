@@ -35,8 +35,14 @@ def candidates(scores: Tensor, decoding: Decoding, least: int = 1) -> tuple[Tens
     """scores [R, V] → those that may be drawn, divided by the temperature, -inf for the others [R, C]; and their
     columns [R, C], best first, or None where they are all columns in order.
 
-    least: how many are kept whatever top_k and top_p say.
+    least: how many are kept whatever top_k, top_p and min_p say.
     """
+    values, columns = _of_top(scores, decoding, least)
+    return (values if decoding.min_p == 0.0 else _likely(values, decoding.min_p, least)), columns
+
+
+def _of_top(scores: Tensor, decoding: Decoding, least: int) -> tuple[Tensor, Tensor | None]:
+    """As `candidates`, by top_k and top_p."""
     count, width = max(decoding.top_k, least) if decoding.top_k else 0, scores.shape[1]
     if 0 < count < width:
         values, columns = top(scores, count)
@@ -61,6 +67,15 @@ def _nucleus(values: Tensor, top_p: float, least: int, whole: Tensor | None = No
     shares = (values - (values.logsumexp(1, keepdim=True) if whole is None else whole)).exp()
     beyond = shares.cumsum(1) - shares >= top_p
     beyond[:, :least] = False
+    return values.masked_fill(beyond, -torch.inf)
+
+
+def _likely(values: Tensor, min_p: float, least: int) -> Tensor:
+    """-inf for those that are less than min_p times as likely as the likeliest one (Nguyen et al. 2024,
+    https://arxiv.org/abs/2407.01082)."""
+    beyond = (values - values.amax(1, keepdim=True)).exp() < min_p
+    if least > 1:
+        beyond.scatter_(1, torch.topk(values, min(least, values.shape[1])).indices, False)
     return values.masked_fill(beyond, -torch.inf)
 
 

@@ -6,7 +6,7 @@ Each rule is transformers' of the same name, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,17 +30,22 @@ class Place:
     """Where rows are. written: how many tokens they have beyond their prompts.
 
     first, last: int64 [M], the rows that have a single token so far, and those that can have only one more.
+    begin: those whose next token is the first that is not forced.
+    sources: int64 [R, S], what each row's text is written from, NOTHING before its first token.
     """
 
     written: int
     first: Tensor | None = None
     last: Tensor | None = None
+    begin: Tensor | None = None
+    sources: Tensor | None = None
 
 
 class Rules:
     """What the settings say of scores: functions of (scores [R, V], changed in place; tokens int64 [R, L]; place).
 
     reads: whether it needs the tokens so far.    any: whether it may change anything.
+    sources: whether it needs what texts are written from.
     """
 
     def __init__(self, decoding: Decoding, end: Sequence[int]) -> None:
@@ -50,21 +55,32 @@ class Rules:
             rules.append(partial(_penalise, penalty))
         if size:
             rules.append(partial(_forbid_repeats, size))
+        self.sources = bool(decoding.encoder_no_repeat_ngram_size)
+        if self.sources:
+            rules.append(partial(_forbid_copies, decoding.encoder_no_repeat_ngram_size))
+        bad = [word for word in decoding.bad_words_ids if word not in {(one,) for one in end}]
+        rules += [partial(_forbid_word, list(word)) for word in bad if len(word) > 1]
         self.reads = bool(rules)
+        if single := [word[0] for word in bad if len(word) == 1]:
+            rules.append(partial(_forbid_always, single))
         if decoding.min_new_tokens and end:
-            rules.append(partial(_forbid_end, decoding.min_new_tokens, list(end)))
+            rules.append(partial(_forbid_end, list(end), decoding.min_new_tokens))
         if decoding.forced_bos_token_id is not None:
             rules.append(partial(_force_first, decoding.forced_bos_token_id))
-        if decoding.forced_eos_token_id is not None:
-            rules.append(partial(_force_last, decoding.forced_eos_token_id))
+        if decoding.ends:
+            rules.append(partial(_force_last, list(decoding.ends)))
+        if decoding.suppress_tokens:
+            rules.append(partial(_forbid_always, list(decoding.suppress_tokens)))
+        if decoding.begin_suppress_tokens:
+            rules.append(partial(_forbid_first, list(decoding.begin_suppress_tokens)))
         self._rules = rules
         self.any = bool(rules)
 
     def forbidden(self, place: Place) -> list[int] | None:
         """The words that may not come, where that is all that the rules say; else None."""
-        if any(rule.func is not _forbid_end for rule in self._rules):
+        if any(rule.func not in OF_ALL_ROWS for rule in self._rules):
             return None
-        return [token for rule in self._rules if place.written < rule.args[0] for token in rule.args[1]]
+        return sorted({token for rule in self._rules if OF_ALL_ROWS[rule.func](rule, place) for token in rule.args[0]})
 
     def __call__(self, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
         """tokens: int64 [R, L], NOTHING before a row's first one; None unless `reads`."""
@@ -92,23 +108,62 @@ def _forbid_repeats(size: int, scores: Tensor, tokens: Tensor | None, place: Pla
     scores[rows, windows[rows, at, -1]] = -torch.inf
 
 
-def _forbid_end(least: int, end: list[int], scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+def _forbid_copies(size: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    """No token that would make the last `size` ones a sequence of the source."""
+    assert tokens is not None
+    assert place.sources is not None
+    length = tokens.shape[1]
+    if length < size - 1 or place.sources.shape[1] < size:
+        return
+    windows = place.sources.unfold(1, size, 1)
+    same = (windows[..., :-1] == tokens[:, None, length + 1 - size :]).all(-1) & (windows[..., 0] != NOTHING)
+    rows, at = same.nonzero(as_tuple=True)
+    scores[rows, windows[rows, at, -1]] = -torch.inf
+
+
+def _forbid_word(word: list[int], scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    """No token that would be the last one of a word of several."""
+    assert tokens is not None
+    *before, last = word
+    if tokens.shape[1] >= len(before):
+        there = tokens[:, -len(before) :] == torch.tensor(before, device=tokens.device)
+        scores[there.all(1), last] = -torch.inf
+
+
+def _forbid_always(words: list[int], scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    scores[:, words] = -torch.inf
+
+
+def _forbid_first(words: list[int], scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    if place.begin is not None:
+        scores[place.begin[:, None], torch.tensor(words, device=scores.device)] = -torch.inf
+
+
+def _forbid_end(end: list[int], least: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
     if place.written < least:
         scores[:, end] = -torch.inf
 
 
 def _force_first(token: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
-    _force(token, scores, place.first)
+    _force([token], scores, place.first)
 
 
-def _force_last(token: int, scores: Tensor, tokens: Tensor | None, place: Place) -> None:
-    _force(token, scores, place.last)
+def _force_last(words: list[int], scores: Tensor, tokens: Tensor | None, place: Place) -> None:
+    _force(words, scores, place.last)
 
 
-def _force(token: int, scores: Tensor, rows: Tensor | None) -> None:
+def _force(words: list[int], scores: Tensor, rows: Tensor | None) -> None:
     if rows is not None:
         scores[rows] = -torch.inf
-        scores[rows, token] = 0.0
+        scores[rows[:, None], torch.tensor(words, device=scores.device)] = 0.0
+
+
+# Rules that forbid the words they begin with in all rows alike, and when they do.
+OF_ALL_ROWS: Mapping[Callable[..., None], Callable[[partial[None], Place], bool]] = {
+    _forbid_always: lambda rule, place: True,
+    _forbid_first: lambda rule, place: place.begin is not None,
+    _forbid_end: lambda rule, place: place.written < rule.args[1],
+}
 
 
 def best(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,11 +23,12 @@ from bothways.checkpoint.hub import resolve
 from bothways.checkpoint.marks import GENERATION, Behind
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.backends import BACKENDS, Placement, place
-from bothways.engine.decoding import USUAL_LENGTH, Decoding, read_decoding, usual_settings
+from bothways.engine.decoding import USUAL_LENGTH, Decoding, read_decoding
 from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
 from bothways.engine.scheduler import BATCH_TOKENS, progress
 from bothways.engine.shortlist import shortlist_of
 from bothways.engine.streams import Streams
+from bothways.engine.usual import usual_settings
 from bothways.errors import CheckpointError, InputError, TruncationWarning
 from bothways.files import read_object
 from bothways.nn.encoder import EncoderNetwork
@@ -81,7 +82,6 @@ class Parts:
 
     encoder, adapter: what reads the source; None where a decoder alone goes on from a text.
     start: the token that texts begin with; None where they go on from the given ones.    end: tokens that end them.
-    said: what its folder says of how it shall write, among other things.
     behind: of a decoder alone, what it was trained to see behind a source.
     """
 
@@ -93,7 +93,6 @@ class Parts:
     target: Tokenizer
     start: int | None
     end: tuple[int, ...]
-    said: Mapping[str, Any]
     behind: Behind = field(default_factory=Behind)
 
     @property
@@ -123,10 +122,7 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
             raise CheckpointError(f"{name} has no tokenizer: put its tokenizer.json into its folder")
         target = model.tokenizer if model.target_tokenizer is None else model.target_tokenizer
         start, ends = model.marks.start, _known(model.marks.end, model.decoder)
-        said = model.generation or model.extras
-        return Parts(
-            model.encoder, model.adapter, model.decoder, model.head, model.tokenizer, target, start, ends, said
-        )
+        return Parts(model.encoder, model.adapter, model.decoder, model.head, model.tokenizer, target, start, ends)
     if "causal" not in model.heads:
         raise CheckpointError(
             f"{name} has no decoder: a {model.family.model_type} model encodes and writes no text; "
@@ -136,7 +132,7 @@ def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
     end = model.extras.get("eos_token_id")
     marks = end if isinstance(end, list) else [] if end is None else [end]
     head, ends, behind = model.heads["causal"], _known(marks, model.network), Behind.of(model.extras, name)
-    return Parts(None, None, model.network, head, tokenizer, tokenizer, None, ends, model.extras, behind)
+    return Parts(None, None, model.network, head, tokenizer, tokenizer, None, ends, behind)
 
 
 def is_pair(model: str | Path, revision: str | None = None) -> bool:
@@ -191,13 +187,26 @@ def pipeline_of(
 
     settings: above those of the folder.
     """
-    alone = isinstance(model, Encoder)
-    said = model.extras if isinstance(model, Encoder) else model.generation or model.extras
-    usual = {**usual_settings(said, folder if alone else None, None if alone else 1), **(settings or {})}
-    chosen = task or (GOES_ON if alone else "text2text-generation")
+    usual = {**_usual(model, folder), **(settings or {})}
+    chosen = task or (GOES_ON if isinstance(model, Encoder) else "text2text-generation")
     return WritingPipeline(
         chosen, model, device=device, precision=precision, share=True, name=name, bar=bar, usual=usual
     )
+
+
+def _usual(model: Encoder | EncoderDecoder, folder: Path | None) -> dict[str, Any]:
+    """Settings that its folder says: in `generation_config.json`, or without one, or with marks alone, in its config.
+
+    folder: None for a model that is of none.
+    """
+    where, both = folder or Path(), isinstance(model, EncoderDecoder)
+    said, name = model.extras, "config.json"
+    if isinstance(model, EncoderDecoder):
+        said, name = (model.generation, GENERATION) if model.generation else (said, name)
+    elif folder is not None and (folder / GENERATION).is_file():
+        said, name = read_object(folder / GENERATION), GENERATION
+    network = model.decoder if isinstance(model, EncoderDecoder) else model.network
+    return usual_settings(said, where / name, network.config.vocab, 1 if both else None)
 
 
 def _ended_as_said(model: Encoder, folder: Path) -> Encoder:
@@ -249,7 +258,8 @@ class Names:
 class WritingPipeline:
     """Writes texts with a loaded model. Call it with one text or a list; the result has the same form.
 
-    share, name, bar: as for `engine.pipeline.Pipeline`.    usual: settings that stand where a call gives none.
+    share, name, bar: as for `engine.pipeline.Pipeline`.
+    usual: settings that stand where a call gives none; those of the model's files if not given.
     """
 
     def __init__(
@@ -264,14 +274,14 @@ class WritingPipeline:
         bar: bool | None = None,
         usual: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises CheckpointError where the model cannot do the task."""
+        """Raises CheckpointError where the model cannot do the task, ConfigError on settings of its files that cannot
+        be; warns of those that nothing here heeds."""
         called = "the model" if name is None else f"the model at {name}"
         self.parts = parts_of(model, called)
         self._key, self._task_name, self._bar = WRITES[task], task, bar
         self._check_kind(task, called)
         self._model = repr(model) if name is None else repr(name)
-        start = None if self.parts.start is None else 1
-        self.usual = usual_settings(self.parts.said, start=start) if usual is None else dict(usual)
+        self.usual = _usual(model, None) if usual is None else dict(usual)
         most = self._most(called)
         self._placement = place(device, precision)
         self._streams = Streams(self._placement.device)
@@ -470,6 +480,7 @@ class WritingPipeline:
                 self._prompts([encoded[i] for i in origin]),
                 self.memory(one),
                 decoding,
+                sources=[encoded[i].ids for i in origin] if self.parts.start is not None else None,
                 numbers=origin,
                 names=None if named is None else [named[i] for i in origin],
                 places=None if places is None else [places[i] for i in origin],

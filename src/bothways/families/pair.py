@@ -10,10 +10,12 @@ from typing import Any
 from bothways.errors import ConfigError
 from bothways.families.family import Family, Key
 
-__all__ = ["PAIRED", "Pair", "decoder_of", "paired"]
+__all__ = ["OURS", "PAIRED", "Pair", "decoder_of", "paired"]
 
 # The model_type of transformers' EncoderDecoderModel.
 PAIRED = "encoder-decoder"
+# Stands before the model_type of what transformers would load without a part that it does not know.
+OURS = "bothways-"
 
 
 @dataclass(frozen=True)

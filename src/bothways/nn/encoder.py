@@ -20,7 +20,7 @@ from bothways.nn.config import (
     RotaryPositions,
 )
 from bothways.nn.dropout import dropout, replayed
-from bothways.nn.layers import Embedding, Linear, PackedLinear, filled, for_few_rows, norm
+from bothways.nn.layers import Embedding, FewRows, Linear, PackedLinear, filled, for_few_rows, norm
 from bothways.nn.positions import DistanceBias, RelativeVectors, turns
 from bothways.ragged import Layout, Ragged
 
@@ -238,11 +238,15 @@ class EncoderNetwork(nn.Module):
 
     @property
     def stepping(self) -> EncoderNetwork:
-        """This network as it runs on few rows at a time (see `for_few_rows`), all weights shared; made once."""
+        """This network as it runs on few rows at a time (see `for_few_rows`), all weights shared; made once, when its
+        maps are packed: before that, and where they never are, the network itself."""
         twin = self.__dict__.get("_stepping")
         if twin is None:
-            packed = any(isinstance(part, PackedLinear) for part in self.modules())
-            twin = self.__dict__["_stepping"] = for_few_rows(self) if packed else self
+            # All maps are packed or none, so that the first one tells.
+            first = next((part for part in self.modules() if isinstance(part, (Linear, PackedLinear, FewRows))), None)
+            if not isinstance(first, PackedLinear):
+                return self
+            twin = self.__dict__["_stepping"] = for_few_rows(self)
         assert isinstance(twin, EncoderNetwork)
         return twin
 

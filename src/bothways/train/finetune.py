@@ -93,8 +93,8 @@ def finetune(
 
     task: a name in TASKS of one that can be learnt.    rows, held: as the task reads them; none held: no evaluation.
     labels: in the order to number them; None: those of the rows, or of `every`, which has more.
-    watch: is told of every event.    told: is told what begins with fresh weights, and of the disk that
-    the states of a frozen encoder will take.
+    watch: is told of every event.    told: is told what begins with fresh weights, of the disk that the states of a
+    frozen encoder will take, and from which step a run goes on.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
@@ -117,7 +117,7 @@ def finetune(
         frozen = states if settings.adapt.layers == 0 else None
         steps = _steps(material, settings, frozen)
         started = _started(encoder, material, steps, settings, output, resume, device)
-        begin(output, settings, started, material.identity, lock, resume)
+        begin(output, settings, started, material.identity, lock, resume, told, held=material.held_identity)
         if frozen is not None:
             if started.progress.step == 0:
                 States.remove(output)  # of a run that was killed before its first checkpoint, maybe of other rows

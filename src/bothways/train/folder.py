@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -115,17 +115,31 @@ def _locked(output: Path) -> int:
     return handle
 
 
-def begin(output: Path, settings: Any, started: Restored[TrainedT], corpus: str, lock: Lock, resume: bool) -> None:
-    """Make the folder, lock it and write the settings. corpus: its identity, whatever folder it is in.
+def begin(
+    output: Path,
+    settings: Any,
+    started: Restored[TrainedT],
+    corpus: str,
+    lock: Lock,
+    resume: bool,
+    told: Callable[[str], None] = lambda line: None,
+    *,
+    held: str | None = None,
+) -> None:
+    """Make the folder, lock it and write the settings; of a run that goes on, tell from which step.
 
+    corpus: its identity, whatever folder it is in.    held: that of the rows held out, where these are apart.
     Raises InputError where that cannot be, where the disk is too full, and where another process was faster.
     """
     _check_room(output, _checkpoint_bytes(started), settings.run.keep)
     make_folder(output)
     lock.take()
     check_run(output, settings, resume and (started.progress.step > 0 or not checkpoints(output)))
-    told = described(settings)
-    write_json(output / SETTINGS, {**told, "corpus": {**told.get("corpus", {}), "identity": corpus}})
+    said = described(settings)
+    apart = {} if held is None else {"held": held}
+    write_json(output / SETTINGS, {**said, "corpus": {**said.get("corpus", {}), "identity": corpus, **apart}})
+    if started.progress.step:
+        told(f"{output}: goes on from step {started.progress.step:,}")
 
 
 def _checkpoint_bytes(started: Restored[TrainedT]) -> int:

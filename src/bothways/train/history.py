@@ -62,6 +62,9 @@ OF_HUNDRED = ("bleu", "chrf")  # numbers up to 100; all others that are higher a
 # Settings that what is held out, and what is asked of it, depend on.
 ASKED = {
     "corpus": ("identity", "longest"),
+    "text": ("max_length", "windows", "stride"),
+    "sides": ("max_source_length", "max_target_length", "targets"),
+    "judging": ("num_beams", "max_new_tokens"),
     "masking": ("rate", "mask", "random", "unit"),
     "objective": ("negatives",),
     "run": ("evaluate_tokens",),
@@ -169,7 +172,9 @@ def _text(path: Path) -> str:
             raise InputError(f"{path}: more than {MOST_LOG_BYTES:,} bytes, too many for a log")
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name the folder of a run of `bothways pretrain`") from None
+        raise InputError(
+            f"{path}: no such file; name the folder of a run of `bothways pretrain` or `finetune`"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -253,8 +258,17 @@ def differing(runs: Iterable[History]) -> dict[str, list[Any]]:
 
 def _values(every: Iterable[Mapping[str, Any]], part: str, key: str) -> list[Any]:
     """All that a setting is, of those that say it."""
-    said = [one[key] for some in every if isinstance(one := some.get(part), dict) and key in one]
+    said = [_identity(one) if key == "identity" else one[key] for one in _parts(every, part) if key in one]
     return [value for i, value in enumerate(said) if value not in said[:i]]
+
+
+def _parts(every: Iterable[Mapping[str, Any]], part: str) -> Iterator[dict[str, Any]]:
+    return (one for some in every if isinstance(one := some.get(part), dict))
+
+
+def _identity(corpus: Mapping[str, Any]) -> Any:
+    """That of what is held out, where this is apart from what is learnt."""
+    return corpus.get("held", corpus["identity"])
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
@@ -279,7 +293,9 @@ def _objectives(settings: Mapping[str, Any], metrics: Iterable[str]) -> tuple[st
 
 
 def _model(settings: Mapping[str, Any]) -> str | None:
-    preset, start = _said(settings, "model", "preset", str), _said(settings, "model", "start", str)
+    preset = _said(settings, "model", "preset", str)
+    begun = (("model", "start"), ("adapt", "model"), ("source", "model"))
+    start = next((one for part, key in begun if (one := _said(settings, part, key, str))), None)
     return preset if start is None else f"from {Path(start).name}"
 
 

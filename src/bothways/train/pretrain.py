@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -40,13 +41,15 @@ def pretrain(
     resume: bool = False,
     device: torch.device | str = "cpu",
     watch: Watch = lambda event, reading: None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Train an encoder on a corpus: fresh, or one that is there already, or from the newest checkpoint in `output`.
 
     A finished run leaves two folders, each a model like any other: `model`, and `best`, which had the lowest held-out
     loss. With `ema` both have the average of the weights, which is what was evaluated.
 
-    watch: is told of every event.    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
+    watch: is told of every event.    told: is told from which step a run goes on.
+    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
     settings that do not go together, a corpus that is damaged or of another tokenizer, an output folder that cannot be
@@ -59,7 +62,7 @@ def pretrain(
             check_board()
         material = material_of(settings)
         started = _started(settings, material, output, resume, device)
-        begin(output, settings, started, material.corpus.identity, lock, resume)
+        begin(output, settings, started, material.corpus.identity, lock, resume, told)
         outcome = _run(settings, material, started, output, watch, device)
         if outcome.finished:
             _finish(settings, material.corpus, started, output, outcome)

@@ -26,7 +26,10 @@ ROWS_AT_A_TIME = 4096
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a run is taught with: a task, its labels, rows as tokens, and rows to evaluate on."""
+    """What a run is taught with: a task, its labels, rows as tokens, and rows to evaluate on.
+
+    identity: what stands for all rows.    held_identity: for those to evaluate on; None where there are none.
+    """
 
     name: str
     task: Learnable[Any]
@@ -35,6 +38,7 @@ class Material:
     held: Sequence[Any]
     objective: Supervised
     identity: str
+    held_identity: str | None
 
 
 def material_of(
@@ -59,7 +63,9 @@ def material_of(
     if settings.loss.class_weights == "balanced":
         weighing = replace(objective.weighing, classes=_balanced(objective, samples, labels))
         objective = replace(objective, weighing=weighing)
-    return Material(name, task, labels, samples, held, objective, identity_of((labels.kind, labels.names), rows, held))
+    asked = (labels.kind, labels.names)
+    held_identity = identity_of(asked, held, ()) if held else None
+    return Material(name, task, labels, samples, held, objective, identity_of(asked, rows, held), held_identity)
 
 
 def _samples(

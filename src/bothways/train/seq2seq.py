@@ -74,8 +74,8 @@ def finetune_generate(
     out; without an adapter of ours and a tokenizer for targets transformers loads them, too.
 
     rows, held: sources with their targets; none held: no evaluation.
-    watch: is told of every event.    told: is told what begins with fresh weights, what stays behind, and of the disk
-    that the rows of a frozen encoder will take.
+    watch: is told of every event.    told: is told what begins with fresh weights, what stays behind, of the disk
+    that the rows of a frozen encoder will take, and from which step a run goes on.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
@@ -96,7 +96,7 @@ def finetune_generate(
         frozen = _frozen(model, material, settings, output)
         steps = _steps(material, settings, frozen)
         started = _started(model, material, steps, settings, output, resume, device)
-        begin(output, settings, started, material.identity, lock, resume)
+        begin(output, settings, started, material.identity, lock, resume, told, held=material.held_identity)
         if frozen is not None:
             if started.progress.step == 0:
                 States.remove(output)  # of a run that was killed before its first checkpoint, maybe of other rows

@@ -67,7 +67,7 @@ class Writing:
 class Material:
     """What a run is taught with. rows, held: as they were read.    samples, held_samples: as tokens.
 
-    identity: what stands for the rows.
+    identity: what stands for all rows.    held_identity: for those held out; None where there are none.
     """
 
     rows: Sequence[Parallel]
@@ -76,6 +76,7 @@ class Material:
     held_samples: Sequence[Sample]
     objective: Writing
     identity: str
+    held_identity: str | None
 
     @property
     def lengths(self) -> list[int]:
@@ -113,7 +114,8 @@ def material_of(
     cut.add([*samples, *held_samples])
     cut.warn()
     identity = identity_of(("parallel", settings.sides.targets), rows, held)
-    return Material(rows, held, samples, held_samples, objective_of(model, settings), identity)
+    held_identity = identity_of("parallel", held, ()) if held else None
+    return Material(rows, held, samples, held_samples, objective_of(model, settings), identity, held_identity)
 
 
 def objective_of(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> Writing:

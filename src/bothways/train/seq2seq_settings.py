@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from bothways.errors import ConfigError
 from bothways.nn.activations import ACTIVATIONS
@@ -75,23 +75,43 @@ class AdapterSettings:
     """adapter: what stands between encoder and decoder: none, linear, bottleneck or resample. If not given, none where
     their widths are equal, else linear.
 
-    adapter_inner, adapter_act: of a bottleneck, its narrow width and its activation.
-    adapter_rows, adapter_heads: of resampling, how many rows each source becomes, and heads of its attention.
+    adapter_inner, adapter_act: of a bottleneck, its narrow width (64) and its activation (gelu).
+    adapter_rows, adapter_heads: of resampling, how many rows each source becomes (32), and heads of its attention (4).
     """
 
     adapter: Literal["none", "linear", "bottleneck", "resample"] | None = None
-    adapter_inner: int = 64
-    adapter_act: str = "gelu"
-    adapter_rows: int = 32
-    adapter_heads: int = 4
+    adapter_inner: int | None = None
+    adapter_act: str | None = None
+    adapter_rows: int | None = None
+    adapter_heads: int | None = None
 
     def __post_init__(self) -> None:
         if self.adapter is not None:
             check_one_of("adapter", self.adapter, ("none", "linear", "bottleneck", "resample"))
-        check_one_of("adapter_act", self.adapter_act, tuple(ACTIVATIONS))
+        if self.adapter_act is not None:
+            check_one_of("adapter_act", self.adapter_act, tuple(ACTIVATIONS))
         check_least(
             1, adapter_inner=self.adapter_inner, adapter_rows=self.adapter_rows, adapter_heads=self.adapter_heads
         )
+        for key, kind in OF_KINDS.items():
+            if getattr(self, key) is not None and self.adapter != kind:
+                asked = "is not given" if self.adapter is None else f"is {self.adapter}"
+                raise ConfigError(f"{key} is of a {kind} adapter, but adapter {asked}; leave one of them out")
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Those that are given, by the names of `nn.adapter.AdapterConfig`."""
+        said = {key.removeprefix("adapter_"): getattr(self, key) for key in OF_KINDS}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+# Which kind of adapter a setting is of.
+OF_KINDS = {
+    "adapter_inner": "bottleneck",
+    "adapter_act": "bottleneck",
+    "adapter_rows": "resample",
+    "adapter_heads": "resample",
+}
 
 
 @dataclass(frozen=True)
@@ -154,8 +174,8 @@ class Seq2SeqAdam(AdamSettings):
 
 @dataclass(frozen=True)
 class JudgingSettings:
-    """metrics: of the texts that are written for the rows held out: bleu, chrf, rouge (extra `metrics`); none for the
-    loss and the accuracy of tokens alone, which are much faster.
+    """metrics: of the texts that are written for the rows held out: bleu and chrf, from 0 to 100, rouge, from 0 to 1
+    (extra `metrics`); none for the loss and the accuracy of tokens alone, which are much faster.
     best: which one says what is best: loss, accuracy, bleu, chrf, rouge1, rouge2 or rougeL.
     num_beams: of these texts; 1 for the likeliest token each time.    max_new_tokens: of each.
     """
@@ -192,3 +212,9 @@ class Seq2SeqSettings:
     update: UpdateSettings = field(default_factory=UpdateSettings)
     run: TuningRun = field(default_factory=TuningRun)
     judging: JudgingSettings = field(default_factory=JudgingSettings)
+
+    def __post_init__(self) -> None:
+        if self.source.layers == 0 and self.adam.encoder_lr is not None:
+            raise ConfigError(
+                "encoder_lr is given, but layers is 0, and the encoder does not learn; leave one of them out"
+            )

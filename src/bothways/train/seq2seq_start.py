@@ -4,7 +4,7 @@ decoder alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,7 +100,7 @@ def _gone_on(pair: EncoderDecoder, settings: Seq2SeqSettings, generator: torch.G
     target = pair.target_tokenizer or pair.tokenizer
     if pair.tokenizer is None or target is None:
         raise CheckpointError(f"{name} has no tokenizer: put tokenizer.json into its folder")
-    sized = any(getattr(asked, size) is not None for size in ("depth", "width", "heads", "ffn"))
+    sized = [size for size in ("depth", "width", "heads", "ffn") if getattr(asked, size) is not None]
     if not asked.decoder and not sized and not settings.source.fresh_encoder and wanted is None:
         if asked.target_tokenizer is not None:
             _check_target(name, pair.decoder.config, target, _tokenizer(asked.target_tokenizer))
@@ -110,11 +110,29 @@ def _gone_on(pair: EncoderDecoder, settings: Seq2SeqSettings, generator: torch.G
             f"{name} is a {pair.family.model_type} model, whose sides share their words and are trained as they are; "
             "leave decoder, its sizes, adapter and fresh_encoder out"
         )
+    _check_replaced(pair, settings, sized)
     encoder = Encoder(pair.encoder, pair.family.encoder, pair.tokenizer, {}, pair.extras.get("encoder", {}))
-    if asked.decoder or sized:
+    if asked.decoder:
         return _joined(encoder, settings, generator, told)
     side = _Side(pair.decoder, pair.family.decoder, pair.head, target, pair.marks, pair.extras.get("decoder", {}))
     return _between(_encoding(encoder, settings, generator, told), side, pair, settings, generator, told)
+
+
+def _check_replaced(pair: EncoderDecoder, settings: Seq2SeqSettings, sized: Sequence[str]) -> None:
+    """Raise ConfigError where trained parts would be lost without a word. sized: sizes of a fresh decoder."""
+    name = settings.source.model
+    if sized and not settings.decoder.decoder:
+        raise ConfigError(
+            f"{sized[0]} is of a fresh decoder, but {name} has a trained one: leave it out, or say decoder = fresh to "
+            "begin with another"
+        )
+    anew = settings.decoder.decoder or settings.source.fresh_encoder
+    if settings.adapter.adapter is not None and not anew:
+        between = "no adapter" if pair.adapter is None else f"a {pair.adapter.config.kind} adapter"
+        raise ConfigError(
+            f"adapter is {settings.adapter.adapter}, but the sides of {name} were trained with {between} between them: "
+            "leave it out, or say decoder = fresh to begin with another decoder"
+        )
 
 
 def _joined(encoder: Encoder, settings: Seq2SeqSettings, generator: torch.Generator, told: Told) -> EncoderDecoder:
@@ -277,10 +295,7 @@ def _between(
         adapter = before.adapter
     else:
         kind = asked.adapter or ("none" if gives == reads else "linear")
-        config = AdapterConfig(
-            kind, gives, reads, asked.adapter_inner, asked.adapter_act, asked.adapter_rows, asked.adapter_heads
-        )
-        adapter = adapter_of(config, generator)
+        adapter = adapter_of(AdapterConfig(kind, gives, reads, **asked.sizes), generator)
         if adapter is not None:
             told(f"fresh: a {kind} adapter from rows of {gives} to {reads}")
     family = paired(encoder.family, FAMILIES[side.family.model_type])
