@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import writing
 from plain_loop import CLIP, WEIGHT_DECAY, PlainLoop, shuffled
@@ -30,9 +30,6 @@ from rounds import WorkerError
 from sides import SIDES, compare, serve_side
 from worker import only_answers
 from workloads import load_tokenizer, paragraphs, sentences, wide_texts
-
-if TYPE_CHECKING:
-    pass
 
 SEED = 20
 ROWS, LEARNING_RATE = 32, 5e-5

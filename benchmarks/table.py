@@ -229,7 +229,7 @@ def _beside_transformers(
     part: str, title: str, workloads: Mapping[str, Any], found: dict[str, dict[str, Any] | str]
 ) -> str:
     head = [title, *(f"{side}, tokens/s" for side in sides.SIDES.values()), "×"]
-    head += ["bothways, peak MB", "transformers, peak MB", "of it"]
+    head += ["bothways, peak MB", "transformers, peak MB", "peak / transformers'"]
     rows = []
     for name, result in found.items():
         if not isinstance(result, str):

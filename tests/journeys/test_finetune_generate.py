@@ -130,10 +130,13 @@ def test_evaluate_finds_again_what_the_run_found_and_generate_writes_what_it_jud
     assert run("generate", model, "--input", f"{files}/held.en", "--output", tmp_path / "b.jsonl") == 0
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[1])["row"] == 2
-    assert run("evaluate", model, *ways["tsv"], "--metrics", "none", "--max-samples", "3") == 0
+    none = ("evaluate", model, *ways["tsv"], "--metrics", "none", "--max-samples", "3")
+    assert run(*none, "--output", tmp_path / "none") == 0
     printed = capsys.readouterr().out
     assert "3 rows." in printed
     assert "BLEU" not in printed
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["metrics.json"]
+    assert "with --metrics none none are" in fails_with_one_line(capsys, *none, "--num-beams", "2")
 
 
 def test_flags_of_other_models_are_one_line(
@@ -146,9 +149,12 @@ def test_flags_of_other_models_are_one_line(
     labels = save_bert(kind="BertForSequenceClassification")
     for command, said in {
         ("evaluate", model, "--data", lines): "name the file of their targets with --data-target",
+        ("evaluate", model, "--data", held, "--num-beams", "0"): "num_beams must be",
+        ("predict", model, "--data", held, "--output", tmp_path / "a.csv", "--question", "en"): "--question is not for",
+        ("predict", model, "--data", held, "--label", "de", "--output", tmp_path / "a.jsonl"): "leave --text-pair and",
         ("evaluate", model, "--data", held, "--tune-thresholds"): "--tune-thresholds is not for a model that writes",
         ("evaluate", model, "--data", held, "--max-length", "5"): "say --max-source-length",
-        ("evaluate", model, "--data", held, "--text", "en"): "are --source and --target, not --text",
+        ("evaluate", model, "--data", held, "--text", "en"): "are --source and --target: leave --text",
         ("evaluate", model, "--data", held, "--metrics", "blue"): "metrics must be one of bleu, chrf, rouge, none",
         ("evaluate", model, "--data", held, "--source", "fr"): "has no column 'fr'",
         ("evaluate", model, "--data", held, "--kind", "classify"): "writes texts, and does nothing else",

@@ -99,6 +99,8 @@ def test_a_file_that_was_interrupted_is_gone_on_with(
     assert run(*command, parts) == 130
     assert "stopped after 2 rows; go on with --resume" in capsys.readouterr().err
     assert "go on with --resume, or remove it" in fails_with_one_line(capsys, *command, parts)
+    other = fails_with_one_line(capsys, *command, parts, "--resume", "--prefix", "the ")
+    assert "prefix" in other
     assert run(*command, parts, "--resume") == 0
     assert parts.read_bytes() == (tmp_path / f"whole.{form}").read_bytes()
     assert calls[2:] == [2, 1]  # what was written already is not written again
@@ -231,7 +233,7 @@ def test_what_takes_more_memory_than_there_is_is_one_line(
         (("a", "--length-penalty", "2"), "--length-penalty says nothing without --num-beams 2 or more"),
         (("a", "--early-stopping", "true", "--num-beams", "1"), "--early-stopping says nothing without --num-beams 2"),
         (("the cat " * 30, "--no-truncation"), "text 0 has 62 tokens, but the model reads 24 at most"),
-        (("a", "b", "--stream"), "--stream is of one text, and 2 are given"),
+        (("a", "b", "--stream"), "--stream is of one text, and more are given"),
         (("a", "--stream", "--num-beams", "2"), "a search knows its texts at the end only"),
         (("a", "--alignment", "a.jpg"), "pictures are PNG files"),
     ],
@@ -281,6 +283,37 @@ def test_settings_of_the_folder_that_nothing_heeds_are_told_once(
     assert run("generate", folder, *TEXTS, "--max-new-tokens", "3") == 0
     told = "not heeded here: diversity_penalty, num_beam_groups, typical_p"
     assert capsys.readouterr().err == f"bothways: warning: {folder / 'generation_config.json'}: {told}\n"
+
+
+def test_a_folder_that_draws_writes_the_same_file_twice_and_can_be_told_not_to(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    draws = saying(pair, tmp_path / "draws", {"do_sample": True, "top_k": 0, "temperature": 3.0, "max_new_tokens": 9})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"source": text}) + "\n" for text in TEXTS))
+    (tmp_path / "lines.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    for name in ("a", "b"):
+        rows = ("--data", tmp_path / "rows.jsonl", "--output", tmp_path / f"{name}.jsonl")
+        assert run("predict", draws, *rows) == 0
+        assert run("generate", draws, "--input", tmp_path / "lines.txt", "--output", tmp_path / f"{name}.txt") == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes()
+    plain = saying(pair, tmp_path / "plain", {"max_new_tokens": 9})
+    capsys.readouterr()
+    written = []
+    for model, flags in ((plain, ()), (draws, ("--no-do-sample",)), (draws, ("--seed", "1"))):
+        assert run("generate", model, *TEXTS, *flags) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0] == written[1] != written[2]
+
+
+def test_a_least_length_above_the_greatest_is_told_and_bounded(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = saying(pair, tmp_path / "said", {"max_length": 5, "min_length": 9})
+    assert run("generate", folder, "a dog", "--log-probabilities", "--json") == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)[0][0]["tokens"]) == 4
+    assert "min_length (or min_new_tokens) is more than max_length" in captured.err
 
 
 def test_what_the_folder_forbids_does_not_come(pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

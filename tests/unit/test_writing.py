@@ -134,6 +134,9 @@ def test_a_source_is_cut_as_in_training_before_its_separator(gpt2: Path, tmp_pat
         write.read([long], truncation=False)
     with pytest.raises(InputError, match=r"text 0 has .* tokens, but the model reads 24 at most"):
         write.read([long], separator="")  # free text is not cut: what came last would be gone
+    none = writing(says(gpt2, tmp_path / "none", bothways_separator="", bothways_source_length=12))
+    with pytest.warns(TruncationWarning, match="cut to 12 tokens"):  # as it was trained
+        assert len(none.read([long])[0]) == 12
 
 
 @pytest.mark.parametrize("most", range(5, 16))

@@ -170,8 +170,7 @@ def evaluate(
 
 def _check_writing(form: FormRows, task: TaskFlags, max_length: int | None) -> None:
     """Raise InputError on flags of tasks that have labels or answers."""
-    usual = FormRows(source=form.source, target=form.target, skip_empty=form.skip_empty)
-    _refuse(form, usual, "is not for a model that writes")
+    form.check_only_of_writing()
     _refuse(task, TaskFlags(output=task.output, max_samples=task.max_samples), "is not for a model that writes")
     if max_length is not None:
         raise InputError("--max-length is not for a model that writes; say --max-source-length, --max-target-length")

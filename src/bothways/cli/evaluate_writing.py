@@ -22,6 +22,7 @@ from bothways.files import make_folder, replacing, write_json
 if TYPE_CHECKING:
     from bothways.checkpoint.encoder import Encoder
     from bothways.checkpoint.encoder_decoder import EncoderDecoder
+    from bothways.engine.decoding import Decoding
     from bothways.engine.writing import WritingPipeline
     from bothways.train.seq2seq_settings import Seq2SeqSettings
 
@@ -76,6 +77,8 @@ class WritingFlags:
         """Those that a run of `bothways finetune generate` judges by."""
         from bothways.train.seq2seq_settings import JudgingSettings, Seq2SeqSettings, SidesSettings
 
+        if self.metrics == ("none",) and self.decoding():
+            raise InputError("--num-beams and --max-new-tokens say how texts are written; with --metrics none none are")
         sides = SidesSettings(self.max_source_length, self.max_target_length, self.targets)
         return Seq2SeqSettings(sides=sides, judging=JudgingSettings(self.metrics))
 
@@ -103,41 +106,47 @@ def evaluate_writing(
     """
     from bothways.checkpoint.hub import resolve
     from bothways.data.split import sampled
+    from bothways.engine.decoding import read_decoding
     from bothways.engine.writing import pipeline_of
     from bothways.tasks.overlap import need_overlap
 
     settings, source = flags.settings(), form.flags(rows).source(rows.data)
     need_overlap(settings.judging.overlaps)
-    if rows.text is not None or rows.label is not None:
-        raise InputError("the columns of a model that writes are --source and --target, not --text and --label")
+    if rows.text is not None or rows.text_pair is not None or rows.label is not None:
+        raise InputError(
+            "the columns of a model that writes are --source and --target: leave --text, --text-pair and --label out"
+        )
     columns, said = ParallelColumns(form.source, form.target), flags.decoding()
-    pipeline = pipeline_of(
-        loaded, resolve(model), device=device, precision=precision, name=model, bar=False, settings=said
-    )
+    pipeline = pipeline_of(loaded, resolve(model), device=device, precision=precision, name=model, bar=False)
+    decoding = read_decoding({"seed": 0, **said}, pipeline.usual)
+    texts = output if settings.judging.overlaps else None
+    if output is not None:
+        make_folder(output)
     lines = "name the file of their targets with --data-target"
     reading = parallel_rows(source, flags.data_target, columns, lines=lines, skip_empty=form.skip_empty)
-    with reading as found, _kept(output) as keep:
+    with reading as found, _kept(texts) as keep:
         some: Iterable[Parallel] = found if max_samples is None else sampled(found, max_samples)
         asked = (replace(row, source=flags.prefix + row.source) for row in some)
-        count, metrics = _judged(loaded, pipeline, asked, settings, keep)
+        count, metrics = _judged(loaded, pipeline, decoding, asked, settings, keep)
     report = {"model": model, "data": source.name, "task": "generate", "rows": count, "metrics": metrics}
     if output is not None:
         write_json(output / "metrics.json", report)
-    _show(report, metrics, count, output, json)
+    _show(report, metrics, count, output, texts is not None, json)
 
 
 def _judged(
     model: Encoder | EncoderDecoder,
     pipeline: WritingPipeline,
+    decoding: Decoding,
     rows: Iterable[Parallel],
     settings: Seq2SeqSettings,
     watch: Callable[[Parallel, str], None],
 ) -> tuple[int, dict[str, float]]:
     """How many rows there were, and the metrics."""
     from bothways.engine.scheduler import progress
-    from bothways.train.seq2seq_judging import Judged
+    from bothways.train.seq2seq_judging import Examination
 
-    judged = Judged(model, pipeline, settings, watch)
+    judged = Examination(model, pipeline, decoding, settings, watch)
     count = sum(progress(judged.steps(rows), None, "rows"))
     return count, judged.metrics()
 
@@ -148,7 +157,6 @@ def _kept(folder: Path | None) -> Iterator[Callable[[Parallel, str], None]]:
     if folder is None:
         yield lambda row, text: None
         return
-    make_folder(folder)
     with replacing(folder / TEXTS) as aside, aside.open("wb") as file:
         yield lambda row, text: _keep(file, row, text)
 
@@ -158,11 +166,14 @@ def _keep(file: BinaryIO, row: Parallel, text: str) -> None:
     file.write(standard_json.dumps(said, ensure_ascii=False).encode("utf-8", errors="backslashreplace") + b"\n")
 
 
-def _show(report: Mapping[str, Any], metrics: Mapping[str, float], count: int, output: Path | None, json: bool) -> None:
+def _show(
+    report: Mapping[str, Any], metrics: Mapping[str, float], count: int, output: Path | None, texts: bool, json: bool
+) -> None:
     if json:
         print_json(report)
         return
     print_table(["value", "metric"], [[f"{value:.4f}", SAID.get(name, name)] for name, value in metrics.items()])
     print(f"{count:,} rows.")
     if output is not None:
-        print(f"{output}: metrics.json, and {TEXTS}: each row with what was written", file=sys.stderr)
+        more = f", and {TEXTS}: each row with what was written" if texts else ""
+        print(f"{output}: metrics.json{more}", file=sys.stderr)

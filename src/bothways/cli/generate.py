@@ -58,7 +58,7 @@ class DecodingFlags:
     early_stopping
         Of beams: whether the first texts are enough: true, false or never.
     do_sample
-        Draw each token by its probability.
+        Draw each token by its probability; --no-do-sample: even if the model's folder says so, do not.
     temperature
         Of draws: what scores are divided by before.
     top_k
@@ -68,7 +68,8 @@ class DecodingFlags:
     min_p
         Of draws: among those that are at least so many times as likely as the likeliest.
     seed
-        Of draws; each text has chance of its own.
+        Of draws; each text has chance of its own. With --output 0 unless another is said, so that a run that goes on
+        draws the same.
     repetition_penalty
         What the scores of tokens that were there are divided by.
     no_repeat_ngram_size
@@ -84,7 +85,7 @@ class DecodingFlags:
     num_beams: int | None = None
     length_penalty: float | None = None
     early_stopping: Literal["true", "false", "never"] | None = None
-    do_sample: Annotated[bool, Parameter(negative="")] = False
+    do_sample: bool | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -100,7 +101,7 @@ class DecodingFlags:
         said = {name: value for name, value in asdict(self).items() if value is not None}
         if self.early_stopping is not None:
             said["early_stopping"] = EARLY[self.early_stopping]
-        return said if self.do_sample else {name: value for name, value in said.items() if name != "do_sample"}
+        return said
 
     def check(self, decoding: Decoding) -> None:
         """Raise InputError on flags of draws where nothing is drawn, and on those of beams where there is only one.
@@ -185,6 +186,8 @@ def generate(
         settings.setdefault("seed", secrets.randbits(63))
         check_picture(alignment)
         check_drawing()
+    if output is not None:
+        settings.setdefault("seed", 0)
     wanted = Wanted(settings, prefix, separator, truncation, full_text, log_probabilities)
     with ExitStack() as stack:
         rows = _rows(texts, input, stack)
@@ -241,7 +244,8 @@ def made_by(loaded: Encoder | EncoderDecoder, scribe: Scribe, form: str) -> dict
     from bothways.checkpoint.checksum import checksum
 
     made = {"model": checksum(loaded), "task": "generate", "device and precision": str(scribe.write.placement)}
-    return made | {"form": form, "answers": repr((scribe.asking, scribe.write.writer.usual))}
+    asked = {**vars(scribe.asking), **vars(scribe.asking.decoding), "length": scribe.write.writer.usual}
+    return made | {"form": form} | {name: repr(value) for name, value in asked.items() if name != "decoding"}
 
 
 def _rows(texts: tuple[str, ...], path: str | None, stack: ExitStack) -> Iterator[Parallel]:
@@ -264,11 +268,11 @@ def _line(text: str, place: str) -> Parallel:
 
 def _only(rows: Iterator[Parallel], given: Mapping[str, bool]) -> Parallel:
     """The only text. Raises InputError where there are more, or none."""
-    every = list(rows)
-    if len(every) != 1:
+    some = list(islice(rows, 2))
+    if len(some) != 1:
         flag = next(flag for flag, there in given.items() if there)
-        raise InputError(f"{flag} is of one text, and {len(every):,} are given")
-    return every[0]
+        raise InputError(f"{flag} is of one text, and {'more' if some else 'none'} are given")
+    return some[0]
 
 
 def _check(given: Mapping[str, bool], others: Mapping[str, bool], output: Path | None, resume: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from os.path import samefile
 from pathlib import Path
 from typing import Annotated
@@ -139,6 +139,13 @@ class FormRows:
         for name in ("source", "target", "skip_empty"):
             if getattr(self, name):
                 raise InputError(f"--{name.replace('_', '-')} is for a model that writes")
+
+    def check_only_of_writing(self) -> None:
+        """Raise InputError on what is said of other models than those that write."""
+        usual = FormRows(source=self.source, target=self.target, skip_empty=self.skip_empty)
+        for one in fields(self):
+            if getattr(self, one.name) != getattr(usual, one.name):
+                raise InputError(f"--{one.name.replace('_', '-')} is not for a model that writes")
 
     def flags(self, rows: LabelledRows | PredictedRows) -> RowFlags:
         """All that is said of the rows of a task."""

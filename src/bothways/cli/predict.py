@@ -217,10 +217,13 @@ def _write(
     from bothways.data.parallel import ParallelColumns
     from bothways.engine.text_lines import add_texts
 
+    form.check_only_of_writing()
+    if rows.text_pair is not None or rows.label is not None:
+        raise InputError("a model that writes reads one column: say --source, and leave --text-pair and --label out")
     if rows.text is not None and form.source is not None:
         raise InputError("--text and --source are both the column of the source; say one of them")
     columns = ParallelColumns(rows.text if form.source is None else form.source, form.target)
-    scribe = scribe_of(loaded, model, Wanted(), precision, device)
+    scribe = scribe_of(loaded, model, Wanted({"seed": 0}), precision, device)
 
     def steps(partial: PartialLines) -> Iterator[int]:
         lines = f"say `bothways generate {model} --input {source.name} --output {output}`"

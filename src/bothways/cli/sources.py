@@ -36,12 +36,12 @@ def show_source_use(
     from bothways.engine.writing import writing
 
     write = writing(model, device=device, precision="fp32")
-    found = source_use(write, text, target)
+    found = source_use(write, text, target, do_sample=False)
     if plot is not None:
         from bothways.cli.alignment import draw
 
         with replacing(plot) as aside:
-            draw(align(write, text, target), aside, _short(model))
+            draw(align(write, text, target, do_sample=False), aside, _short(model))
         print(f"{plot}: what each of {len(found.tokens)} written tokens looked at", file=sys.stderr)
     if json:
         over_shuffled, over_zero = found.gains

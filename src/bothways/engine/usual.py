@@ -55,6 +55,7 @@ def usual_settings(said: Mapping[str, Any], path: Path, vocab: int, start: int |
             usual[ours] = _beyond(theirs, said[theirs], start, path)
     if isinstance(first := usual.get("forced_bos_token_id"), list) and len(first) == 1:
         usual["forced_bos_token_id"] = first[0]
+    _bound(usual, path)
     _check(usual, path, vocab)
     _warn(said, path, start)
     return usual
@@ -66,6 +67,15 @@ def _beyond(name: str, value: Any, start: int, path: Path) -> int:
     if type(value) is not int or not least <= value <= MOST_TOKENS:
         raise ConfigError(f"{path}: {name} must be a whole number from {least} to {MOST_TOKENS:,}, got {value!r:.60}")
     return max(0, value - start)
+
+
+def _bound(usual: dict[str, Any], path: Path) -> None:
+    """The least length, as far as the greatest lets it."""
+    least, most = usual.get("min_new_tokens"), usual.get("max_new_tokens")
+    if type(least) is int and type(most) is int and least > most > 0:
+        told = "min_length (or min_new_tokens) is more than max_length (or max_new_tokens): texts end at the latter"
+        warnings.warn(f"{path}: {told}", UnreadSettingsWarning, stacklevel=6)
+        usual["min_new_tokens"] = most
 
 
 def _check(usual: Mapping[str, Any], path: Path, vocab: int) -> None:

@@ -57,6 +57,7 @@ __all__ = [
     "load",
     "parts_of",
     "pipeline_of",
+    "settings_of",
     "spelt",
     "writes",
     "writing",
@@ -181,21 +182,18 @@ def pipeline_of(
     precision: str = "auto",
     name: str | None = None,
     bar: bool | None = None,
-    settings: Mapping[str, Any] | None = None,
 ) -> WritingPipeline:
-    """A pipeline on a model that was loaded from a folder; its weights may be the model's own.
-
-    settings: above those of the folder.
-    """
-    usual = {**_usual(model, folder), **(settings or {})}
+    """A pipeline on a model that was loaded from a folder; its weights may be the model's own."""
+    usual = settings_of(model, folder)
     chosen = task or (GOES_ON if isinstance(model, Encoder) else "text2text-generation")
     return WritingPipeline(
         chosen, model, device=device, precision=precision, share=True, name=name, bar=bar, usual=usual
     )
 
 
-def _usual(model: Encoder | EncoderDecoder, folder: Path | None) -> dict[str, Any]:
-    """Settings that its folder says: in `generation_config.json`, or without one, or with marks alone, in its config.
+def settings_of(model: Encoder | EncoderDecoder, folder: Path | None) -> dict[str, Any]:
+    """Settings that its folder says: in `generation_config.json`, or without one in its config; of our own
+    encoder–decoders also where the former has marks alone.
 
     folder: None for a model that is of none.
     """
@@ -281,7 +279,7 @@ class WritingPipeline:
         self._key, self._task_name, self._bar = WRITES[task], task, bar
         self._check_kind(task, called)
         self._model = repr(model) if name is None else repr(name)
-        self.usual = _usual(model, None) if usual is None else dict(usual)
+        self.usual = settings_of(model, None) if usual is None else dict(usual)
         most = self._most(called)
         self._placement = place(device, precision)
         self._streams = Streams(self._placement.device)
@@ -431,7 +429,7 @@ class WritingPipeline:
         if not isinstance(prefix, str):
             raise InputError(f"prefix must be a text, got {prefix!r:.60}")
         behind, limit = self._behind(separator), self.parts.source_limit
-        trained = self.parts.behind.longest if behind else None
+        trained = self.parts.behind.longest if behind == self.parts.behind.separator else None
         longest = limit if trained is None else min(trained, limit)
         places = [f"text {i}" for i in range(len(texts))] if places is None else places
         for where, text in zip(places, checked_texts(texts)):

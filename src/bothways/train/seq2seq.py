@@ -19,10 +19,10 @@ from bothways.data.batch import Batch
 from bothways.data.labelled import Labels
 from bothways.data.parallel import Parallel
 from bothways.data.split import picked
-from bothways.engine.decoding import Decoding
+from bothways.engine.decoding import Decoding, read_decoding
 from bothways.engine.frozen import FrozenNetwork
 from bothways.engine.streams import Streams
-from bothways.engine.writing import WritingPipeline
+from bothways.engine.writing import WritingPipeline, settings_of
 from bothways.errors import ConfigError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
@@ -244,7 +244,8 @@ def _metrics(
     model = networks.pair if isinstance(networks, PairNetworks) else networks.encoder
 
     def write(rows: Sequence[Parallel]) -> list[str]:
-        return written(_pipeline(model, settings, device), model, rows, settings)
+        pipeline = _pipeline(model, settings, device)
+        return written(pipeline, model, read_decoding({"seed": 0}, pipeline.usual), rows, settings)
 
     judging = Judging(started.model, material.objective, settings, write)
     judging.add(material.held, material.held_samples, streams)
@@ -252,7 +253,7 @@ def _metrics(
 
 
 def _pipeline(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings, device: torch.device) -> WritingPipeline:
-    """What writes with the model as it is now, and as settings say."""
+    """What writes with the model as it is now, as settings say, and as its folder did where they say nothing."""
     alone, asked = isinstance(model, Encoder), settings.judging
     limit = (model if isinstance(model, Encoder) else model.decoder).config.limit
     most = asked.max_new_tokens if limit is None else min(asked.max_new_tokens, limit)
@@ -262,7 +263,7 @@ def _pipeline(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings, device
         device=str(device),
         precision="fp32" if device.type == "cpu" else settings.update.precision,
         bar=False,
-        usual={"max_new_tokens": most, "num_beams": asked.num_beams},
+        usual={**settings_of(model, None), "max_new_tokens": most, "num_beams": asked.num_beams},
     )
 
 

@@ -10,7 +10,7 @@ from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.data.batch import Batch
 from bothways.data.parallel import Parallel
-from bothways.engine.decoding import read_decoding
+from bothways.engine.decoding import Decoding
 from bothways.engine.streams import Streams
 from bothways.engine.writing import WritingPipeline, continued
 from bothways.errors import InputError
@@ -24,7 +24,7 @@ from bothways.train.seq2seq_rows import CutRows, Writing, length_of, objective_o
 from bothways.train.seq2seq_settings import Seq2SeqSettings
 from bothways.train.step import Means, add_means
 
-__all__ = ["LOSS", "Judged", "Judging", "written"]
+__all__ = ["LOSS", "Examination", "Judging", "written"]
 
 LOSS = "loss"
 ROWS_AT_A_TIME = 256  # what is written between two looks at a bar
@@ -72,32 +72,37 @@ class Judging:
 
 
 def written(
-    pipeline: WritingPipeline, model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settings: Seq2SeqSettings
+    pipeline: WritingPipeline,
+    model: EncoderDecoder | Encoder,
+    decoding: Decoding,
+    rows: Sequence[Parallel],
+    settings: Seq2SeqSettings,
 ) -> list[str]:
-    """What a model writes for the source of each row, cut as in training, with the settings that are the pipeline's."""
+    """What a model writes for the source of each row, which is cut as in training."""
     sources = sources_of(model, rows, settings)
     before = [open_ended(one) if pipeline.alone else [] for one in sources]
-    found = pipeline.write(sources, read_decoding({}, pipeline.usual))
+    found = pipeline.write(sources, decoding)
     return [continued(pipeline.parts.target, ids, best.ids).strip() for ids, (best, *_) in zip(before, found)]
 
 
-class Judged:
+class Examination:
     """A model, judged on rows of any number, some at a time."""
 
     def __init__(
         self,
         model: EncoderDecoder | Encoder,
         pipeline: WritingPipeline,
+        decoding: Decoding,
         settings: Seq2SeqSettings,
         watch: Callable[[Parallel, str], None] = lambda row, text: None,
     ) -> None:
-        """pipeline: of this model.    watch: is told of each row and of the text that was written for it."""
+        """pipeline: of this model.    watch: is told of each row and of the text that was written for it, if any is."""
         networks = (Networks(model) if isinstance(model, Encoder) else PairNetworks(model)).model()
         self._streams = Streams(pipeline.placement.device)
         for network in networks.to(self._streams.device).networks:
             network.dtype = pipeline.placement.dtype
         self._model, self._settings, self._watch = model, settings, watch
-        write = partial(written, pipeline, model, settings=settings)
+        write = partial(written, pipeline, model, decoding, settings=settings)
         self._judging = Judging(networks, objective_of(model, settings), settings, write)
 
     def steps(self, rows: Iterable[Parallel]) -> Iterator[int]:
@@ -109,7 +114,8 @@ class Judged:
         while some := list(islice(rows, ROWS_AT_A_TIME)):
             samples = list(samples_of(self._model, targets_of(some, which), self._settings))
             cut.add(samples)
-            for row, text in zip(some, self._judging.add(some, samples, self._streams)):
+            texts = self._judging.add(some, samples, self._streams)
+            for row, text in zip(some, texts, strict=True) if self._settings.judging.overlaps else ():
                 self._watch(row, text)
             yield len(some)
         cut.warn()
