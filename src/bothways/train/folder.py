@@ -13,7 +13,7 @@ from typing import Any
 
 from bothways.errors import ConfigError, InputError
 from bothways.files import make_folder, read_object, write_json
-from bothways.train.history import METRICS, SETTINGS
+from bothways.train.history import METRICS, SETTINGS, read_metrics
 from bothways.train.optim import moment_bytes
 from bothways.train.state import Restored, TrainedT, checkpoints
 
@@ -135,6 +135,9 @@ def begin(
     make_folder(output)
     lock.take()
     check_run(output, settings, resume and (started.progress.step > 0 or not checkpoints(output)))
+    if (output / METRICS).exists():
+        for _ in read_metrics(output / METRICS):  # a damaged one is told of before anything is written
+            pass
     said = described(settings)
     apart = {} if held is None else {"held": held}
     write_json(output / SETTINGS, {**said, "corpus": {**said.get("corpus", {}), "identity": corpus, **apart}})
