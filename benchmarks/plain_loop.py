@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from torch import nn
+from typing import Any, TypeVar
 
 WEIGHT_DECAY, CLIP = 0.01, 1.0
 
@@ -17,7 +14,7 @@ Row = TypeVar("Row")
 class PlainLoop:
     """model: of transformers, with what learns asking for gradients.    batches: inputs with labels, without end."""
 
-    def __init__(self, model: nn.Module, batches: Iterator[dict[str, Any]], lr: float) -> None:
+    def __init__(self, model: Any, batches: Iterator[dict[str, Any]], lr: float) -> None:
         import torch
 
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -39,7 +36,7 @@ class PlainLoop:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        written = inputs["labels"] >= 0 if self.model.config.is_encoder_decoder else None  # type: ignore[union-attr]
+        written = inputs["labels"] >= 0 if self.model.config.is_encoder_decoder else None
         return int(inputs["attention_mask"].sum() + (0 if written is None else written.sum())), loss.item()
 
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -408,18 +408,19 @@ def compare(model: Path, texts: Path, size: str, amount: Amount, threads: int) -
     finally:
         for side in sides.values():
             side.stop()
+    told = measured({system.name: side for system, side in sides.items()}, amount)
+    return {**told, "setting": setting, "flops": flops, "rates": rates, "pipeline": pipeline, "versions": versions}
+
+
+def measured(sides: Mapping[str, Side], amount: Amount) -> dict[str, Any]:
+    """What rounds came to: of each side, by name, its tokens a second, losses and peak memory."""
     runs = [one for side in sides.values() for one in side.disturbance]
     return {
         "amount": asdict(amount),
-        "setting": setting,
-        "speeds": {system.name: side.speeds for system, side in sides.items()},
-        "losses": {system.name: side.losses for system, side in sides.items()},
-        "megabytes": {system.name: side.megabytes for system, side in sides.items()},
-        "flops": flops,
-        "rates": rates,
-        "pipeline": pipeline,
+        "speeds": {name: side.speeds for name, side in sides.items()},
+        "losses": {name: side.losses for name, side in sides.items()},
+        "megabytes": {name: side.megabytes for name, side in sides.items()},
         "disturbance": sum(runs) / len(runs),
-        "versions": versions,
     }
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pretraining
-from pretraining import PACKAGES, Amount, Side, train
+from pretraining import PACKAGES, Amount, Side, measured, train
 from rounds import note
 from worker import installed_version, peak_megabytes, serve
 
@@ -47,15 +46,7 @@ def compare(
     finally:
         for side in sides.values():
             side.stop()
-    runs = [one for side in sides.values() for one in side.disturbance]
-    return {
-        "amount": asdict(amount),
-        "speeds": {SIDES[key]: side.speeds for key, side in sides.items()},
-        "losses": {SIDES[key]: side.losses for key, side in sides.items()},
-        "megabytes": {SIDES[key]: side.megabytes for key, side in sides.items()},
-        "disturbance": sum(runs) / len(runs),
-        "versions": versions,
-    }
+    return {**measured({SIDES[key]: side for key, side in sides.items()}, amount), "versions": versions}
 
 
 def ratio(result: dict[str, Any]) -> float:
