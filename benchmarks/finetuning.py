@@ -5,7 +5,7 @@ sentences   classification of short sentences of the Python language reference, 
 windows     answers in its paragraphs, read in windows of 384 tokens that share 128
 frozen      sentences, with a frozen encoder: ours after the pass in which its hidden states are computed
 writing     sentences written from those before them, by a fresh decoder on the encoder (writing.py)
-prediction  texts of 3 to 512 tokens, classified
+prediction  texts of 3 to 512 tokens, classified; prediction-bf16: all computed in bf16
 
 python benchmarks/run.py --parts finetuning
 """
@@ -43,7 +43,10 @@ PREDICTED = 96
 
 @dataclass(frozen=True)
 class Workload:
-    """What is done. frozen: the encoder. warm_up: steps that do not count; a step of prediction is all texts."""
+    """What is done. frozen: the encoder. warm_up: steps that do not count; a step of prediction is all texts.
+
+    precision: of prediction.
+    """
 
     title: str
     task: str
@@ -51,6 +54,7 @@ class Workload:
     quick: Amount
     full: Amount
     frozen: bool = False
+    precision: str | None = None
 
 
 WORKLOADS = {
@@ -60,7 +64,12 @@ WORKLOADS = {
     "writing": Workload(
         "sentences written from others, 64 rows", "text2text-generation", 6, Amount(3, 6), Amount(5, 20)
     ),
-    "prediction": Workload("prediction, 3 to 512 tokens, fp32", "text-classification", 1, Amount(2, 1), Amount(5, 2)),
+    "prediction": Workload(
+        "prediction, 3 to 512 tokens, fp32", "text-classification", 2, Amount(3, 1), Amount(5, 2), precision="fp32"
+    ),
+    "prediction-bf16": Workload(
+        "prediction, 3 to 512 tokens, bf16", "text-classification", 2, Amount(3, 2), Amount(5, 4), precision="bf16"
+    ),
 }
 
 
@@ -75,8 +84,8 @@ def write_rows(model: Path, folder: Path) -> None:
     labelled = [{"text": text, "label": blake2b(text.encode()).digest()[0] % 2} for text in short]
     texts = wide_texts(load_tokenizer(model, 512), PREDICTED)
     random.Random(SEED).shuffle(texts)
-    rows: dict[str, Any] = {"sentences": labelled, "frozen": labelled, "windows": list(asked()), "prediction": texts}
-    rows["writing"] = writing.followed(model)
+    rows: dict[str, Any] = {name: texts for name, workload in WORKLOADS.items() if workload.precision is not None}
+    rows |= {"sentences": labelled, "frozen": labelled, "windows": list(asked()), "writing": writing.followed(model)}
     for name, some in rows.items():
         (folder / f"{name}.json").write_text(json.dumps(some))
     write_classifier(model, folder / "classifier")
@@ -158,7 +167,7 @@ class Ours:
         set_up(self.model, settings.update, cpu)
         self.model.network.filling = True
         self.optimizer = OPTIMIZERS["adamw"](parameter_groups(self.model, WEIGHT_DECAY, LEARNING_RATE), settings.adam)
-        self.tables = tables_of(self.model)
+        self.tables, rows_of = tables_of(self.model), self.lengths
 
         def batch_of(numbers: Any) -> Any:
             return material.objective.batch([samples[number] for number in numbers])
@@ -168,12 +177,12 @@ class Ours:
             states = States.of(encoder.config.width, head, samples, scratch)
             sequences = [one for sample in samples for one in sample.sequences]
             states.compute(encoder.network, head, sequences, cpu, lambda line: None)
-            batch_of = partial(states.batch, material.objective, samples)
+            batch_of, rows_of = partial(states.batch, material.objective, samples), states.rows(len(samples))
             self.model = Model(FrozenNetwork(encoder.config), encoder.heads)  # type: ignore[arg-type]
-        self.steps = RowSteps(self.lengths, batch_of, ROWS, settings.rows.batch_tokens, 1 << 30, SEED)
+        self.steps = RowSteps(rows_of, batch_of, ROWS, settings.rows.batch_tokens, 1 << 30, SEED, how.frozen)
         self.batches, self.places = self.steps(Progress()), self.steps._places(Progress())
         self.model.train()
-        self.streams, self.number = Streams(cpu), 0
+        self.streams, self.number = Streams(cpu, 1 if how.frozen else None), 0
 
     def step(self) -> tuple[int, float]:
         """One step: its real tokens, and its loss."""
@@ -227,11 +236,12 @@ def our_side(model: Path, workload: str, folder: Path) -> Ours | Predicting | wr
     rows = json.loads((folder / f"{workload}.json").read_text())
     if workload == "writing":
         return writing.Ours(folder, rows)
-    if workload != "prediction":
+    precision = WORKLOADS[workload].precision
+    if precision is None:
         return Ours(model, workload, rows, folder)
     from bothways import pipeline
 
-    return Predicting(model, rows, pipeline("text-classification", folder / "classifier", precision="fp32"))
+    return Predicting(model, rows, pipeline("text-classification", folder / "classifier", precision=precision))
 
 
 # transformers
@@ -286,11 +296,14 @@ def their_side(model: Path, workload: str, folder: Path) -> PlainLoop | Predicti
     rows = json.loads((folder / f"{workload}.json").read_text())
     if workload == "writing":
         return writing.plain_loop(folder, rows)
-    if workload != "prediction":
+    precision = WORKLOADS[workload].precision
+    if precision is None:
         return plain_loop(model, workload, rows)
+    import torch
     import transformers
 
-    asked = transformers.pipeline("text-classification", model=str(folder / "classifier"), device="cpu")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    asked = transformers.pipeline("text-classification", model=str(folder / "classifier"), device="cpu", dtype=dtype)
     return Predicting(model, rows, partial(asked, batch_size=ROWS, truncation=True))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from bothways import Encoder, Layout, Ragged, SentenceEncoder, attend, pipeline
 from bothways.engine.backends import BACKENDS, place
 from bothways.families import FAMILIES
+from bothways.nn.threads import shares
 from bothways.tasks import TASKS
 
 Save = Callable[..., Path]
@@ -157,6 +158,27 @@ def test_two_threads_keep_the_law_too(save_family: Save, family: str, backend: s
                 assert torch.equal(vectors, expected[i]), f"text of {i + 1} tokens among {numbers}"
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cores", [8, 16])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert"])
+def test_a_text_alone_on_all_cores_has_the_bits_it_has_on_the_few_of_a_stream(
+    save_family: Save, family: str, cores: int, precision: str
+) -> None:
+    sizes = {**SHAPES["realistic"], "max_position_embeddings": 512}
+    encoder = Encoder.from_pretrained(save_family(family, tokenizer=False, **sizes))
+    texts = [torch.randint(0, encoder.config.vocab, (length,)) for length in (5, 48, 64, 100, 188, 388, 460, 512)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        network = BACKENDS["eager"](encoder.network, place("cpu", precision))
+        expected = alone(network, texts)
+        torch.set_num_threads(shares(cores)[0])
+        for i, vectors in enumerate(together(network, texts)):
+            assert torch.equal(vectors, expected[i]), f"text of {len(texts[i])} tokens"
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

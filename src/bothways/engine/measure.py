@@ -17,7 +17,7 @@ import torch
 from bothways.data.batch import by_token_budget
 from bothways.engine.backends import BACKENDS, place
 from bothways.engine.scheduler import BATCH_TOKENS
-from bothways.engine.streams import MOST_STREAMS, Streams
+from bothways.engine.streams import Streams
 from bothways.errors import InputError
 from bothways.families.presets import PRESETS
 from bothways.nn.encoder import EncoderNetwork
@@ -105,7 +105,7 @@ def _tokens_per_second(network: EncoderNetwork, precision: str, batches: Sequenc
     """Over all batches that were begun within the time (one at least), until the last of them is done."""
     placement = place("cpu", precision)
     prepared, streams = BACKENDS["eager"](network, placement, share=True), Streams(placement.device)
-    deque(streams.map(prepared, [Ragged.of([[0] * WARM_UP_TOKENS])] * MOST_STREAMS), maxlen=0)
+    deque(streams.map(prepared, [Ragged.of([[0] * WARM_UP_TOKENS])] * streams.count), maxlen=0)
     done, started = 0, time.perf_counter()
 
     @torch.inference_mode()

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["MOST_STREAMS", "Streams"]
+from bothways.nn.threads import at_most, shares
+
+__all__ = ["Streams"]
 
 T = TypeVar("T")
 Result = TypeVar("Result")
-
-MOST_STREAMS = 4
 
 
 class Streams:
@@ -26,21 +26,27 @@ class Streams:
     The threads start at the first use with several items and serve every caller from then on.
 
     count: how many items are run at the same time.
+    alone: cores of an item that is the only one; None: all.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, alone: int | None = None) -> None:
+        self.device, self.alone = device, alone
         self._cores = torch.get_num_threads()
-        self.count = min(MOST_STREAMS, self._cores) if device.type == "cpu" else 1
+        self.count = len(shares(self._cores)) if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def map(self, run: Callable[[T], Result], items: Sequence[T]) -> Iterator[Result]:
-        """`run` of each item, in their order. A single item is run by the caller, on all cores.
+        """`run` of each item, in their order. A single item is run by the caller.
 
         Leaving the loop early cancels the items not begun, and waits for the others.
         """
-        if self.count < 2 or len(items) < 2:
+        if len(items) == 1:
+            with at_most(self.alone):
+                result = run(items[0])
+            yield result
+            return
+        if self.count < 2:
             yield from map(run, items)
             return
         pool = self._started()
@@ -55,7 +61,6 @@ class Streams:
         """The pool, with all its threads running and the process's own number of threads as it was."""
         with self._lock:
             if self._pool is None:
-                shares = [self._cores // self.count + (i < self._cores % self.count) for i in range(self.count)]
                 ready = threading.Barrier(self.count)
 
                 def start(share: int) -> None:
@@ -64,7 +69,7 @@ class Streams:
                     ready.wait()
 
                 pool = ThreadPoolExecutor(self.count, thread_name_prefix="bothways")
-                wait([pool.submit(start, share) for share in shares])
+                wait([pool.submit(start, share) for share in shares(self._cores)])
                 torch.set_num_threads(self._cores)  # each thread also set the process-wide default
                 self._pool = pool
             return self._pool

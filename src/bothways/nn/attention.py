@@ -15,6 +15,7 @@ from torch import Tensor
 from bothways.errors import InputError
 from bothways.nn.dropout import dropout as drop
 from bothways.nn.rectangles import LANES, attend_rectangles
+from bothways.nn.threads import SAME_SUMS, at_most
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
 __all__ = ["Bias", "aligned", "attend", "weights"]
@@ -29,13 +30,17 @@ Span = tuple[int, int, int, int]
 SCORES_AT_A_TIME = 1 << 20
 # Scores that may have a bias at a time elsewhere: the bias is as large, and what it is made of larger.
 BIASED_AT_A_TIME = 1 << 25
-# Where scaled_dot_product_attention overtakes plain products on a CPU (docs/decisions/0002-cpu-attention.md).
-FP32_UP_TO = 64
+# Where scaled_dot_product_attention overtakes plain products on a CPU (docs/decisions/0002-cpu-attention.md), and up to
+# where products of bf16 are done in fp32.
+AMX = torch.cpu._is_amx_tile_supported()
+FP32_UP_TO = 32 if AMX else 64
+PRODUCTS_UP_TO = {torch.float32: 256, torch.bfloat16: 32 if AMX else 1024}
+# Lengths up to which sums have been the same on any number of cores.
+ANY_CORES_UP_TO = 48
 # Queries of a sequence done at a time, where a window makes that less work than all at once.
 BLOCK = 256
 # The longest sequences that are trained in rectangles: their weights are kept for the way back.
 RECTANGLES_UP_TO = 512
-PRODUCTS_UP_TO = {torch.float32: 384, torch.bfloat16: 1024}
 
 
 def attend(
@@ -83,7 +88,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout,
     if choices.bias is None and choices.dropout == 0.0 and len(k) and _varlen_runs(q, v):
         return _attend_varlen(q, k, v, layout_q, layout_k, choices)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
-    return _attend_groups(q, k, v, grouping, choices)
+    long = q.device.type == "cpu" and max(layout_q.longest, layout_k.longest) > ANY_CORES_UP_TO
+    with at_most(SAME_SUMS if long else None):
+        return _attend_groups(q, k, v, grouping, choices)
 
 
 def weights(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
+from bothways.nn.threads import shares
 
 __all__ = [
     "FEW_ROWS",
@@ -182,7 +183,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features = len(weight)
         cut = dtype == torch.bfloat16 and weight.shape[1] > _WHOLE_SUMS and torch.cpu._is_amx_tile_supported()
-        self.blocks = _agreeing_blocks(*weight.shape) if cut else ()
+        self.blocks = _agreeing_blocks(*weight.shape, torch.get_num_threads()) if cut else ()
         with torch.no_grad():
             weight = weight.detach().to("cpu", dtype).contiguous()
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)
@@ -227,8 +228,8 @@ def _cut(rows: int, blocks: Sequence[int]) -> Iterator[int]:
 
 @lru_cache(maxsize=256)
 @torch.no_grad()
-def _agreeing_blocks(columns: int, inner: int) -> tuple[int, ...]:
-    """Numbers of rows, falling, for which bf16 with AMX adds up in the same order, on one core and on all.
+def _agreeing_blocks(columns: int, inner: int, threads: int) -> tuple[int, ...]:
+    """Numbers of rows, falling, for which bf16 with AMX adds up in the same order, on one core, on a stream's, on all.
 
     Tried on sums that are zero but for what is lost on the way: nearly all of them differ where the way does.
     """
@@ -241,10 +242,10 @@ def _agreeing_blocks(columns: int, inner: int) -> tuple[int, ...]:
     def sums(rows: int) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x.repeat(rows // len(x), 1), packed, None, "none", [], "")
 
-    threads, alike = torch.get_num_threads(), set(_BLOCKS)
+    alike = set(_BLOCKS)
     try:
         expected = sums(_BLOCKS[-1])[: len(x)]
-        for count in {1, threads}:
+        for count in {1, threads, *shares(threads)}:
             torch.set_num_threads(count)
             alike &= {rows for rows in _BLOCKS if torch.equal(sums(rows), expected.repeat(rows // len(x), 1))}
     finally:

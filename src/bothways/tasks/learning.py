@@ -17,7 +17,7 @@ from bothways.data.batch import Answers, Batch, Tokens, batch
 from bothways.data.labelled import Labels
 from bothways.nn.encoder import EncoderOutput
 from bothways.objectives.objective import Losses, Model
-from bothways.ragged import Layout
+from bothways.ragged import Layout, Ragged
 from bothways.tasks.task import Facts, Request, Task
 from bothways.text.windows import Windows
 
@@ -129,11 +129,17 @@ class Supervised:
     def losses(self) -> Mapping[str, float]:
         return self.task.losses
 
-    def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Samples as one batch; `groups` has the sequences of each."""
-        sequences = [one for sample in samples for one in sample.sequences]
-        made = batch(sequences, range(len(sequences)))
+    def batch(self, samples: Sequence[Sample], states: Ragged | None = None) -> Batch:
+        """Samples as one batch; `groups` has the sequences of each.
+
+        states: hidden states of their sequences, which are to be in the place of ids.
+        """
         groups = Layout.of(len(sample.sequences) for sample in samples)
+        if states is None:
+            sequences = [one for sample in samples for one in sample.sequences]
+            made = batch(sequences, range(len(sequences)))
+        else:
+            made = Batch(states, None, tuple(range(len(states))))
         return replace(made, groups=groups, labels=self.task.answers(samples, made.tokens.layout))
 
     def counts(self, batch: Batch) -> Mapping[str, int]:

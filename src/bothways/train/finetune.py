@@ -148,12 +148,12 @@ def _check(
 
 
 def _steps(material: Material, settings: TuningSettings, frozen: States | None) -> RowSteps:
-    lengths = [len(sample) for sample in material.samples]
-    made = partial(_batch, material)
-    if frozen is not None:
-        made = partial(frozen.batch, material.objective, material.samples)
-    steps, seed = steps_of(len(lengths), settings), settings.run.seed
-    return steps_over(lengths, made, steps, settings.rows, settings.update.warmup, seed)
+    count, samples = len(material.samples), material.samples
+    steps, seed, warmup = steps_of(count, settings), settings.run.seed, settings.update.warmup
+    if frozen is None:
+        return steps_over([len(one) for one in samples], partial(_batch, material), steps, settings.rows, warmup, seed)
+    made = partial(frozen.batch, material.objective, samples)
+    return steps_over(frozen.rows(count), made, steps, settings.rows, warmup, seed, small=True)
 
 
 def _compute(
@@ -234,6 +234,7 @@ def _run(
         times_of(run, steps, judged=bool(material.held)),
         started.average,
         () if settings.adapt.layers == 0 else tables_of(model, settings.update.precision == "fp16"),
+        alone=1 if settings.adapt.layers == 0 else None,
     )
     meter = _meter(encoder, steps, device)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)

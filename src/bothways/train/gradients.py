@@ -23,8 +23,9 @@ __all__ = ["Gradients", "gradients_in_order"]
 class Gradients:
     """What `gradients_in_order` gives: each batch has its turn, in which `of` adds its gradients."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], tables: Sequence[Table] = ()) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], tables: Sequence[Table] = (), only: bool = False) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.only = only
         self._added = [0] * len(self.parameters)  # batches that a parameter's gradient has been added up to
         self._ended: set[int] = set()
         self._first = 0  # the first batch that has not ended
@@ -62,6 +63,9 @@ class Gradients:
         if not output.requires_grad:  # nothing that it is made of learns
             return [None] * len(beside)
         found = torch.autograd.grad(output, [*self.parameters, *beside], slope, allow_unused=True)
+        if self.only:
+            for parameter, gradient in zip(self.parameters, found):
+                parameter.grad = None if gradient is None else self._own(gradient)
         return found[len(self.parameters) :]
 
     def take(self, table: Table, ids: Tensor, slopes: Tensor) -> None:
@@ -117,14 +121,16 @@ class Gradients:
 
 
 @contextmanager
-def gradients_in_order(parameters: Iterable[nn.Parameter], tables: Sequence[Table] = ()) -> Iterator[Gradients]:
+def gradients_in_order(
+    parameters: Iterable[nn.Parameter], tables: Sequence[Table] = (), *, only: bool = False
+) -> Iterator[Gradients]:
     """Until the end, gradients of these parameters go through `Gradients`; nobody else may ask for them meanwhile.
 
-    tables: whose gradients are kept as rows.
+    tables: whose gradients are kept as rows.    only: there is one batch, which waits for no other.
     """
-    gradients = Gradients(parameters, tables)
+    gradients = Gradients(parameters, tables, only)
     added: Callable[[int, Tensor | None], Tensor | None] = gradients.add
-    hooks = [one.register_hook(partial(added, i)) for i, one in enumerate(gradients.parameters)]
+    hooks = [] if only else [one.register_hook(partial(added, i)) for i, one in enumerate(gradients.parameters)]
     for table in tables:
         table.embedding.taker = partial(gradients.take, table)
     try:

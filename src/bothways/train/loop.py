@@ -81,6 +81,7 @@ class Trainer:
 
     steps: the batches.    evaluation: how good the model is, as it is then; None where nothing is held out.
     average: of the weights, which is evaluated in their place, or None.    tables: whose gradients are kept as rows.
+    alone: cores of a batch that is a step by itself; None: all.
     """
 
     model: Model
@@ -93,6 +94,7 @@ class Trainer:
     times: Times
     average: Average | None = None
     tables: Sequence[Table] = ()
+    alone: int | None = None
 
     def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Go on from `progress` to the last step.
@@ -104,7 +106,7 @@ class Trainer:
         base = [group["lr"] for group in self.optimizer.param_groups]
         highest = max(base)
         scaler = self._scaler(progress)
-        streams = Streams(self.device)
+        streams = Streams(self.device, self.alone)
         if ended_early(progress, self.times):
             return
         rising = self.update.rising(self.times.steps)

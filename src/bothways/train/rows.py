@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ class RowSteps:
     lengths: tokens of each row.    batch_of: makes a batch of some rows, given by their numbers.
     batch_size: rows of a step; the last one of an epoch has what is left.
     batch_tokens: tokens computed at a time, about.    steps: of the whole run.
+    small: a step is so little work that neither sharing it out nor a thread that prepares it is worth while.
     """
 
     lengths: Sequence[int]
@@ -42,6 +44,7 @@ class RowSteps:
     batch_tokens: int
     steps: int
     seed: int
+    small: bool = False
 
     @property
     def per_epoch(self) -> int:
@@ -50,6 +53,9 @@ class RowSteps:
 
     def __call__(self, progress: Progress) -> Iterator[list[tuple[Batch, Cursor]]]:
         """The parts of each step, prepared in a thread while the step before is computed."""
+        if self.small:
+            yield from map(self._prepared, self._places(progress))
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="bothways-rows") as pool:
             waiting: deque[Future[list[tuple[Batch, Cursor]]]] = deque()
             try:
@@ -72,7 +78,7 @@ class RowSteps:
 
     def rows(self, at: Cursor) -> NDArray[np.int64]:
         """The numbers of the rows of a step."""
-        order = np.random.Generator(np.random.Philox(key=[self.seed, at.epoch])).permutation(len(self.lengths))
+        order = _order(self.seed, at.epoch, len(self.lengths))
         return order[at.number * self.batch_size : (at.number + 1) * self.batch_size]
 
     def _places(self, progress: Progress) -> Iterator[Cursor]:
@@ -84,7 +90,14 @@ class RowSteps:
     def _prepared(self, at: Cursor) -> list[tuple[Batch, Cursor]]:
         rows = self.rows(at).tolist()
         after = at.after(self.per_epoch)
-        return [(self.batch_of(part), after) for part in dealt(rows, self.lengths, self.batch_tokens)]
+        parts = dealt(rows, self.lengths, self.batch_tokens, 1 if self.small else FEWEST_PARTS)
+        return [(self.batch_of(part), after) for part in parts]
+
+
+@lru_cache(maxsize=1)  # drawing it takes longer than many a step
+def _order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+    """The order of rows in an epoch."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
 
 
 def steps_over(
@@ -94,11 +107,12 @@ def steps_over(
     rows: RowSettings,
     warmup: float | None,
     seed: int,
+    small: bool = False,
 ) -> RowSteps:
     """The steps that settings make of rows. Raises ConfigError where the rate would rise for longer than they last."""
     if warmup is not None and warmup > steps:
         raise ConfigError(f"warmup must be between 0 and the {steps} steps, got {warmup}")
-    return RowSteps(lengths, batch_of, rows.batch_size, rows.batch_tokens, steps, seed)
+    return RowSteps(lengths, batch_of, rows.batch_size, rows.batch_tokens, steps, seed, small)
 
 
 def times_of(run: TuningRun, steps: RowSteps, *, judged: bool) -> Times:
@@ -107,14 +121,15 @@ def times_of(run: TuningRun, steps: RowSteps, *, judged: bool) -> Times:
     return Times(steps.steps, run.seed, *every, run.patience if judged else 0)
 
 
-def dealt(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+def dealt(rows: Sequence[int], lengths: Sequence[int], budget: int, parts: int = FEWEST_PARTS) -> list[list[int]]:
     """Rows in parts of about equally many tokens, each part's longest rows first.
 
-    As many parts as it takes for about `budget` tokens each, but at least two where there are two rows: a single part
-    would be shared out among all cores, and its sums would depend on how many there are.
+    As many parts as it takes for about `budget` tokens each, but at least `parts` where there are as many rows. A
+    single part would be shared out among all cores (unless `Streams.alone` says otherwise), and its sums would depend
+    on how many there are.
     """
     total = sum(lengths[row] for row in rows)
-    parts = min(len(rows), max(FEWEST_PARTS, math.ceil(total / budget)))
+    parts = min(len(rows), max(parts, math.ceil(total / budget)))
     found: list[list[int]] = [[] for _ in range(parts)]
     tokens = [0] * parts
     for row in sorted(rows, key=lambda row: -lengths[row]):

@@ -19,6 +19,7 @@ from bothways.errors import InputError, TruncationWarning
 from bothways.nn.config import EncoderConfig
 from bothways.objectives.objective import Losses, Model
 from bothways.objectives.seq2seq import Continuation, SequenceToSequence
+from bothways.ragged import Ragged
 from bothways.tasks.learning import Sample
 from bothways.text.targets import Target, as_targets, open_ended, separated
 from bothways.text.tokenizer import Encoded, Tokenizer
@@ -48,9 +49,13 @@ class Writing:
     def steady(self) -> bool:
         return self.inner.steady
 
-    def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Samples, each of one sequence, whose answers are the ids of targets."""
-        return self.inner.batch([one.sequences[0] for one in samples], [one.answer for one in samples])
+    def batch(self, samples: Sequence[Sample], states: Ragged | None = None) -> Batch:
+        """Samples, each of one sequence, whose answers are the ids of targets.
+
+        states: hidden states of their sequences, which are to be in the place of ids.
+        """
+        made = self.inner.batch([one.sequences[0] for one in samples], [one.answer for one in samples])
+        return made if states is None else replace(made, tokens=states, types=None)
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         return self.inner.counts(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -31,9 +31,9 @@ LEAST_TOLD = 1 << 24  # bytes; less is nothing to speak of
 
 
 class Batching(Protocol):
-    """An objective that makes batches of samples."""
+    """An objective that makes batches of samples, of which the hidden states may be known."""
 
-    def batch(self, samples: Sequence[Sample]) -> Batch: ...
+    def batch(self, samples: Sequence[Sample], states: Ragged | None = None) -> Batch: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +99,18 @@ class States:
 
     def batch(self, objective: Batching, samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
         """The samples with these numbers as one batch, which has hidden states in the place of ids."""
-        made = objective.batch([samples[number] for number in numbers])
         chosen = [i for number in numbers for i in range(self.firsts[number], self.firsts[number + 1])]
         lengths = [self.lengths[i] for i in chosen]
-        rows = np.concatenate([self._rows[self._starts[i] : self._starts[i] + n] for i, n in zip(chosen, lengths)])
-        return replace(made, tokens=Ragged(torch.from_numpy(rows), Layout.of(lengths)), types=None)
+        if all(length == 1 for length in lengths):  # as all are that a head pools
+            rows = self._rows[[self._starts[i] for i in chosen]]
+        else:
+            rows = np.concatenate([self._rows[self._starts[i] : self._starts[i] + n] for i, n in zip(chosen, lengths)])
+        states = Ragged(torch.from_numpy(rows), Layout.of(lengths))
+        return objective.batch([samples[number] for number in numbers], states)
+
+    def rows(self, samples: int) -> list[int]:
+        """How many rows each of so many samples has."""
+        return [self._starts[self.firsts[i + 1]] - self._starts[self.firsts[i]] for i in range(samples)]
 
     @cached_property
     def _starts(self) -> tuple[int, ...]:
@@ -111,4 +118,5 @@ class States:
 
     @cached_property
     def _rows(self) -> NDArray[np.float32]:
-        return np.memmap(self.path, np.float32, "r", shape=(sum(self.lengths), self.width))
+        # Without what numpy does for each part of a map.
+        return np.asarray(np.memmap(self.path, np.float32, "r", shape=(sum(self.lengths), self.width)))

@@ -81,14 +81,17 @@ def train_step(
     for batch in batches:
         for name, count in objective.counts(batch).items():
             counts[name] += count
-    optimizer.zero_grad(set_to_none=True)
+    parameters = list(model.parameters())
+    for parameter in parameters:  # as the optimizer's own zero_grad, without what it asks of profilers
+        parameter.grad = None
     for table in tables:
         table.clear()
-    with copied(model, model.network.dtype), gradients_in_order(model.parameters(), tables) as gradients:
+    only = len(batches) == 1
+    with copied(model, model.network.dtype), gradients_in_order(parameters, tables, only=only) as gradients:
         sums = list(_Back(model, objective, counts, seed, streams, scaler, gradients).all(batches))
     if scaler is not None:
         scaler.unscale_(optimizer)
-    gradient = _clip(model, clip, tables)
+    gradient = _clip(_apart(model, parameters), clip, tables)
     for table in tables:
         table.write()
     means = _means(sums)
@@ -126,7 +129,7 @@ class _Back:
     def all(self, batches: Sequence[Batch]) -> Iterator[tuple[str, Part]]:
         """Of each batch in their order, or of all together."""
         numbered = list(enumerate(batches))
-        if isinstance(self.objective, Joint) and len(batches) > 1:
+        if len(batches) > 1 and isinstance(self.objective, Joint):
             yield from self._jointly(self.objective, numbered)
         else:
             yield from chain.from_iterable(self.streams.map(self._apart, numbered))
@@ -175,15 +178,11 @@ def _told(result: Losses) -> Told:
     return [(name, Part(part.total.detach(), part.count)) for name, part in told]
 
 
-def _clip(model: Model, longest: float, tables: Sequence[Table]) -> float:
-    """Shorten the gradient to `longest` (0: not at all); its length before.
-
-    Two networks without a parameter in common are shortened each by itself: one that is told much would else hold back
-    the other, from step to step by another factor.
-    """
+def _clip(parts: Sequence[Sequence[nn.Parameter]], longest: float, tables: Sequence[Table]) -> float:
+    """Shorten the gradient of each part to `longest` (0: not at all); the length of all before."""
     rows = {id(table.embedding.weight): table.sums for table in tables}
     lengths = []
-    for part in _apart(model):
+    for part in parts:
         gradients = [found for one in part if (found := rows.get(id(one), one.grad)) is not None]
         length = torch.nn.utils.get_total_norm(gradients)
         share = (longest or math.inf) / (length + 1e-6)
@@ -193,10 +192,15 @@ def _clip(model: Model, longest: float, tables: Sequence[Table]) -> float:
     return math.hypot(*lengths)
 
 
-def _apart(model: Model) -> list[list[nn.Parameter]]:
-    """Its parameters, and by themselves those of a generator that shares none."""
-    every = list(model.parameters())
-    theirs = [] if model.generator is None else list(model.generator.parameters())
+def _apart(model: Model, every: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Its parameters, which are given, and by themselves those of a generator that shares none.
+
+    Two networks without a parameter in common are shortened each by itself: one that is told much would else hold back
+    the other, from step to step by another factor.
+    """
+    if model.generator is None:
+        return [every]
+    theirs = list(model.generator.parameters())
     known = {id(parameter) for parameter in theirs}
     own = [parameter for parameter in every if id(parameter) not in known]
     shared = {id(one) for part in (model.network, model.heads) for one in part.parameters()} & known
