@@ -60,7 +60,7 @@ class Workload:
 WORKLOADS = {
     "sentences": Workload("short sentences, classified", "text-classification", 12, Amount(3, 12), Amount(5, 40)),
     "windows": Workload("windows of 384, answered", "question-answering", 2, Amount(2, 2), Amount(5, 4)),
-    "frozen": Workload("frozen encoder", "text-classification", 4, Amount(3, 12), Amount(5, 40), frozen=True),
+    "frozen": Workload("frozen encoder", "text-classification", 4, Amount(3, 60), Amount(5, 200), frozen=True),
     "writing": Workload(
         "sentences written from others, 64 rows", "text2text-generation", 6, Amount(3, 6), Amount(5, 20)
     ),

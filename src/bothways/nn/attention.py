@@ -34,7 +34,7 @@ BIASED_AT_A_TIME = 1 << 25
 # where products of bf16 are done in fp32.
 AMX = torch.cpu._is_amx_tile_supported()
 FP32_UP_TO = 32 if AMX else 64
-PRODUCTS_UP_TO = {torch.float32: 256, torch.bfloat16: 32 if AMX else 1024}
+PRODUCTS_UP_TO = {torch.float32: 128, torch.bfloat16: 32 if AMX else 1024}
 # Lengths up to which sums have been the same on any number of cores.
 ANY_CORES_UP_TO = 48
 # Queries of a sequence done at a time, where a window makes that less work than all at once.
