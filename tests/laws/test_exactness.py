@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from bothways import Encoder, Layout, Ragged, SentenceEncoder, attend, pipeline
 from bothways.engine.backends import BACKENDS, place
+from bothways.engine.streams import Streams
 from bothways.families import FAMILIES
-from bothways.nn.threads import shares
+from bothways.nn.threads import SAME_SUMS
 from bothways.tasks import TASKS
 
 Save = Callable[..., Path]
@@ -161,22 +163,43 @@ def test_two_threads_keep_the_law_too(save_family: Save, family: str, backend: s
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("cores", [8, 16])
-@pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert"])
-def test_a_text_alone_on_all_cores_has_the_bits_it_has_on_the_few_of_a_stream(
-    save_family: Save, family: str, cores: int, precision: str
+@pytest.mark.parametrize("cores", [6, 8, 32])
+@pytest.mark.parametrize(
+    ("family", "inner"), [("bert", 1536), ("bert", 1200), ("deberta-v2", 1536), ("modernbert", 1536)]
+)
+def test_a_text_alone_on_many_cores_has_the_bits_it_has_in_a_stream(
+    save_family: Save, family: str, inner: int, cores: int, precision: str
 ) -> None:
-    sizes = {**SHAPES["realistic"], "max_position_embeddings": 512}
+    sizes = {**SHAPES["realistic"], "max_position_embeddings": 512, "intermediate_size": inner}
     encoder = Encoder.from_pretrained(save_family(family, tokenizer=False, **sizes))
     texts = [torch.randint(0, encoder.config.vocab, (length,)) for length in (5, 48, 64, 100, 188, 388, 460, 512)]
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
-        network = BACKENDS["eager"](encoder.network, place("cpu", precision))
-        expected = alone(network, texts)
-        torch.set_num_threads(shares(cores)[0])
-        for i, vectors in enumerate(together(network, texts)):
-            assert torch.equal(vectors, expected[i]), f"text of {len(texts[i])} tokens"
+        network, streams = BACKENDS["eager"](encoder.network, place("cpu", precision)), Streams(torch.device("cpu"))
+
+        def vectors(some: list[Tensor]) -> list[Tensor]:
+            return together(network, some)
+
+        expected = [found for text in texts for found in next(streams.map(vectors, [[text]]))]
+        parts = [texts[i::3] for i in range(3)]
+        for part, found in zip(range(3), streams.map(vectors, parts), strict=True):
+            for one, wanted in zip(found, expected[part::3], strict=True):
+                assert torch.equal(one, wanted), f"text of {len(one)} tokens"
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+def test_streams_leave_threads_that_start_later_with_all_cores(cores: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        streams = Streams(torch.device("cpu"))
+        for items in ([1], [1, 2, 3, 4]):
+            assert all(found <= SAME_SUMS for found in streams.map(lambda _: torch.get_num_threads(), items))
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
 

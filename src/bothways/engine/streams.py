@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from bothways.nn.threads import at_most, shares
+from bothways.nn.threads import SAME_SUMS, shares
 
 __all__ = ["Streams"]
 
@@ -23,53 +23,60 @@ class Streams:
     Two batches on a core each are faster than one after the other on two cores: nothing waits at a barrier after every
     operation (docs/decisions/0004-streams.md).
 
-    The threads start at the first use with several items and serve every caller from then on.
+    The threads start at their first use and serve every caller from then on. Nobody's number of threads changes while
+    anything is computed: torch would hand the number on to threads that start meanwhile.
 
     count: how many items are run at the same time.
-    alone: cores of an item that is the only one; None: all.
+    alone: cores of an item that is the only one, at most; so few that it gets what it gets in a stream.
     """
 
-    def __init__(self, device: torch.device, alone: int | None = None) -> None:
-        self.device, self.alone = device, alone
+    def __init__(self, device: torch.device, alone: int = SAME_SUMS) -> None:
+        self.device = device
         self._cores = torch.get_num_threads()
-        self.count = len(shares(self._cores)) if device.type == "cpu" else 1
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
+        shared = shares(self._cores) if device.type == "cpu" else [self._cores]
+        lone = [min(alone, self._cores)] if device.type == "cpu" else [self._cores]
+        self.count = len(shared)
+        self._streams, self._lone = _Pool(shared, self._cores), _Pool(lone, self._cores)
 
     def map(self, run: Callable[[T], Result], items: Sequence[T]) -> Iterator[Result]:
-        """`run` of each item, in their order. A single item is run by the caller.
+        """`run` of each item, in their order.
 
         Leaving the loop early cancels the items not begun, and waits for the others.
         """
-        if len(items) == 1:
-            with at_most(self.alone):
-                result = run(items[0])
-            yield result
-            return
-        if self.count < 2:
+        pool = self._streams if len(items) > 1 else self._lone
+        if pool.cores == [self._cores]:  # as the caller has
             yield from map(run, items)
             return
-        pool = self._started()
-        futures = [pool.submit(run, item) for item in items]
+        threads = pool.started()
+        futures = [threads.submit(run, item) for item in items]
         try:
             for future in futures:
                 yield future.result()
         finally:
             wait([future for future in futures if not future.cancel()])
 
-    def _started(self) -> ThreadPoolExecutor:
-        """The pool, with all its threads running and the process's own number of threads as it was."""
+
+class _Pool:
+    """cores: of each thread.    default: the process's own number of threads."""
+
+    def __init__(self, cores: list[int], default: int) -> None:
+        self.cores, self._default = cores, default
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def started(self) -> ThreadPoolExecutor:
+        """The threads, all of them running, and the process's own number of threads as it was."""
         with self._lock:
-            if self._pool is None:
-                ready = threading.Barrier(self.count)
+            if self._threads is None:
+                ready = threading.Barrier(len(self.cores))
 
                 def start(share: int) -> None:
                     torch.get_num_threads()  # at its first question torch sets a thread up from the process's default
                     torch.set_num_threads(share)
                     ready.wait()
 
-                pool = ThreadPoolExecutor(self.count, thread_name_prefix="bothways")
-                wait([pool.submit(start, share) for share in shares(self._cores)])
-                torch.set_num_threads(self._cores)  # each thread also set the process-wide default
-                self._pool = pool
-            return self._pool
+                threads = ThreadPoolExecutor(len(self.cores), thread_name_prefix="bothways")
+                wait([threads.submit(start, share) for share in self.cores])
+                torch.set_num_threads(self._default)  # each thread also set the process-wide default
+                self._threads = threads
+            return self._threads

@@ -15,7 +15,6 @@ from torch import Tensor
 from bothways.errors import InputError
 from bothways.nn.dropout import dropout as drop
 from bothways.nn.rectangles import LANES, attend_rectangles
-from bothways.nn.threads import SAME_SUMS, at_most
 from bothways.ragged import Group, Grouping, Layout, group_by_lengths
 
 __all__ = ["Bias", "aligned", "attend", "weights"]
@@ -35,8 +34,6 @@ BIASED_AT_A_TIME = 1 << 25
 AMX = torch.cpu._is_amx_tile_supported()
 FP32_UP_TO = 32 if AMX else 64
 PRODUCTS_UP_TO = {torch.float32: 128, torch.bfloat16: 32 if AMX else 1024}
-# Lengths up to which sums have been the same on any number of cores.
-ANY_CORES_UP_TO = 48
 # Queries of a sequence done at a time, where a window makes that less work than all at once.
 BLOCK = 256
 # The longest sequences that are trained in rectangles: their weights are kept for the way back.
@@ -88,9 +85,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, layout_q: Layout, layout_k: Layout,
     if choices.bias is None and choices.dropout == 0.0 and len(k) and _varlen_runs(q, v):
         return _attend_varlen(q, k, v, layout_q, layout_k, choices)
     grouping = layout_q.grouping if layout_k is layout_q else group_by_lengths(layout_q, layout_k)
-    long = q.device.type == "cpu" and max(layout_q.longest, layout_k.longest) > ANY_CORES_UP_TO
-    with at_most(SAME_SUMS if long else None):
-        return _attend_groups(q, k, v, grouping, choices)
+    return _attend_groups(q, k, v, grouping, choices)
 
 
 def weights(

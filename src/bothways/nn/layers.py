@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bothways.nn.activations import ACTIVATIONS
 from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
-from bothways.nn.threads import shares
+from bothways.nn.threads import core_counts
 
 __all__ = [
     "FEW_ROWS",
@@ -176,7 +176,7 @@ class PackedLinear(nn.Module):
     """A `Linear` for inference on a CPU: the weight reordered once for oneDNN, activation and residual as epilogues.
 
     10 to 15 % faster than `F.linear` and bit for bit independent of how many rows there are: filled up to 8 and, in
-    bf16 with AMX, taken in blocks of two sizes that agree.
+    bf16 with AMX, taken in blocks of sizes that agree.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -229,7 +229,7 @@ def _cut(rows: int, blocks: Sequence[int]) -> Iterator[int]:
 @lru_cache(maxsize=256)
 @torch.no_grad()
 def _agreeing_blocks(columns: int, inner: int, threads: int) -> tuple[int, ...]:
-    """Numbers of rows, falling, for which bf16 with AMX adds up in the same order, on one core, on a stream's, on all.
+    """Numbers of rows, falling, for which bf16 with AMX adds up in the same order, on as many cores as there may be.
 
     Tried on sums that are zero but for what is lost on the way: nearly all of them differ where the way does.
     """
@@ -245,7 +245,7 @@ def _agreeing_blocks(columns: int, inner: int, threads: int) -> tuple[int, ...]:
     alike = set(_BLOCKS)
     try:
         expected = sums(_BLOCKS[-1])[: len(x)]
-        for count in {1, threads, *shares(threads)}:
+        for count in core_counts(threads):
             torch.set_num_threads(count)
             alike &= {rows for rows in _BLOCKS if torch.equal(sums(rows), expected.repeat(rows // len(x), 1))}
     finally:

@@ -1,35 +1,23 @@
-"""How many cores an operation is shared out among: all, those of a stream, or so few that its sums stay the same."""
+"""How cores are shared out among batches that are computed at the same time, each on so few that its sums are the same
+as on one (docs/decisions/0003-bit-exact.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+__all__ = ["SAME_SUMS", "core_counts", "shares"]
 
-import torch
-
-__all__ = ["MOST_STREAMS", "SAME_SUMS", "at_most", "shares"]
-
-MOST_STREAMS = 4
 SAME_SUMS = 4
-"""Cores on which products of attention add up as on one. On 8 and more, some of MKL's in fp32 add up otherwise
-(docs/decisions/0003-bit-exact.md)."""
+"""Cores up to which sums are those of one core. From 8 on, products of attention in fp32 and linear layers in bf16 add
+up otherwise for some shapes."""
+STREAMS = 4
 
 
 def shares(cores: int) -> list[int]:
-    """The cores of each of the streams that run at the same time."""
-    count = min(MOST_STREAMS, cores)
+    """The cores of each of the streams that run at the same time: four streams, and more where each would have more
+    cores than SAME_SUMS."""
+    count = max(min(STREAMS, cores), -(-cores // SAME_SUMS))
     return [cores // count + (i < cores % count) for i in range(count)]
 
 
-@contextmanager
-def at_most(cores: int | None) -> Iterator[None]:
-    """Within, this thread's operations are shared out among so many cores at most; None: among as many as before."""
-    before = torch.get_num_threads()
-    if cores is None or before <= cores:
-        yield
-        return
-    torch.set_num_threads(cores)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def core_counts(cores: int) -> set[int]:
+    """On how many cores a batch may be computed: one, a stream's, or what a batch by itself has."""
+    return {1, *shares(cores), min(cores, SAME_SUMS)}

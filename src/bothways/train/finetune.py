@@ -24,6 +24,7 @@ from bothways.engine.streams import Streams
 from bothways.errors import InputError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
+from bothways.nn.threads import SAME_SUMS
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
 from bothways.tasks.learning import Learnable
@@ -153,7 +154,7 @@ def _steps(material: Material, settings: TuningSettings, frozen: States | None) 
     if frozen is None:
         return steps_over([len(one) for one in samples], partial(_batch, material), steps, settings.rows, warmup, seed)
     made = partial(frozen.batch, material.objective, samples)
-    return steps_over(frozen.rows(count), made, steps, settings.rows, warmup, seed, small=True)
+    return steps_over(frozen.rows(count), made, steps, settings.rows, warmup, seed, small=frozen.pooled)
 
 
 def _compute(
@@ -234,9 +235,9 @@ def _run(
         times_of(run, steps, judged=bool(material.held)),
         started.average,
         () if settings.adapt.layers == 0 else tables_of(model, settings.update.precision == "fp16"),
-        alone=1 if settings.adapt.layers == 0 else None,
+        alone=1 if steps.small else SAME_SUMS,
     )
-    meter = _meter(encoder, steps, device)
+    meter = _meter(encoder, steps, device, frozen=settings.adapt.layers == 0)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)
     outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
     if outcome.finished and material.held and not found:  # resumed at its end
@@ -262,11 +263,12 @@ def _metrics(material: Material, pipeline: Pipeline, settings: TuningSettings) -
         return evaluated(pipeline, material.task, material.held, material.labels, reading_of(settings))[0]
 
 
-def _meter(encoder: Encoder, steps: RowSteps, device: torch.device) -> Meter:
+def _meter(encoder: Encoder, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:
+    """Operations of a frozen encoder, which are not computed, are none."""
     dtype = encoder.network.dtype or torch.float32
     rate = rate_here(dtype, device)
     length = sum(steps.lengths) / len(steps.lengths)
-    return Meter(steps.steps, 3 * flops_of_token(encoder.config, length, 0.0), rate)
+    return Meter(steps.steps, 0.0 if frozen else 3 * flops_of_token(encoder.config, length, 0.0), rate)
 
 
 def _finish(

@@ -16,6 +16,7 @@ import torch
 
 from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
+from bothways.nn.threads import SAME_SUMS
 from bothways.objectives.objective import Model, Objective
 from bothways.train.averaging import Average
 from bothways.train.progress import Cursor, Progress
@@ -81,7 +82,7 @@ class Trainer:
 
     steps: the batches.    evaluation: how good the model is, as it is then; None where nothing is held out.
     average: of the weights, which is evaluated in their place, or None.    tables: whose gradients are kept as rows.
-    alone: cores of a batch that is a step by itself; None: all.
+    alone: cores of a batch that is a step by itself, at most.
     """
 
     model: Model
@@ -94,7 +95,7 @@ class Trainer:
     times: Times
     average: Average | None = None
     tables: Sequence[Table] = ()
-    alone: int | None = None
+    alone: int = SAME_SUMS
 
     def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Go on from `progress` to the last step.

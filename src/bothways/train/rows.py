@@ -32,9 +32,10 @@ AHEAD = 4  # steps that are prepared before they are needed
 class RowSteps:
     """The steps of a run over rows.
 
-    lengths: tokens of each row.    batch_of: makes a batch of some rows, given by their numbers.
+    lengths: tokens of each row, or how many of a frozen encoder's states are known of it.
+    batch_of: makes a batch of some rows, given by their numbers.
     batch_size: rows of a step; the last one of an epoch has what is left.
-    batch_tokens: tokens computed at a time, about.    steps: of the whole run.
+    batch_tokens: of these computed at a time, about.    steps: of the whole run.
     small: a step is so little work that neither sharing it out nor a thread that prepares it is worth while.
     """
 
@@ -52,7 +53,7 @@ class RowSteps:
         return -(-len(self.lengths) // self.batch_size)
 
     def __call__(self, progress: Progress) -> Iterator[list[tuple[Batch, Cursor]]]:
-        """The parts of each step, prepared in a thread while the step before is computed."""
+        """The parts of each step, prepared in a thread while the step before is computed, unless they are small."""
         if self.small:
             yield from map(self._prepared, self._places(progress))
             return
@@ -97,7 +98,9 @@ class RowSteps:
 @lru_cache(maxsize=1)  # drawing it takes longer than many a step
 def _order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
     """The order of rows in an epoch."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+    order.setflags(write=False)
+    return order
 
 
 def steps_over(
@@ -125,7 +128,7 @@ def dealt(rows: Sequence[int], lengths: Sequence[int], budget: int, parts: int =
     """Rows in parts of about equally many tokens, each part's longest rows first.
 
     As many parts as it takes for about `budget` tokens each, but at least `parts` where there are as many rows. A
-    single part would be shared out among all cores (unless `Streams.alone` says otherwise), and its sums would depend
+    single part would be shared out among all cores (but as `Streams.alone` says), and its sums would depend
     on how many there are.
     """
     total = sum(lengths[row] for row in rows)

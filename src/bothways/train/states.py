@@ -108,6 +108,11 @@ class States:
         states = Ragged(torch.from_numpy(rows), Layout.of(lengths))
         return objective.batch([samples[number] for number in numbers], states)
 
+    @property
+    def pooled(self) -> bool:
+        """Whether a head reads one row of each sequence."""
+        return all(length == 1 for length in self.lengths)
+
     def rows(self, samples: int) -> list[int]:
         """How many rows each of so many samples has."""
         return [self._starts[self.firsts[i + 1]] - self._starts[self.firsts[i]] for i in range(samples)]

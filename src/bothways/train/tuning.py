@@ -111,7 +111,8 @@ class LossSettings:
 class RowSettings:
     """epochs: how often each row is learnt from; a share of an epoch will do.    batch_size: rows of a step.
 
-    batch_tokens: tokens computed at a time, about (memory against speed); a step has at least two parts.
+    batch_tokens: tokens computed at a time, about (memory against speed); a step has at least two parts, but of
+    heads that pool a frozen encoder's states.
     """
 
     epochs: float = 3.0
