@@ -29,7 +29,7 @@ def parallel_rows(
     passed over.
 
     target: a file of targets; line by line they go with those of the source, which is no table then.
-    lines: what to do where the source is one of lines, and no targets are said.    targets: whether there must be any.
+    lines: what to do where the source is one of lines, and no targets are said.    targets: whether they are needed.
     Raises InputError on what cannot be read.
     """
     if target is not None:
