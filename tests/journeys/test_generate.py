@@ -125,6 +125,26 @@ def test_flags_of_files_that_do_not_go_together_are_one_line(
     assert "none.txt: empty" in fails_with_one_line(capsys, "generate", pair, "--input", tmp_path / "none.txt")
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a"])
+def test_what_a_file_cannot_hold_is_told_before_anything_is_done(
+    name: str, pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the model is loaded; what its folder says, before anything is written."""
+    (tmp_path / "rows.jsonl").write_text('{"source": "a dog"}\n')
+    folder = saying(pair, tmp_path / "said", {"num_beams": 2, "num_return_sequences": 2})
+    monkeypatch.setattr(WritingPipeline, "answers", None)
+    for flags, said in {
+        ("--log-probabilities",): "has one text a row: for log-probabilities, end the name of --output in .jsonl",
+        ("--num-return-sequences", "2", "--num-beams", "2"): "for 2 results of each text, end the name",
+    }.items():
+        none = ("generate", tmp_path / "no model", "a dog", "--output", tmp_path / name)
+        assert said in fails_with_one_line(capsys, *none, *flags)
+    assert "2 results" in fails_with_one_line(capsys, "generate", folder, "a dog", "--output", tmp_path / name)
+    if name == "a.csv":
+        rows = ("--data", tmp_path / "rows.jsonl", "--output", tmp_path / name)
+        assert "2 results" in fails_with_one_line(capsys, "predict", folder, *rows)
+
+
 def test_json_is_what_the_pipeline_gives(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--num-beams", "3", "--num-return-sequences", "2", "--early-stopping", "never", "--log-probabilities")
     assert run("generate", pair, *TEXTS, *flags, "--json") == 0

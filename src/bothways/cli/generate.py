@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bothways.engine.text_lines import Scribe
     from bothways.engine.writing import WritingPipeline
 
-__all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "generate", "made_by", "scribe_of"]
+__all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "check_form", "generate", "made_by", "scribe_of"]
 
 # What the end of a file's name says of its lines; other files have the text alone.
 SUFFIXES: Mapping[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
@@ -186,8 +186,10 @@ def generate(
         settings.setdefault("seed", secrets.randbits(63))
         check_picture(alignment)
         check_drawing()
+    form = None if output is None else SUFFIXES.get(output.suffix.lower(), "txt")
     if output is not None:
         settings.setdefault("seed", 0)
+        check_form(form, settings.get("num_return_sequences", 1), log_probabilities)
     wanted = Wanted(settings, prefix, separator, truncation, full_text, log_probabilities)
     with ExitStack() as stack:
         rows = _rows(texts, input, stack)
@@ -201,11 +203,12 @@ def generate(
         loaded = load(model)
         scribe = scribe_of(loaded, model, wanted, precision, device, bar=False if output is not None else None)
         decoding.check(scribe.asking.decoding)
+        check_form(form, scribe.asking.decoding.num_return_sequences, log_probabilities)  # as the folder may say
         every = chain(first, rows)
         if alignment is not None:
             _align(scribe.write, prefix + first[0].source, settings, alignment, model)
-        if output is not None:
-            _write(loaded, scribe, every, output, resume)
+        if output is not None and form is not None:
+            _write(loaded, scribe, every, output, form, resume)
         elif stream:
             _stream(scribe, first[0].source)
         else:
@@ -246,6 +249,14 @@ def made_by(loaded: Encoder | EncoderDecoder, scribe: Scribe, form: str) -> dict
     made = {"model": checksum(loaded), "task": "generate", "device and precision": str(scribe.write.placement)}
     asked = {**vars(scribe.asking), **vars(scribe.asking.decoding), "length": scribe.write.writer.usual}
     return made | {"form": form} | {name: repr(value) for name, value in asked.items() if name != "decoding"}
+
+
+def check_form(form: Form | None, results: int, log_probabilities: bool = False) -> None:
+    """Raise InputError where lines of a form cannot hold what is written for each text. form: None for no file."""
+    more = "log-probabilities" if log_probabilities else f"{results:,} results of each text" if results > 1 else ""
+    if more and form in ("csv", "txt"):
+        kind = ".csv" if form == "csv" else "plain text"
+        raise InputError(f"{kind} has one text a row: for {more}, end the name of --output in .jsonl")
 
 
 def _rows(texts: tuple[str, ...], path: str | None, stack: ExitStack) -> Iterator[Parallel]:
@@ -305,11 +316,10 @@ def _stream(scribe: Scribe, text: str) -> None:
 
 
 def _write(
-    loaded: Encoder | EncoderDecoder, scribe: Scribe, rows: Iterable[Parallel], output: Path, resume: bool
+    loaded: Encoder | EncoderDecoder, scribe: Scribe, rows: Iterable[Parallel], output: Path, form: Form, resume: bool
 ) -> None:
     from bothways.engine.text_lines import add_texts
 
-    form: Form = SUFFIXES.get(output.suffix.lower(), "txt")
     made = made_by(loaded, scribe, form)
     done, _ = written_lines(output, made, resume, lambda partial: add_texts(scribe, rows, partial, form))
     print(f"{output}: {done:,} rows", file=sys.stderr)
