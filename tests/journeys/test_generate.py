@@ -107,6 +107,9 @@ def test_a_file_that_was_interrupted_is_gone_on_with(
     if form == "txt":  # as it is printed
         assert run(*command[:-1]) == 0
         assert capsys.readouterr().out == parts.read_text()
+        for name in ("plain", "plain.TXT"):
+            assert run(*command, tmp_path / name) == 0
+            assert (tmp_path / name).read_bytes() == parts.read_bytes()
 
 
 def test_flags_of_files_that_do_not_go_together_are_one_line(
@@ -117,6 +120,8 @@ def test_flags_of_files_that_do_not_go_together_are_one_line(
         ("--output", tmp_path / "a.txt", "--json"): "end the name of --output in .jsonl",
         ("--output", tmp_path / "a.txt", "--stream"): "leave --output out",
         ("--output", tmp_path / "no" / "a.txt"): "there is no folder",
+        ("--output", tmp_path / "a.json"): "end the name in .jsonl, .ndjson, .csv, or .txt or none for plain text",
+        ("--output", tmp_path / "a.TSV"): "files that end in .tsv are not written",
         ("--output", tmp_path / "a.csv", "--log-probabilities"): "end the name of --output in .jsonl",
     }.items():
         assert said in fails_with_one_line(capsys, "generate", pair, "a dog", *flags)

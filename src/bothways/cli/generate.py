@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "check_form", "generate", "made_by", "scribe_of"]
 
-# What the end of a file's name says of its lines; other files have the text alone.
+# What the end of a file's name says of its lines.
 SUFFIXES: Mapping[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 # What says something of draws only, and of beams.
@@ -149,8 +149,8 @@ def generate(
         A UTF-8 file with a text on each line, also .gz or .zst; - for standard input. Line i of what is printed is of
         its line i.
     output
-        A file to write in place of printing: .jsonl; .csv; else a line for each text. Lines are written to
-        OUTPUT.partial some at a time.
+        A file to write in place of printing: .jsonl; .csv; .txt or no ending for a line for each text. Lines are
+        written to OUTPUT.partial some at a time.
     resume
         Go on with OUTPUT.partial, after Ctrl-C or when the process was killed; without one, begin.
     prefix
@@ -186,7 +186,7 @@ def generate(
         settings.setdefault("seed", secrets.randbits(63))
         check_picture(alignment)
         check_drawing()
-    form = None if output is None else SUFFIXES.get(output.suffix.lower(), "txt")
+    form = None if output is None else _form_of(output)
     if output is not None:
         settings.setdefault("seed", 0)
         check_form(form, settings.get("num_return_sequences", 1), log_probabilities)
@@ -249,6 +249,17 @@ def made_by(loaded: Encoder | EncoderDecoder, scribe: Scribe, form: str) -> dict
     made = {"model": checksum(loaded), "task": "generate", "device and precision": str(scribe.write.placement)}
     asked = {**vars(scribe.asking), **vars(scribe.asking.decoding), "length": scribe.write.writer.usual}
     return made | {"form": form} | {name: repr(value) for name, value in asked.items() if name != "decoding"}
+
+
+def _form_of(output: Path) -> Form:
+    """What a file's lines are, by its name. Raises InputError on an ending that says something else."""
+    ending = output.suffix.lower()
+    if ending in ("", ".txt"):
+        return "txt"
+    if ending not in SUFFIXES:
+        known = f"{', '.join(SUFFIXES)}, or .txt or none for plain text"
+        raise InputError(f"{output}: files that end in {ending} are not written: end the name in {known}")
+    return SUFFIXES[ending]
 
 
 def check_form(form: Form | None, results: int, log_probabilities: bool = False) -> None:
