@@ -233,6 +233,27 @@ def test_the_picture_is_of_the_text_that_was_drawn(
     assert [one["token"] for one in answer["tokens"]] == list(seen[0].target)
 
 
+def test_a_source_that_is_cut_is_told_once_beside_a_picture(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """And is the same error as without one where it may not be cut."""
+    (tmp_path / "line.txt").write_text("the cat " * 30)
+    command = ("generate", pair, "--input", tmp_path / "line.txt", "--max-new-tokens", "4", "--prefix", "a ")
+    picture = ("--alignment", tmp_path / "a.png")
+    assert run(*command) == 0
+    alone = capsys.readouterr()
+    assert run(*command, *picture) == 0
+    both = capsys.readouterr()
+    told = f"{tmp_path}/a.png: what each of 4 tokens written and 24 read looked at\n"
+    assert (both.out, both.err) == (alone.out, told + alone.err)
+    assert alone.err.count("warning") == 1
+    (tmp_path / "a.png").unlink()
+    refused = fails_with_one_line(capsys, *command, "--no-truncation")
+    assert "line.txt: line 1 has 63 tokens" in refused
+    assert fails_with_one_line(capsys, *command, "--no-truncation", *picture) == refused
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_what_takes_more_memory_than_there_is_is_one_line(
     pair: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

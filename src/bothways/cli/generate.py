@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bothways.engine.decoding import Decoding
     from bothways.engine.prediction import Form
     from bothways.engine.text_lines import Scribe
-    from bothways.engine.writing import WritingPipeline
 
 __all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "check_form", "generate", "made_by", "scribe_of"]
 
@@ -206,7 +205,7 @@ def generate(
         check_form(form, scribe.asking.decoding.num_return_sequences, log_probabilities)  # as the folder may say
         every = chain(first, rows)
         if alignment is not None:
-            _align(scribe.write, prefix + first[0].source, settings, alignment, model)
+            _align(scribe, first[0], settings, alignment, model)
         if output is not None and form is not None:
             _write(loaded, scribe, every, output, form, resume)
         elif stream:
@@ -350,12 +349,12 @@ def _print(scribe: Scribe, rows: Iterable[Parallel], many: bool, json: bool) -> 
         print("]")
 
 
-def _align(write: WritingPipeline, text: str, settings: dict[str, Any], path: Path, model: str) -> None:
+def _align(scribe: Scribe, row: Parallel, settings: dict[str, Any], path: Path, model: str) -> None:
     from bothways.cli.alignment import draw
     from bothways.engine.alignment import align
 
     with replacing(path) as aside:
-        seen = align(write, text, **settings)
+        seen = align(scribe.write, scribe.read(row), **settings)
         draw(seen, aside, "/".join(Path(model).parts[-2:]))
     told = f"{len(seen.target)} tokens written and {len(seen.source)} read"
     print(f"{path}: what each of {told} looked at", file=sys.stderr)
