@@ -68,6 +68,20 @@ def test_lines_are_told_as_they_are_written(
     assert printed == json.dumps([[{"generated_text": text}] for text in wanted], ensure_ascii=False) + "\n"
 
 
+def test_a_list_of_json_is_whole_where_an_error_ends_it(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what was told until then; where that is nothing, nothing is printed."""
+    monkeypatch.setattr(text_lines, "FIRST", 2)
+    path = tmp_path / "lines.txt"
+    for before, wanted in ((5, 4), (2, 2), (1, 0)):
+        path.write_text("a dog\n" * before + "\n")
+        assert run("generate", pair, "--input", path, "--max-new-tokens", "3", "--json") == 2
+        captured = capsys.readouterr()
+        assert captured.err == f"bothways: {path}: line {before + 1} is empty: there is nothing to read\n"
+        assert len(json.loads(captured.out) if wanted else captured.out) == wanted
+
+
 DRAWN = ("--do-sample", "--seed", "3", "--top-k", "0", "--max-new-tokens", "6")
 
 

@@ -339,14 +339,24 @@ def _print(scribe: Scribe, rows: Iterable[Parallel], many: bool, json: bool) -> 
     """Each text, or a list of JSON, as it comes. many: whether it is not a single one."""
     from bothways.engine.text_lines import told
 
-    for number, (row, results) in enumerate(told(scribe, rows)):
-        if json:
-            print(", " if number else "[", end="")
-            print(standard_json.dumps(results, ensure_ascii=False), end="", flush=True)
-        else:
-            _show(row.source, results, many, scribe.asking.log_probabilities)
+    every = told(scribe, rows)
     if json:
-        print("]")
+        _print_list(results for _, results in every)
+        return
+    for row, results in every:
+        _show(row.source, results, many, scribe.asking.log_probabilities)
+
+
+def _print_list(values: Iterable[Any]) -> None:
+    """A list of JSON, one value after another as they come; where an error ends them, a list of those before it."""
+    before = "["
+    try:
+        for value in values:
+            print(f"{before}{standard_json.dumps(value, ensure_ascii=False)}", end="", flush=True)
+            before = ", "
+    finally:
+        if before != "[":
+            print("]")
 
 
 def _align(scribe: Scribe, row: Parallel, settings: dict[str, Any], path: Path, model: str) -> None:
