@@ -17,6 +17,7 @@ from small_pairs import made
 
 import bothways
 from bothways.engine import text_lines
+from bothways.engine.decoding import NAMES
 from bothways.engine.generation import Way
 from bothways.engine.writing import WritingPipeline
 
@@ -343,6 +344,21 @@ def test_settings_of_the_folder_that_nothing_heeds_are_told_once(
     assert run("generate", folder, *TEXTS, "--max-new-tokens", "3") == 0
     told = "not heeded here: diversity_penalty, num_beam_groups, typical_p"
     assert capsys.readouterr().err == f"bothways: warning: {folder / 'generation_config.json'}: {told}\n"
+
+
+def test_a_null_in_the_folder_says_nothing(
+    pair: Path, gpt2: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As transformers has it: what is said by default stands, and so does what says the same in another way."""
+    nulls = dict.fromkeys((*NAMES, "typical_p", "num_beam_groups", "stop_strings"))
+    for model in (pair, gpt2):
+        for said, flags in (({"do_sample": True}, ("--seed", "1")), ({"max_length": 9, "min_length": 7}, ())):
+            told = []
+            for more in ({}, nulls):
+                folder = saying(model, tmp_path / f"{model.name} {len(flags)}", {**more, **said})
+                assert run("generate", folder, *TEXTS, *flags, "--json") == 0
+                told.append(capsys.readouterr())
+            assert told[0] == told[1]
 
 
 def test_a_folder_that_draws_writes_the_same_file_twice_and_can_be_told_not_to(

@@ -200,7 +200,8 @@ def settings_of(model: Encoder | EncoderDecoder, folder: Path | None) -> dict[st
     where, both = folder or Path(), isinstance(model, EncoderDecoder)
     said, name = model.extras, "config.json"
     if isinstance(model, EncoderDecoder):
-        said, name = (model.generation, GENERATION) if model.generation else (said, name)
+        more = any(value is not None for value in model.generation.values())
+        said, name = (model.generation, GENERATION) if more else (said, name)
     elif folder is not None and (folder / GENERATION).is_file():
         said, name = read_object(folder / GENERATION), GENERATION
     network = model.decoder if isinstance(model, EncoderDecoder) else model.network
