@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from bothways.cli.output import print_table, printable
 from bothways.cli.resumed import check_place, written_lines
+from bothways.cli.scribe import Wanted, check_form, form_of, made_by, scribe_of
 from bothways.data.parallel import Parallel
 from bothways.data.records import numbered_lines, opened
 from bothways.errors import InputError
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
     from bothways.engine.prediction import Form
     from bothways.engine.text_lines import Scribe
 
-__all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "check_form", "generate", "made_by", "scribe_of"]
-
-# What the end of a file's name says of its lines.
-SUFFIXES: Mapping[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+__all__ = ["DecodingFlags", "generate"]
 
 # What says something of draws only, and of beams.
 OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "seed")
@@ -185,7 +183,7 @@ def generate(
         settings.setdefault("seed", secrets.randbits(63))
         check_picture(alignment)
         check_drawing()
-    form = None if output is None else _form_of(output)
+    form = None if output is None else form_of(output)
     if output is not None:
         settings.setdefault("seed", 0)
         check_form(form, settings.get("num_return_sequences", 1), log_probabilities)
@@ -212,61 +210,6 @@ def generate(
             _stream(scribe, first[0].source)
         else:
             _print(scribe, every, len(first) > 1, json)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is said of how texts are written: the settings of `Decoding`, and what `Asking` has beside them."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    prefix: str = ""
-    separator: str | None = None
-    truncation: bool = True
-    full_text: bool | None = None
-    log_probabilities: bool = False
-
-
-def scribe_of(
-    loaded: Encoder | EncoderDecoder, model: str, wanted: Wanted, precision: str, device: str, bar: bool | None = False
-) -> Scribe:
-    """What writes with a model, and as its folder says where nothing else is wanted."""
-    from bothways.checkpoint.hub import resolve
-    from bothways.engine.decoding import read_decoding
-    from bothways.engine.text_lines import Scribe
-    from bothways.engine.writing import Asking, pipeline_of
-
-    write = pipeline_of(loaded, resolve(model), device=device, precision=precision, name=model, bar=bar)
-    one = wanted
-    about = one.prefix, one.separator, one.truncation, one.full_text, one.log_probabilities
-    return Scribe(write, Asking(read_decoding(one.settings, write.usual), *about))
-
-
-def made_by(loaded: Encoder | EncoderDecoder, scribe: Scribe, form: str) -> dict[str, str]:
-    """What lines are made from, by what to call it."""
-    from bothways.checkpoint.checksum import checksum
-
-    made = {"model": checksum(loaded), "task": "generate", "device and precision": str(scribe.write.placement)}
-    asked = {**vars(scribe.asking), **vars(scribe.asking.decoding), "length": scribe.write.writer.usual}
-    return made | {"form": form} | {name: repr(value) for name, value in asked.items() if name != "decoding"}
-
-
-def _form_of(output: Path) -> Form:
-    """What a file's lines are, by its name. Raises InputError on an ending that says something else."""
-    ending = output.suffix.lower()
-    if ending in ("", ".txt"):
-        return "txt"
-    if ending not in SUFFIXES:
-        known = f"{', '.join(SUFFIXES)}, or .txt or none for plain text"
-        raise InputError(f"{output}: files that end in {ending} are not written: end the name in {known}")
-    return SUFFIXES[ending]
-
-
-def check_form(form: Form | None, results: int, log_probabilities: bool = False) -> None:
-    """Raise InputError where lines of a form cannot hold what is written for each text. form: None for no file."""
-    more = "log-probabilities" if log_probabilities else f"{results:,} results of each text" if results > 1 else ""
-    if more and form in ("csv", "txt"):
-        kind = ".csv" if form == "csv" else "plain text"
-        raise InputError(f"{kind} has one text a row: for {more}, end the name of --output in .jsonl")
 
 
 def _rows(texts: tuple[str, ...], path: str | None, stack: ExitStack) -> Iterator[Parallel]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from bothways.cli.generate import SUFFIXES, Wanted, check_form, made_by, scribe_of
 from bothways.cli.labelled import SWITCH, FormRows, PredictedRows
 from bothways.cli.parallel import parallel_rows
 from bothways.cli.resumed import check_place, written_lines
 from bothways.cli.rows import RowFlags
+from bothways.cli.scribe import SUFFIXES, Wanted, check_form, made_by, scribe_of
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
