@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bothways.data.batch import batch
 from bothways.engine.decoding import read_decoding
-from bothways.engine.writing import WritingPipeline, spelt
+from bothways.engine.spelling import spelt
+from bothways.engine.writing import WritingPipeline
 from bothways.errors import CheckpointError, InputError
 from bothways.nn.layers import filled
 from bothways.ragged import Ragged
