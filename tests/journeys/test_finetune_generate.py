@@ -130,6 +130,11 @@ def test_evaluate_finds_again_what_the_run_found_and_generate_writes_what_it_jud
     assert run("generate", model, "--input", f"{files}/held.en", "--output", tmp_path / "b.jsonl") == 0
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[1])["row"] == 2
+    sources = (files / "held.en").read_text().splitlines()
+    numbered = [json.dumps({"source": text, "target": i}) + "\n" for i, text in enumerate(sources)]
+    (tmp_path / "numbered.jsonl").write_text("".join(numbered))  # targets that are none, and that it does not need
+    assert run("predict", model, "--data", tmp_path / "numbered.jsonl", "--output", tmp_path / "c.jsonl") == 0
+    assert (tmp_path / "c.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
     none = ("evaluate", model, *ways["tsv"], "--metrics", "none", "--max-samples", "3")
     assert run(*none, "--output", tmp_path / "none") == 0
     printed = capsys.readouterr().out

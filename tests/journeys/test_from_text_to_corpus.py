@@ -127,7 +127,10 @@ def test_bad_input_is_one_line(
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
     assert "--input" in fails_with_one_line(capsys, *train)
-    assert "no text" in fails_with_one_line(capsys, *train, "--input", tmp_path / "empty.txt")
+    (tmp_path / "none.jsonl").touch()
+    none = (tmp_path / "empty.txt", tmp_path / "none.jsonl")
+    assert f"{none[0]}: there is no text" in fails_with_one_line(capsys, *train, "--input", none[0])
+    assert f"{none[0]}, {none[1]}: there is no text" in fails_with_one_line(capsys, *train, "--input", *none)
     assert "line 2" in fails_with_one_line(capsys, *train, "--input", tmp_path / "bad.jsonl")
     assert "twice" in fails_with_one_line(capsys, *train, "--input=-")
     assert "'char'" in fails_with_one_line(capsys, *train, "--input", texts, "--kind", "char")
@@ -136,7 +139,7 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "new").exists()
     build = ["corpus", "build", "--tokenizer", tokenizer, "--output", tmp_path / "new"]
     before = sorted(tmp_path.rglob("*"))
-    assert "no text" in fails_with_one_line(capsys, *build, "--input", tmp_path / "empty.txt")
+    assert f"{none[0]}: there is no text" in fails_with_one_line(capsys, *build, "--input", none[0])
     assert sorted(tmp_path.rglob("*")) == before
     assert "line 2" in fails_with_one_line(capsys, *build, "--input", tmp_path / "bad.jsonl", "--workers", "2")
     assert "not empty" in fails_with_one_line(capsys, *build[:-1], texts, "--input", texts)

@@ -17,6 +17,7 @@ from small_pairs import made
 
 import bothways
 from bothways.engine import text_lines
+from bothways.engine.decoding import NAMES
 from bothways.engine.generation import Way
 from bothways.engine.writing import WritingPipeline
 
@@ -68,6 +69,20 @@ def test_lines_are_told_as_they_are_written(
     assert printed == json.dumps([[{"generated_text": text}] for text in wanted], ensure_ascii=False) + "\n"
 
 
+def test_a_list_of_json_is_whole_where_an_error_ends_it(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what was told until then; where that is nothing, nothing is printed."""
+    monkeypatch.setattr(text_lines, "FIRST", 2)
+    path = tmp_path / "lines.txt"
+    for before, wanted in ((5, 4), (2, 2), (1, 0)):
+        path.write_text("a dog\n" * before + "\n")
+        assert run("generate", pair, "--input", path, "--max-new-tokens", "3", "--json") == 2
+        captured = capsys.readouterr()
+        assert captured.err == f"bothways: {path}: line {before + 1} is empty: there is nothing to read\n"
+        assert len(json.loads(captured.out) if wanted else captured.out) == wanted
+
+
 DRAWN = ("--do-sample", "--seed", "3", "--top-k", "0", "--max-new-tokens", "6")
 
 
@@ -107,6 +122,9 @@ def test_a_file_that_was_interrupted_is_gone_on_with(
     if form == "txt":  # as it is printed
         assert run(*command[:-1]) == 0
         assert capsys.readouterr().out == parts.read_text()
+        for name in ("plain", "plain.TXT", "plain.de"):
+            assert run(*command, tmp_path / name) == 0
+            assert (tmp_path / name).read_bytes() == parts.read_bytes()
 
 
 def test_flags_of_files_that_do_not_go_together_are_one_line(
@@ -117,12 +135,37 @@ def test_flags_of_files_that_do_not_go_together_are_one_line(
         ("--output", tmp_path / "a.txt", "--json"): "end the name of --output in .jsonl",
         ("--output", tmp_path / "a.txt", "--stream"): "leave --output out",
         ("--output", tmp_path / "no" / "a.txt"): "there is no folder",
+        (
+            "--output",
+            tmp_path / "a.json",
+        ): "end the name in .jsonl, .ndjson, .csv, or with anything else for plain text",
+        ("--output", tmp_path / "a.TSV"): "files that end in .tsv are not written",
         ("--output", tmp_path / "a.csv", "--log-probabilities"): "end the name of --output in .jsonl",
     }.items():
         assert said in fails_with_one_line(capsys, "generate", pair, "a dog", *flags)
     assert "no such file" in fails_with_one_line(capsys, "generate", pair, "--input", tmp_path / "none.txt").lower()
     (tmp_path / "none.txt").touch()
     assert "none.txt: empty" in fails_with_one_line(capsys, "generate", pair, "--input", tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a"])
+def test_what_a_file_cannot_hold_is_told_before_anything_is_done(
+    name: str, pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the model is loaded; what its folder says, before anything is written."""
+    (tmp_path / "rows.jsonl").write_text('{"source": "a dog"}\n')
+    folder = saying(pair, tmp_path / "said", {"num_beams": 2, "num_return_sequences": 2})
+    monkeypatch.setattr(WritingPipeline, "answers", None)
+    for flags, said in {
+        ("--log-probabilities",): "has one text a row: for log-probabilities, end the name of --output in .jsonl",
+        ("--num-return-sequences", "2", "--num-beams", "2"): "for 2 results of each text, end the name",
+    }.items():
+        none = ("generate", tmp_path / "no model", "a dog", "--output", tmp_path / name)
+        assert said in fails_with_one_line(capsys, *none, *flags)
+    assert "2 results" in fails_with_one_line(capsys, "generate", folder, "a dog", "--output", tmp_path / name)
+    if name == "a.csv":
+        rows = ("--data", tmp_path / "rows.jsonl", "--output", tmp_path / name)
+        assert "2 results" in fails_with_one_line(capsys, "predict", folder, *rows)
 
 
 def test_json_is_what_the_pipeline_gives(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,6 +251,27 @@ def test_the_picture_is_of_the_text_that_was_drawn(
     assert [one["token"] for one in answer["tokens"]] == list(seen[0].target)
 
 
+def test_a_source_that_is_cut_is_told_once_beside_a_picture(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """And is the same error as without one where it may not be cut."""
+    (tmp_path / "line.txt").write_text("the cat " * 30)
+    command = ("generate", pair, "--input", tmp_path / "line.txt", "--max-new-tokens", "4", "--prefix", "a ")
+    picture = ("--alignment", tmp_path / "a.png")
+    assert run(*command) == 0
+    alone = capsys.readouterr()
+    assert run(*command, *picture) == 0
+    both = capsys.readouterr()
+    told = f"{tmp_path}/a.png: what each of 4 tokens written and 24 read looked at\n"
+    assert (both.out, both.err) == (alone.out, told + alone.err)
+    assert alone.err.count("warning") == 1
+    (tmp_path / "a.png").unlink()
+    refused = fails_with_one_line(capsys, *command, "--no-truncation")
+    assert "line.txt: line 1 has 63 tokens" in refused
+    assert fails_with_one_line(capsys, *command, "--no-truncation", *picture) == refused
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_what_takes_more_memory_than_there_is_is_one_line(
     pair: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +347,21 @@ def test_settings_of_the_folder_that_nothing_heeds_are_told_once(
     assert run("generate", folder, *TEXTS, "--max-new-tokens", "3") == 0
     told = "not heeded here: diversity_penalty, num_beam_groups, typical_p"
     assert capsys.readouterr().err == f"bothways: warning: {folder / 'generation_config.json'}: {told}\n"
+
+
+def test_a_null_in_the_folder_says_nothing(
+    pair: Path, gpt2: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As transformers has it: what is said by default stands, and so does what says the same in another way."""
+    nulls = dict.fromkeys((*NAMES, "typical_p", "num_beam_groups", "stop_strings"))
+    for model in (pair, gpt2):
+        for said, flags in (({"do_sample": True}, ("--seed", "1")), ({"max_length": 9, "min_length": 7}, ())):
+            told = []
+            for more in ({}, nulls):
+                folder = saying(model, tmp_path / f"{model.name} {len(flags)}", {**more, **said})
+                assert run("generate", folder, *TEXTS, *flags, "--json") == 0
+                told.append(capsys.readouterr())
+            assert told[0] == told[1]
 
 
 def test_a_folder_that_draws_writes_the_same_file_twice_and_can_be_told_not_to(

@@ -167,3 +167,20 @@ def test_a_column_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> 
 def test_a_table_without_targets_will_do_where_none_are_needed(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"document": "a"}, {"document": "b"}])
     assert read(path, targets=False)[1] == [("a", ()), ("b", ())]
+
+
+def test_targets_that_are_not_needed_are_neither_read_nor_told(tmp_path: Path) -> None:
+    """They still tell which column is no source."""
+    path = lines(tmp_path / "a.jsonl", [{"en": "a dog", "summary": 3}, {"en": "a cat", "summary": ["x", None, 4]}])
+    told, found = read(path, targets=False)
+    assert found == [("a dog", ()), ("a cat", ())]
+    assert told.endswith("source 'en'")
+    assert read(lines(path, [{"x": "a b", "y": "b c"}]), target="x", targets=False)[1] == [("b c", ())]
+    for only in ([{"title": "a b", "id": 3}, {"title": "b c", "id": 4}], [{"fr": "un chat", "pages": 7}]):
+        wanted = [(next(iter(row.values())), ()) for row in only]
+        assert read(lines(path, only), targets=False)[1] == wanted
+    twice = tmp_path / "a.csv"
+    twice.write_text("source,target,target\na b,c d,e f\n")
+    assert read(twice, targets=False)[1] == [("a b", ())]
+    with pytest.raises(InputError, match="2 columns called 'target'"):
+        read(twice)

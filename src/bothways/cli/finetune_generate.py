@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from bothways.cli.finetune import TuningFlags, ended, in_turn, show_runs, warn_of_one_file
-from bothways.cli.parallel import parallel_rows
+from bothways.cli.parallel import file_of_sources, parallel_rows
 from bothways.data.parallel import Parallel, ParallelColumns
 from bothways.data.table import TableSource
 from bothways.errors import ConfigError, InputError
@@ -57,9 +57,9 @@ class ParallelFlags:
 
         Raises InputError where none are said, and where there are none.
         """
-        if target is not None and path is None:
-            raise InputError(f"{target} has targets; name the file of their sources, too")
-        if target is None and (path is None) == (self.dataset is None):
+        if target is not None:
+            path = file_of_sources(path, target)
+        elif (path is None) == (self.dataset is None):
             raise InputError("say where the rows are: a file, or a data set with --dataset")
         form = (self.format, self.header, self.quoted, self.surplus)
         where = TableSource(path, None, "", *form) if path is not None else TableSource(None, self.dataset, split)

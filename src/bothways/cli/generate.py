@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from bothways.cli.output import print_table, printable
 from bothways.cli.resumed import check_place, written_lines
+from bothways.cli.scribe import Wanted, check_form, form_of, made_by, scribe_of
 from bothways.data.parallel import Parallel
 from bothways.data.records import numbered_lines, opened
 from bothways.errors import InputError
@@ -28,12 +29,8 @@ if TYPE_CHECKING:
     from bothways.engine.decoding import Decoding
     from bothways.engine.prediction import Form
     from bothways.engine.text_lines import Scribe
-    from bothways.engine.writing import WritingPipeline
 
-__all__ = ["SUFFIXES", "DecodingFlags", "Wanted", "generate", "made_by", "scribe_of"]
-
-# What the end of a file's name says of its lines; other files have the text alone.
-SUFFIXES: Mapping[str, Literal["jsonl", "csv"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+__all__ = ["DecodingFlags", "generate"]
 
 # What says something of draws only, and of beams.
 OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "seed")
@@ -149,8 +146,8 @@ def generate(
         A UTF-8 file with a text on each line, also .gz or .zst; - for standard input. Line i of what is printed is of
         its line i.
     output
-        A file to write in place of printing: .jsonl; .csv; else a line for each text. Lines are written to
-        OUTPUT.partial some at a time.
+        A file to write in place of printing: .jsonl; .csv; .txt or no ending for a line for each text. Lines are
+        written to OUTPUT.partial some at a time.
     resume
         Go on with OUTPUT.partial, after Ctrl-C or when the process was killed; without one, begin.
     prefix
@@ -186,8 +183,10 @@ def generate(
         settings.setdefault("seed", secrets.randbits(63))
         check_picture(alignment)
         check_drawing()
+    form = None if output is None else form_of(output)
     if output is not None:
         settings.setdefault("seed", 0)
+        check_form(form, settings.get("num_return_sequences", 1), log_probabilities)
     wanted = Wanted(settings, prefix, separator, truncation, full_text, log_probabilities)
     with ExitStack() as stack:
         rows = _rows(texts, input, stack)
@@ -201,51 +200,16 @@ def generate(
         loaded = load(model)
         scribe = scribe_of(loaded, model, wanted, precision, device, bar=False if output is not None else None)
         decoding.check(scribe.asking.decoding)
+        check_form(form, scribe.asking.decoding.num_return_sequences, log_probabilities)  # as the folder may say
         every = chain(first, rows)
         if alignment is not None:
-            _align(scribe.write, prefix + first[0].source, settings, alignment, model)
-        if output is not None:
-            _write(loaded, scribe, every, output, resume)
+            _align(scribe, first[0], settings, alignment, model)
+        if output is not None and form is not None:
+            _write(loaded, scribe, every, output, form, resume)
         elif stream:
             _stream(scribe, first[0].source)
         else:
             _print(scribe, every, len(first) > 1, json)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is said of how texts are written: the settings of `Decoding`, and what `Asking` has beside them."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    prefix: str = ""
-    separator: str | None = None
-    truncation: bool = True
-    full_text: bool | None = None
-    log_probabilities: bool = False
-
-
-def scribe_of(
-    loaded: Encoder | EncoderDecoder, model: str, wanted: Wanted, precision: str, device: str, bar: bool | None = False
-) -> Scribe:
-    """What writes with a model, and as its folder says where nothing else is wanted."""
-    from bothways.checkpoint.hub import resolve
-    from bothways.engine.decoding import read_decoding
-    from bothways.engine.text_lines import Scribe
-    from bothways.engine.writing import Asking, pipeline_of
-
-    write = pipeline_of(loaded, resolve(model), device=device, precision=precision, name=model, bar=bar)
-    one = wanted
-    about = one.prefix, one.separator, one.truncation, one.full_text, one.log_probabilities
-    return Scribe(write, Asking(read_decoding(one.settings, write.usual), *about))
-
-
-def made_by(loaded: Encoder | EncoderDecoder, scribe: Scribe, form: str) -> dict[str, str]:
-    """What lines are made from, by what to call it."""
-    from bothways.checkpoint.checksum import checksum
-
-    made = {"model": checksum(loaded), "task": "generate", "device and precision": str(scribe.write.placement)}
-    asked = {**vars(scribe.asking), **vars(scribe.asking.decoding), "length": scribe.write.writer.usual}
-    return made | {"form": form} | {name: repr(value) for name, value in asked.items() if name != "decoding"}
 
 
 def _rows(texts: tuple[str, ...], path: str | None, stack: ExitStack) -> Iterator[Parallel]:
@@ -305,11 +269,10 @@ def _stream(scribe: Scribe, text: str) -> None:
 
 
 def _write(
-    loaded: Encoder | EncoderDecoder, scribe: Scribe, rows: Iterable[Parallel], output: Path, resume: bool
+    loaded: Encoder | EncoderDecoder, scribe: Scribe, rows: Iterable[Parallel], output: Path, form: Form, resume: bool
 ) -> None:
     from bothways.engine.text_lines import add_texts
 
-    form: Form = SUFFIXES.get(output.suffix.lower(), "txt")
     made = made_by(loaded, scribe, form)
     done, _ = written_lines(output, made, resume, lambda partial: add_texts(scribe, rows, partial, form))
     print(f"{output}: {done:,} rows", file=sys.stderr)
@@ -319,22 +282,32 @@ def _print(scribe: Scribe, rows: Iterable[Parallel], many: bool, json: bool) -> 
     """Each text, or a list of JSON, as it comes. many: whether it is not a single one."""
     from bothways.engine.text_lines import told
 
-    for number, (row, results) in enumerate(told(scribe, rows)):
-        if json:
-            print(", " if number else "[", end="")
-            print(standard_json.dumps(results, ensure_ascii=False), end="", flush=True)
-        else:
-            _show(row.source, results, many, scribe.asking.log_probabilities)
+    every = told(scribe, rows)
     if json:
-        print("]")
+        _print_list(results for _, results in every)
+        return
+    for row, results in every:
+        _show(row.source, results, many, scribe.asking.log_probabilities)
 
 
-def _align(write: WritingPipeline, text: str, settings: dict[str, Any], path: Path, model: str) -> None:
+def _print_list(values: Iterable[Any]) -> None:
+    """A list of JSON, one value after another as they come; where an error ends them, a list of those before it."""
+    before = "["
+    try:
+        for value in values:
+            print(f"{before}{standard_json.dumps(value, ensure_ascii=False)}", end="", flush=True)
+            before = ", "
+    finally:
+        if before != "[":
+            print("]")
+
+
+def _align(scribe: Scribe, row: Parallel, settings: dict[str, Any], path: Path, model: str) -> None:
     from bothways.cli.alignment import draw
     from bothways.engine.alignment import align
 
     with replacing(path) as aside:
-        seen = align(write, text, **settings)
+        seen = align(scribe.write, scribe.read(row), **settings)
         draw(seen, aside, "/".join(Path(model).parts[-2:]))
     told = f"{len(seen.target)} tokens written and {len(seen.source)} read"
     print(f"{path}: what each of {told} looked at", file=sys.stderr)

@@ -12,7 +12,7 @@ from bothways.data.records import STANDARD_INPUT
 from bothways.data.table import TABLES, TableSource, format_of
 from bothways.errors import InputError
 
-__all__ = ["parallel_rows"]
+__all__ = ["file_of_sources", "parallel_rows"]
 
 
 @contextmanager
@@ -29,13 +29,11 @@ def parallel_rows(
     passed over.
 
     target: a file of targets; line by line they go with those of the source, which is no table then.
-    lines: what to do where the source is one of lines, and no targets are said.    targets: whether there must be any.
+    lines: what to do where the source is one of lines, and no targets are said.    targets: whether they are needed.
     Raises InputError on what cannot be read.
     """
     if target is not None:
-        if source.path is None:
-            raise InputError(f"{target} has targets; name the file of their sources, too")
-        reading = aligned(source.path, target, skip_empty=skip_empty)
+        reading = aligned(file_of_sources(source.path, target), target, skip_empty=skip_empty)
     else:
         _check_form(source, lines)
         reading = parallel(source, columns, targets=targets, skip_empty=skip_empty)
@@ -44,6 +42,13 @@ def parallel_rows(
         yield found.rows
         if found.empty:
             print(f"bothways: {found.empty:,} rows of which a side is empty were passed over", file=sys.stderr)
+
+
+def file_of_sources(path: str | None, target: str) -> str:
+    """The file whose lines go with those of a file of targets. Raises InputError where none is named."""
+    if path is None:
+        raise InputError(f"{target} has targets; name the file of their sources, too")
+    return path
 
 
 def _check_form(source: TableSource, lines: str) -> None:

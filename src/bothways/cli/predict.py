@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from bothways.cli.generate import SUFFIXES, Wanted, made_by, scribe_of
 from bothways.cli.labelled import SWITCH, FormRows, PredictedRows
 from bothways.cli.parallel import parallel_rows
 from bothways.cli.resumed import check_place, written_lines
 from bothways.cli.rows import RowFlags
+from bothways.cli.scribe import SUFFIXES, Wanted, check_form, made_by, scribe_of
 from bothways.errors import InputError
 
 if TYPE_CHECKING:
@@ -224,6 +224,7 @@ def _write(
         raise InputError("--text and --source are both the column of the source; say one of them")
     columns = ParallelColumns(rows.text if form.source is None else form.source, form.target)
     scribe = scribe_of(loaded, model, Wanted({"seed": 0}), precision, device)
+    check_form(written, scribe.asking.decoding.num_return_sequences)  # as the folder says
 
     def steps(partial: PartialLines) -> Iterator[int]:
         lines = f"say `bothways generate {model} --input {source.name} --output {output}`"

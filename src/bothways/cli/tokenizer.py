@@ -90,6 +90,8 @@ def train(
     if not source.repeatable:
         raise InputError("training reads its input twice, which standard input cannot be; give files")
     size = measure(source.documents())
+    if not size.documents:
+        raise InputError(f"{source.name}: there is no text in it to train on")
     share = min(1.0, most / max(size.bytes, 1))
     if sys.stderr.isatty():
         print(f"{size.documents:,} documents, {size.bytes:,} bytes; training on {share:.1%} …", file=sys.stderr)

@@ -135,7 +135,7 @@ def build(
     if not any(writer.entries for writer in writers.values()):
         if fresh:
             shutil.rmtree(folder)
-        raise InputError("there is no text in the input")
+        raise InputError(f"{source.name}: there is no text in it")
     return _conclude(folder, made, loaded.vocab_size, writers, progress.duplicates)
 
 

@@ -68,7 +68,8 @@ def parallel(
 
     A list in the column of sources is one text, whose parts are joined with spaces; in that of targets, several that
     are right.    columns: those that are said; the others are guessed (`ParallelRows.said` tells how).
-    targets: whether there must be any.    skip_empty: pass over rows of which a side is empty.
+    targets: whether they are needed; else they are not read, and a column of them only tells which one is no source.
+    skip_empty: pass over rows of which a side is empty.
 
     Raises InputError, naming file, line or row, and column, on what cannot be read and on an empty side.
     """
@@ -120,15 +121,26 @@ def _find(wanted: ParallelColumns, table: Table, name: str, needed: bool) -> Par
     for role, said in (("--source", wanted.source), *([("--target", wanted.target)] if needed else [])):
         find_column(said, (), table.names, name, role)
     target = wanted.target if wanted.target in table.names else None
-    target = find_column(target, TARGETS, [one for one in table.names if one != wanted.source], name, "--target")
+    # Of two of a name none can be read; what is not needed may be so called.
+    names = table.names if needed else [one for one in table.names if table.names.count(one) == 1]
+    if needed or target is None:
+        target = find_column(target, TARGETS, [one for one in names if one != wanted.source], name, "--target")
     free = [one for one in table.names if one != target]
     source = find_column(wanted.source, SOURCES, free, name, "--source")
+    if source is None and not needed:
+        source = _only_text(table, wanted.target)
     if source is None or (target is None and needed):
         source, target = _by_place(source, target, table)
     for role, found in (("source", source), *([("target", target)] if needed else [])):
         if found is None:
             raise NoColumn(f"{name}: cannot tell which column is the {role}; say --{role}; it has {some(table.names)}")
-    return ParallelColumns(source, target)
+    return ParallelColumns(source, target if needed else None)
+
+
+def _only_text(table: Table, target: str | None) -> str | None:
+    """The column of texts, if there is but one beside what is said to be the target."""
+    texts = [one for one in table.names if one != target and _is_texts([row.get(one) for row in table.sample])]
+    return texts[0] if len(texts) == 1 else None
 
 
 def _by_place(source: str | None, target: str | None, table: Table) -> tuple[str | None, str | None]:

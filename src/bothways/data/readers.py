@@ -59,6 +59,13 @@ class Source:
             raise InputError("say where the documents are: files with --input, or a data set with --dataset")
 
     @property
+    def name(self) -> str:
+        """What messages call it."""
+        if self.dataset is not None:
+            return f"{self.dataset} ({self.split})"
+        return ", ".join(map(str, self.inputs[:8])) + (", …" if self.inputs[8:] else "")
+
+    @property
     def repeatable(self) -> bool:
         """Whether it can be read a second time."""
         return not {STANDARD_INPUT, "/dev/stdin"}.intersection(self.inputs)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bothways.data.batch import batch
 from bothways.engine.decoding import read_decoding
-from bothways.engine.writing import WritingPipeline, spelt
+from bothways.engine.spelling import spelt
+from bothways.engine.writing import WritingPipeline
 from bothways.errors import CheckpointError, InputError
 from bothways.nn.layers import filled
 from bothways.ragged import Ragged
@@ -72,9 +73,10 @@ class SourceUse:
         return "yes" if gain >= USED else "no" if max(map(abs, self.gains)) < UNUSED or gain <= 0 else "hardly"
 
 
-def align(write: WritingPipeline, text: str, target: str | None = None, **settings: Any) -> Alignment:
+def align(write: WritingPipeline, text: str | Encoded, target: str | None = None, **settings: Any) -> Alignment:
     """Of one text with its target: the given one, or what is written with these settings.
 
+    text: as it is, or as `write.read` made tokens of it.
     Raises CheckpointError on a decoder alone, which reads no source.
     """
     encoded, ids, _ = _pair(write, text, target, settings)
@@ -105,12 +107,12 @@ def source_use(write: WritingPipeline, text: str, target: str | None = None, **s
 
 
 def _pair(
-    write: WritingPipeline, text: str, target: str | None, settings: dict[str, Any]
+    write: WritingPipeline, text: str | Encoded, target: str | None, settings: dict[str, Any]
 ) -> tuple[Encoded, list[int], bool]:
     """The source, the target's ids with the mark of its end, and whether the model wrote it."""
     if write.parts.encoder is None:
         raise CheckpointError("a decoder alone reads no source: there is nothing that its tokens could look at in one")
-    (encoded,) = write.read([text])
+    encoded = text if isinstance(text, Encoded) else write.read([text])[0]
     if target is None:
         ((written, *_),) = write.write([encoded], read_decoding(settings, write.usual))
         return encoded, list(written.ids), True

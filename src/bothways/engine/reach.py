@@ -18,7 +18,8 @@ from torch import Tensor
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.engine.decoding import read_decoding
-from bothways.engine.writing import WritingPipeline, parts_of, spelt
+from bothways.engine.spelling import spelt
+from bothways.engine.writing import WritingPipeline, parts_of
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged

@@ -14,7 +14,7 @@ from bothways.engine.lines import PartialLines
 from bothways.engine.prediction import FORMS, Form, add_lines, in_form
 from bothways.engine.writing import WRITES, Asking, Names, WritingPipeline
 from bothways.errors import InputError
-from bothways.text.tokenizer import Cuts
+from bothways.text.tokenizer import Cuts, Encoded
 
 __all__ = ["Scribe", "add_texts", "told"]
 
@@ -39,9 +39,13 @@ class Scribe:
     def passed(self, row: Parallel) -> None:
         """Heed a row that was written for before: draws for the same source are others after it."""
         if self.asking.decoding.do_sample:
-            one = self.asking
-            (encoded,) = self.write.read([row.source], one.prefix, one.truncation, one.separator, [row.place], Cuts())
-            self.names.of(encoded)
+            self.names.of(self.read(row))
+
+    def read(self, row: Parallel) -> Encoded:
+        """The tokens that are read of a row, without a word on a source that is cut. Raises InputError as `answers`."""
+        one = self.asking
+        (encoded,) = self.write.read([row.source], one.prefix, one.truncation, one.separator, [row.place], Cuts())
+        return encoded
 
     def at_a_time(self, done: int) -> int:
         """How many rows come next after so many; by that number alone, so that a run that goes on has the same."""

@@ -42,16 +42,17 @@ COUNTED = {"max_length": ("max_new_tokens", 20), "min_length": ("min_new_tokens"
 def usual_settings(said: Mapping[str, Any], path: Path, vocab: int, start: int | None = None) -> dict[str, Any]:
     """Settings of `Decoding` by name, as a file has them among other things.
 
-    said, path: the file's keys, and what messages call it.    vocab: the decoder's words.
+    said, path: the file's keys, and what messages call it; a null says nothing.    vocab: the decoder's words.
     start: tokens that a text begins with, and that max_length and min_length count; None for a model whose texts begin
     with any number of them.
 
     Warns, naming file and keys, of settings that nothing here heeds.
     Raises ConfigError, naming file and key, on values that cannot be.
     """
-    usual = {name: said[name] for name in NAMES if said.get(name) is not None and name != "seed"}
+    said = {name: value for name, value in said.items() if value is not None}
+    usual = {name: said[name] for name in NAMES if name in said and name != "seed"}
     for theirs, (ours, _) in COUNTED.items():
-        if start is not None and ours not in usual and said.get(theirs) is not None:
+        if start is not None and ours not in usual and theirs in said:
             usual[ours] = _beyond(theirs, said[theirs], start, path)
     if isinstance(first := usual.get("forced_bos_token_id"), list) and len(first) == 1:
         usual["forced_bos_token_id"] = first[0]
@@ -89,10 +90,10 @@ def _check(usual: Mapping[str, Any], path: Path, vocab: int) -> None:
 
 
 def _warn(said: Mapping[str, Any], path: Path, start: int | None) -> None:
-    unread = [key for key, neutral in UNREAD.items() if said.get(key) is not None and said[key] not in neutral]
+    unread = [key for key, neutral in UNREAD.items() if key in said and said[key] not in neutral]
     if start is None:
-        lengths = [key for key, (ours, without) in COUNTED.items() if ours not in said and said.get(key) != without]
-        unread += [key for key in lengths if said.get(key) is not None]
+        lengths = {key: without for key, (ours, without) in COUNTED.items() if key in said and ours not in said}
+        unread += [key for key, without in lengths.items() if said[key] != without]
     if unread:
         told = ", ".join(sorted(unread))
         warnings.warn(f"{path}: not heeded here: {told}", UnreadSettingsWarning, stacklevel=5)

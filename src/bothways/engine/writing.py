@@ -27,6 +27,7 @@ from bothways.engine.decoding import USUAL_LENGTH, Decoding, read_decoding
 from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
 from bothways.engine.scheduler import BATCH_TOKENS, progress
 from bothways.engine.shortlist import shortlist_of
+from bothways.engine.spelling import Spelling, continued, spelt
 from bothways.engine.streams import Streams
 from bothways.engine.usual import usual_settings
 from bothways.errors import CheckpointError, InputError, TruncationWarning
@@ -50,15 +51,12 @@ __all__ = [
     "Asking",
     "Names",
     "Parts",
-    "Spelling",
     "WritingPipeline",
-    "continued",
     "is_pair",
     "load",
     "parts_of",
     "pipeline_of",
     "settings_of",
-    "spelt",
     "writes",
     "writing",
 ]
@@ -200,7 +198,8 @@ def settings_of(model: Encoder | EncoderDecoder, folder: Path | None) -> dict[st
     where, both = folder or Path(), isinstance(model, EncoderDecoder)
     said, name = model.extras, "config.json"
     if isinstance(model, EncoderDecoder):
-        said, name = (model.generation, GENERATION) if model.generation else (said, name)
+        more = any(value is not None for value in model.generation.values())
+        said, name = (model.generation, GENERATION) if more else (said, name)
     elif folder is not None and (folder / GENERATION).is_file():
         said, name = read_object(folder / GENERATION), GENERATION
     network = model.decoder if isinstance(model, EncoderDecoder) else model.network
@@ -527,51 +526,3 @@ class WritingPipeline:
         score = {} if one.score is None else {"score": one.score}
         mean = total / max(1, len(one.ids))
         return {**shown, **score, "log_probability": total, "mean_log_probability": mean, "tokens": tokens}
-
-
-def spelt(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
-    """Ids as the vocabulary spells them."""
-    return tuple(tokenizer.backend.id_to_token(i) or f"#{i}" for i in ids)
-
-
-# Characters of a text without spaces that are held back at most.
-HELD_BACK = 16
-
-
-@dataclass(eq=False)
-class Spelling:
-    """Tokens as text, told piece by piece. Whole words are told: a vocabulary's decoder may yet join what comes next to
-    the last one, and letters may be in several tokens."""
-
-    tokenizer: Tokenizer
-    before: Sequence[int]
-    ids: list[int] = field(default_factory=list)
-    told: str = ""
-
-    def more(self, token: int) -> str:
-        """What can be told after another token; "" for nothing yet."""
-        self.ids.append(token)
-        text = continued(self.tokenizer, self.before, self.ids).rstrip("\ufffd")
-        until = max(text.rfind(" "), text.rfind("\n"))
-        if until <= len(self.told):
-            until = len(text) if len(text) - len(self.told) > HELD_BACK else len(self.told)
-        return self._tell(text[:until])
-
-    def rest(self) -> str:
-        """What has not been told at the end."""
-        return self._tell(continued(self.tokenizer, self.before, self.ids))
-
-    def _tell(self, text: str) -> str:
-        if not text.startswith(self.told):
-            return ""
-        piece, self.told = text[len(self.told) :], text
-        return piece
-
-
-def continued(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
-    """The text of ids that stand behind others, with the space between them where there is one."""
-    if not before:
-        return tokenizer.decode(ids, skip_special=True)
-    start = tokenizer.decode(before, skip_special=True)
-    whole = tokenizer.decode([*before, *ids], skip_special=True)
-    return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(ids, skip_special=True)

@@ -11,8 +11,9 @@ from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.data.batch import Batch
 from bothways.data.parallel import Parallel
 from bothways.engine.decoding import Decoding
+from bothways.engine.spelling import continued
 from bothways.engine.streams import Streams
-from bothways.engine.writing import WritingPipeline, continued
+from bothways.engine.writing import WritingPipeline
 from bothways.errors import InputError
 from bothways.objectives.objective import Model
 from bothways.tasks.learning import Sample
