@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from bothways.nn.threads import SAME_SUMS, shares
+from bothways.nn.threads import SAME_SUMS, on_one_core, shares
 
 __all__ = ["Streams"]
 
@@ -23,11 +23,12 @@ class Streams:
     Two batches on a core each are faster than one after the other on two cores: nothing waits at a barrier after every
     operation (docs/decisions/0004-streams.md).
 
-    The threads start at their first use and serve every caller from then on. Nobody's number of threads changes while
-    anything is computed: torch would hand the number on to threads that start meanwhile.
+    The threads start at their first use and serve every caller from then on. Each keeps its number of cores: were it
+    set and set back, torch would hand it on to threads that start meanwhile.
 
     count: how many items are run at the same time.
-    alone: cores of an item that is the only one, at most; so few that it gets what it gets in a stream.
+    alone: cores of an item that is the only one, at most; so few that it gets what it gets in a stream. With 1, which
+    is for items smaller than what handing them to a thread takes, it is run by the caller.
     """
 
     def __init__(self, device: torch.device, alone: int = SAME_SUMS) -> None:
@@ -36,6 +37,7 @@ class Streams:
         shared = shares(self._cores) if device.type == "cpu" else [self._cores]
         lone = [min(alone, self._cores)] if device.type == "cpu" else [self._cores]
         self.count = len(shared)
+        self._small = device.type == "cpu" and alone == 1
         self._streams, self._lone = _Pool(shared, self._cores), _Pool(lone, self._cores)
 
     def map(self, run: Callable[[T], Result], items: Sequence[T]) -> Iterator[Result]:
@@ -43,6 +45,11 @@ class Streams:
 
         Leaving the loop early cancels the items not begun, and waits for the others.
         """
+        if len(items) == 1 and self._small:
+            with on_one_core():
+                result = run(items[0])
+            yield result
+            return
         pool = self._streams if len(items) > 1 else self._lone
         if pool.cores == [self._cores]:  # as the caller has
             yield from map(run, items)
