@@ -137,7 +137,6 @@ class Ours:
         from bothways.engine.frozen import FrozenNetwork
         from bothways.engine.streams import Streams
         from bothways.nn.freezing import freeze
-        from bothways.nn.threads import SAME_SUMS
         from bothways.objectives.objective import Model
         from bothways.tasks import TASKS
         from bothways.train.adapted import encoder_of, with_head
@@ -183,7 +182,7 @@ class Ours:
         self.steps = RowSteps(rows_of, batch_of, ROWS, settings.rows.batch_tokens, 1 << 30, SEED, how.frozen)
         self.batches, self.places = self.steps(Progress()), self.steps._places(Progress())
         self.model.train()
-        self.streams, self.number = Streams(cpu, 1 if how.frozen else SAME_SUMS), 0
+        self.streams, self.number = Streams(cpu, how.frozen), 0
 
     def step(self) -> tuple[int, float]:
         """One step: its real tokens, and its loss."""

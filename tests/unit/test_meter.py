@@ -68,6 +68,13 @@ def test_losses_of_steps_that_were_not_taken_do_not_count() -> None:
     assert str(reading) == "loss 2.000, accuracy 50.0%, 100 tokens/s, 10000% of the matrix rate"
 
 
+def test_a_head_on_known_states_tells_no_share_of_the_matrix_rate() -> None:
+    clock = Clock()
+    meter = Meter(10, 0.0, 1.0, clock)
+    step(meter, clock, 1, 1.0)
+    assert str(step(meter, clock, 2, 1.0)) == "loss 2.000, accuracy 50.0%, 100 tokens/s"
+
+
 @pytest.mark.parametrize(("steps", "rising"), [(1, 1), (2, 1), (100, 6), (10_000, 600), (1_000_000, 10_000)])
 def test_warmup_is_a_share_of_the_steps_unless_it_is_said(steps: int, rising: int) -> None:
     assert UpdateSettings().rising(steps) == rising

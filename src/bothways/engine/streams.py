@@ -27,21 +27,21 @@ class Streams:
     set and set back, torch would hand it on to threads that start meanwhile.
 
     count: how many items are run at the same time.
-    alone: cores of an item that is the only one, at most; so few that it gets what it gets in a stream. With 1, which
-    is for items smaller than what handing them to a thread takes, it is run by the caller.
+    small: items are smaller than what handing them to a thread takes: one that is the only one is run by the caller, on
+    one core.
     """
 
-    def __init__(self, device: torch.device, alone: int = SAME_SUMS) -> None:
+    def __init__(self, device: torch.device, small: bool = False) -> None:
         self.device = device
         self._cores = torch.get_num_threads()
-        shared = shares(self._cores) if device.type == "cpu" else [self._cores]
-        lone = [min(alone, self._cores)] if device.type == "cpu" else [self._cores]
-        self.count = len(shared)
-        self._small = device.type == "cpu" and alone == 1
+        cpu = device.type == "cpu"
+        shared = shares(self._cores) if cpu else [self._cores]
+        lone = [min(SAME_SUMS, self._cores)] if cpu else [self._cores]
+        self.count, self._small = len(shared), small and cpu
         self._streams, self._lone = _Pool(shared, self._cores), _Pool(lone, self._cores)
 
     def map(self, run: Callable[[T], Result], items: Sequence[T]) -> Iterator[Result]:
-        """`run` of each item, in their order.
+        """`run` of each item, in their order. One that is the only one gets what it gets in a stream.
 
         Leaving the loop early cancels the items not begun, and waits for the others.
         """

@@ -24,7 +24,6 @@ from bothways.engine.streams import Streams
 from bothways.errors import InputError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
-from bothways.nn.threads import SAME_SUMS
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
 from bothways.tasks.learning import Learnable
@@ -213,8 +212,8 @@ def _run(
     """The loop, with everything that is told of it; and what the last evaluation found."""
     run, found = settings.run, dict[str, float]()
     encoder, model = started.networks.encoder, started.model
-    pipeline_of = _pipelines(material, encoder, settings, device)
-    if settings.adapt.layers == 0:
+    pipeline_of, frozen = _pipelines(material, encoder, settings, device), settings.adapt.layers == 0
+    if frozen:
         model = Model(cast(EncoderNetwork, FrozenNetwork(encoder.config)), encoder.heads)
 
     def judged(streams: Streams) -> Judged:
@@ -234,10 +233,10 @@ def _run(
         settings.update,
         times_of(run, steps, judged=bool(material.held)),
         started.average,
-        () if settings.adapt.layers == 0 else tables_of(model, settings.update.precision == "fp16"),
-        alone=1 if steps.small else SAME_SUMS,
+        () if frozen else tables_of(model, settings.update.precision == "fp16"),
+        small=steps.small,
     )
-    meter = _meter(encoder, steps, device, frozen=settings.adapt.layers == 0)
+    meter = _meter(encoder, steps, device, frozen)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)
     outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
     if outcome.finished and material.held and not found:  # resumed at its end

@@ -16,7 +16,6 @@ import torch
 
 from bothways.data.batch import Batch
 from bothways.engine.streams import Streams
-from bothways.nn.threads import SAME_SUMS
 from bothways.objectives.objective import Model, Objective
 from bothways.train.averaging import Average
 from bothways.train.progress import Cursor, Progress
@@ -82,7 +81,7 @@ class Trainer:
 
     steps: the batches.    evaluation: how good the model is, as it is then; None where nothing is held out.
     average: of the weights, which is evaluated in their place, or None.    tables: whose gradients are kept as rows.
-    alone: cores of a batch that is a step by itself, at most.
+    small: a step is so little work that it is not worth sharing out; see `Streams`.
     """
 
     model: Model
@@ -95,7 +94,7 @@ class Trainer:
     times: Times
     average: Average | None = None
     tables: Sequence[Table] = ()
-    alone: int = SAME_SUMS
+    small: bool = False
 
     def events(self, progress: Progress, asked: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Go on from `progress` to the last step.
@@ -107,7 +106,7 @@ class Trainer:
         base = [group["lr"] for group in self.optimizer.param_groups]
         highest = max(base)
         scaler = self._scaler(progress)
-        streams = Streams(self.device, self.alone)
+        streams = Streams(self.device, self.small)
         if ended_early(progress, self.times):
             return
         rising = self.update.rising(self.times.steps)

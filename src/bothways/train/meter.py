@@ -34,8 +34,8 @@ class Reading:
         parts = ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
         loss = f"loss {self.loss:.3f}" + (f" ({parts})" if parts else "")
         shares = "".join(f", {name} {value:.1%}" for name, value in self.shares.items())
-        speed = f"{self.tokens_per_second:,.0f} tokens/s, {self.share:.0%} of the matrix rate"
-        return f"{loss}, accuracy {self.accuracy:.1%}{shares}, {speed}"
+        rate = f", {self.share:.0%} of the matrix rate" if self.share else ""  # a frozen encoder computes nothing
+        return f"{loss}, accuracy {self.accuracy:.1%}{shares}, {self.tokens_per_second:,.0f} tokens/s{rate}"
 
 
 class Meter:

@@ -127,9 +127,8 @@ def times_of(run: TuningRun, steps: RowSteps, *, judged: bool) -> Times:
 def dealt(rows: Sequence[int], lengths: Sequence[int], budget: int, parts: int = FEWEST_PARTS) -> list[list[int]]:
     """Rows in parts of about equally many tokens, each part's longest rows first.
 
-    As many parts as it takes for about `budget` tokens each, but at least `parts` where there are as many rows. A
-    single part would be shared out among all cores (but as `Streams.alone` says), and its sums would depend
-    on how many there are.
+    As many parts as it takes for about `budget` tokens each, but at least `parts` where there are as many rows: a
+    single part has several cores, unless it is small, and its sums on the way back may depend on how many.
     """
     total = sum(lengths[row] for row in rows)
     parts = min(len(rows), max(parts, math.ceil(total / budget)))
