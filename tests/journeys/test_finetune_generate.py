@@ -101,9 +101,11 @@ def test_evaluate_finds_again_what_the_run_found_and_generate_writes_what_it_jud
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In parts as in one; of a decoder alone, with the separator that it was trained with, and no other."""
+    """In parts as in one, with the prefix that it was trained with and, of a decoder alone, the separator, and no
+    other."""
     start = save_family("gpt2", kind="LMHeadModel", std=0.1) if alone else encoder
     more = ("--separator", " is", "--max-source-length", "9") if alone else ("--adapter", "resample")
+    more = (*more, "--prefix", "the cat ")
     rows = ("--train", f"{files}/train.tsv", "--eval", f"{files}/held.tsv", "--output", tmp_path / "run")
     assert run("finetune", "generate", "--model", start, *rows, *SHORT, *more, "--json") == 0
     wanted = json.loads(capsys.readouterr().out)["metrics"]
@@ -135,6 +137,11 @@ def test_evaluate_finds_again_what_the_run_found_and_generate_writes_what_it_jud
     (tmp_path / "numbered.jsonl").write_text("".join(numbered))  # targets that are none, and that it does not need
     assert run("predict", model, "--data", tmp_path / "numbered.jsonl", "--output", tmp_path / "c.jsonl") == 0
     assert (tmp_path / "c.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+    before = ("--prefix", "a mat on ", "--output")
+    data = ("--data", f"{files}/held.tsv", "--source", "en")
+    assert run("predict", model, *data, *before, tmp_path / "d.jsonl") == 0
+    assert run("generate", model, "--input", f"{files}/held.en", *before, tmp_path / "e.jsonl") == 0
+    assert (tmp_path / "d.jsonl").read_bytes() == (tmp_path / "e.jsonl").read_bytes()
     none = ("evaluate", model, *ways["tsv"], "--metrics", "none", "--max-samples", "3")
     assert run(*none, "--output", tmp_path / "none") == 0
     printed = capsys.readouterr().out
@@ -142,6 +149,7 @@ def test_evaluate_finds_again_what_the_run_found_and_generate_writes_what_it_jud
     assert "BLEU" not in printed
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["metrics.json"]
     assert "with --metrics none none are" in fails_with_one_line(capsys, *none, "--num-beams", "2")
+    assert "It reads each source with 'the cat ' before it" in (model / "README.md").read_text()
 
 
 def test_flags_of_other_models_are_one_line(
@@ -168,6 +176,16 @@ def test_flags_of_other_models_are_one_line(
         ("evaluate", labels, "--data", held, "--source", "en"): "--source is for a model that writes",
         ("predict", model, "--data", lines, "--output", tmp_path / "a.csv"): f"generate {model} --input {lines}",
         ("predict", model, "--data", held, "--output", tmp_path / "a.csv", "--top-k", "2"): "--top-k is for classify",
+        (
+            "predict",
+            labels,
+            "--data",
+            held,
+            "--output",
+            tmp_path / "a.csv",
+            "--prefix",
+            "a",
+        ): "--prefix is for generate",
     }.items():
         assert run(*command) == 2
         captured = capsys.readouterr()

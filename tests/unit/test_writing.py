@@ -164,6 +164,8 @@ def test_what_a_config_says_of_sources_is_checked(gpt2: Path, write: WritingPipe
         writing(says(gpt2, tmp_path / "a", bothways_separator=3))
     with pytest.raises(CheckpointError, match=r"bothways_source_length in its config\.json is 0"):
         writing(says(gpt2, tmp_path / "b", bothways_source_length=0))
+    with pytest.raises(CheckpointError, match=r"bothways_prefix in its config\.json is \['a'\]"):
+        writing(says(gpt2, tmp_path / "c", bothways_prefix=["a"]))
     with pytest.raises(InputError, match="a separator is for a decoder alone"):
         write("a dog", separator=":")
     with pytest.raises(InputError, match="separator must be a text, got 3"):
@@ -172,6 +174,24 @@ def test_what_a_config_says_of_sources_is_checked(gpt2: Path, write: WritingPipe
 
 def test_a_prefix_stands_before_every_source(write: WritingPipeline) -> None:
     assert write("ran", prefix="a dog ") == write("a dog ran")
+
+
+@pytest.mark.parametrize("name", ["bert2bert", "gpt2"])
+def test_a_prefix_that_a_model_was_trained_with_stands_before_every_source(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(name)
+    trained, plain = writing(says(folder, tmp_path / "trained", bothways_prefix="the cat ")), writing(folder)
+    (whole,) = plain.read(["the cat sat"])
+    for (found,) in (trained.read(["sat"]), trained.read(["the cat sat"], prefix=""), plain.read(["sat"], "the cat ")):
+        assert found.ids == whole.ids
+    own, said = (pipe.spelling(text) for pipe, text in ((trained, "sat"), (plain, "the cat sat")))
+    assert [own.more(9), own.more(10)] == [said.more(9), said.more(10)]
+    written = [
+        pipe(text, max_new_tokens=4, return_full_text=False)
+        for pipe, text in ((trained, "sat"), (plain, "the cat sat"))
+    ]
+    assert written[0] == written[1]
 
 
 def test_what_the_folder_says_stands_where_nothing_is_said(bert2bert: Path, tmp_path: Path) -> None:

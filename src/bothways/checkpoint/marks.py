@@ -1,5 +1,5 @@
 """Where texts that a decoder writes begin and end: ids that a model's files must say, for nothing else tells them; and
-of a decoder alone, what it was trained to see behind a source.
+what it was trained to see around a source.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 from bothways.errors import CheckpointError
 
-__all__ = ["GENERATION", "SEPARATOR", "Behind", "Marks", "read_marks"]
+__all__ = ["GENERATION", "Around", "Marks", "read_marks"]
 
 # What transformers' generate reads, beside config.json.
 GENERATION = "generation_config.json"
-SEPARATOR, LONGEST = "bothways_separator", "bothways_source_length"
+PREFIX, SEPARATOR, LONGEST = "bothways_prefix", "bothways_separator", "bothways_source_length"
 KEYS = {"start": "decoder_start_token_id", "end": "eos_token_id", "pad": "pad_token_id"}
 
 
@@ -35,30 +35,34 @@ class Marks:
 
 
 @dataclass(frozen=True)
-class Behind:
-    """How a decoder alone was trained to write from a source. In `config.json`, where transformers keeps what it does
-    not know.
+class Around:
+    """What a model was trained to see around a source. In `config.json`: transformers keeps it there.
 
-    separator: the text behind each source, from which on it writes; "" for none.
-    longest: tokens of a source and its separator, where longer ones were cut; None where none were to be.
+    prefix: the text before each source, "" for none; None where nothing is said of it.
+    separator: of a decoder alone, the text behind each source, from which on it writes, "" for none; None as above.
+    longest: of a decoder alone, tokens of a source and what is around it, where longer ones were cut; None where none
+    were to be.
     """
 
-    separator: str = ""
+    prefix: str | None = None
+    separator: str | None = None
     longest: int | None = None
 
     def as_keys(self) -> dict[str, Any]:
         """What config.json says of it."""
-        return {SEPARATOR: self.separator, **({} if self.longest is None else {LONGEST: self.longest})}
+        said = {PREFIX: self.prefix, SEPARATOR: self.separator, LONGEST: self.longest}
+        return {key: value for key, value in said.items() if value is not None}
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], model: str) -> Behind:
+    def of(cls, config: Mapping[str, Any], model: str) -> Around:
         """What a config says. Raises CheckpointError, naming the key, on what cannot be."""
-        separator, longest = config.get(SEPARATOR, ""), config.get(LONGEST)
-        if not isinstance(separator, str):
-            raise CheckpointError(f"{model}: {SEPARATOR} in its config.json is {separator!r:.40}; expected is a text")
+        longest = config.get(LONGEST)
+        for key in (PREFIX, SEPARATOR):
+            if not isinstance(value := config.get(key, ""), str):
+                raise CheckpointError(f"{model}: {key} in its config.json is {value!r:.40}; expected is a text")
         if longest is not None and (type(longest) is not int or longest < 1):
             raise CheckpointError(f"{model}: {LONGEST} in its config.json is {longest!r:.40}; expected is a length")
-        return cls(separator, longest)
+        return cls(config.get(PREFIX), config.get(SEPARATOR), longest)
 
 
 def read_marks(folder: Path, places: Mapping[str, Mapping[str, Any]], vocab: int) -> Marks:

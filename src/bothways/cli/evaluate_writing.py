@@ -6,7 +6,7 @@ import json as standard_json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
@@ -61,7 +61,7 @@ class WritingFlags:
     max_target_length
         Tokens of a target; what is longer is cut.
     prefix
-        What the model was trained to see before each source, such as T5's "summarize: ".
+        What stands before each source, such as T5's "summarize: "; by default, what the model was trained to see there.
     """
 
     data_target: str | None = None
@@ -71,7 +71,7 @@ class WritingFlags:
     max_new_tokens: int | None = None
     max_source_length: int | None = None
     max_target_length: int | None = None
-    prefix: str = ""
+    prefix: str | None = None
 
     def settings(self) -> Seq2SeqSettings:
         """Those that a run of `bothways finetune generate` judges by."""
@@ -79,7 +79,7 @@ class WritingFlags:
 
         if self.metrics == ("none",) and self.decoding():
             raise InputError("--num-beams and --max-new-tokens say how texts are written; with --metrics none none are")
-        sides = SidesSettings(self.max_source_length, self.max_target_length, self.targets)
+        sides = SidesSettings(self.max_source_length, self.max_target_length, self.targets, self.prefix)
         return Seq2SeqSettings(sides=sides, judging=JudgingSettings(self.metrics))
 
     def decoding(self) -> dict[str, Any]:
@@ -126,8 +126,7 @@ def evaluate_writing(
     reading = parallel_rows(source, flags.data_target, columns, lines=lines, skip_empty=form.skip_empty)
     with reading as found, _kept(texts) as keep:
         some: Iterable[Parallel] = found if max_samples is None else sampled(found, max_samples)
-        asked = (replace(row, source=flags.prefix + row.source) for row in some)
-        count, metrics = _judged(loaded, pipeline, decoding, asked, settings, keep)
+        count, metrics = _judged(loaded, pipeline, decoding, some, settings, keep)
     report = {"model": model, "data": source.name, "task": "generate", "rows": count, "metrics": metrics}
     if output is not None:
         write_json(output / "metrics.json", report)

@@ -119,7 +119,7 @@ def generate(
     input: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     output: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
-    prefix: str = "",
+    prefix: str | None = None,
     separator: str | None = None,
     decoding: Annotated[DecodingFlags, Parameter(name="*")] = DecodingFlags(),
     truncation: bool = True,
@@ -151,10 +151,11 @@ def generate(
     resume
         Go on with OUTPUT.partial, after Ctrl-C or when the process was killed; without one, begin.
     prefix
-        What the model was trained to see before each text, such as T5's "summarize: ".
+        What stands before each text, such as T5's "summarize: ". A model that `bothways finetune generate` trained
+        knows its own.
     separator
-        Of a decoder alone, what it was trained to see behind each text. One that `bothways finetune generate` trained
-        knows its own; "" for a text that it is to go on with freely.
+        Of a decoder alone, what it was trained to see behind each text; as above. "" for a text that it is to go on
+        with freely.
     truncation
         Cut texts that are longer than what the model reads, and say so; with --no-truncation they are an error.
     full_text
@@ -195,7 +196,7 @@ def generate(
         first = list(islice(rows, 2))  # before the model, which takes longer
         if not first:
             raise InputError(f"{input}: empty; a text on each line was expected")
-        from bothways.engine.writing import load
+        from bothways.engine.parts import load
 
         loaded = load(model)
         scribe = scribe_of(loaded, model, wanted, precision, device, bar=False if output is not None else None)

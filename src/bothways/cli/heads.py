@@ -26,7 +26,7 @@ def loaded_as(model: str, kind: str | None) -> tuple[str, Encoder | EncoderDecod
     Raises InputError on an unknown kind, and CheckpointError where the model does not say, or cannot do it.
     """
     from bothways.checkpoint.encoder import Encoder
-    from bothways.engine.writing import load, writes
+    from bothways.engine.parts import load, writes
 
     _check(kind)
     loaded = load(model)

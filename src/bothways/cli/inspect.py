@@ -89,7 +89,7 @@ def inspect(
 
 def _writes_from_a_source(model: str) -> bool:
     """Whether it is an encoder–decoder."""
-    from bothways.engine.writing import is_pair
+    from bothways.engine.parts import is_pair
 
     return is_pair(model)
 

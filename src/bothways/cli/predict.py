@@ -53,6 +53,9 @@ class AnswerFlags:
         Tokens that a window shares with the one before.
     max_length
         Tokens a text, or a window of it, may have (by default, what the model takes).
+    prefix
+        Of a model that writes, what stands before each source, such as T5's "summarize: "; by default, what the model
+        was trained to see there.
     """
 
     top_k: int | None = None
@@ -62,6 +65,7 @@ class AnswerFlags:
     windows: Literal["mean", "max"] | None = None
     stride: int | None = None
     max_length: int | None = None
+    prefix: str | None = None
 
 
 def predict(
@@ -121,7 +125,10 @@ def predict(
     _check(kind, answer, written, squad_predictions)
     if kind == WRITE or not isinstance(loaded, Encoder):
         _ended(
-            *_write(loaded, model, source, rows, form, output, written, resume, precision, device), output, kind, json
+            *_write(loaded, model, source, rows, form, answer.prefix, output, written, resume, precision, device),
+            output,
+            kind,
+            json,
         )
         return
     form.check_none_of_writing()
@@ -155,6 +162,7 @@ def _check(kind: str, answer: AnswerFlags, written: str, squad: Path | None) -> 
         ("--aggregation-strategy", answer.aggregation_strategy is not None, ("tag",)),
         ("--handle-impossible-answer", answer.handle_impossible_answer is not None, ("answer",)),
         ("--squad-predictions", squad is not None, ("answer",)),
+        ("--prefix", answer.prefix is not None, ("generate",)),
     ):
         if given and kind not in kinds:
             raise InputError(f"{flag} is for {' and '.join(kinds)}, but the task is {kind}")
@@ -207,6 +215,7 @@ def _write(
     source: TableSource,
     rows: PredictedRows,
     form: FormRows,
+    prefix: str | None,
     output: Path,
     written: Literal["jsonl", "csv"],
     resume: bool,
@@ -223,7 +232,7 @@ def _write(
     if rows.text is not None and form.source is not None:
         raise InputError("--text and --source are both the column of the source; say one of them")
     columns = ParallelColumns(rows.text if form.source is None else form.source, form.target)
-    scribe = scribe_of(loaded, model, Wanted({"seed": 0}), precision, device)
+    scribe = scribe_of(loaded, model, Wanted({"seed": 0}, prefix), precision, device)
     check_form(written, scribe.asking.decoding.num_return_sequences)  # as the folder says
 
     def steps(partial: PartialLines) -> Iterator[int]:

@@ -28,7 +28,7 @@ class Wanted:
     """What is said of how texts are written: the settings of `Decoding`, and what `Asking` has beside them."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    prefix: str = ""
+    prefix: str | None = None
     separator: str | None = None
     truncation: bool = True
     full_text: bool | None = None

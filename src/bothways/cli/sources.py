@@ -75,8 +75,8 @@ def show_reach(model: str, text: str, target: str | None, path: Path, json: bool
     check_picture(path)
     check_drawing()
     from bothways.cli.reach import draw
+    from bothways.engine.parts import is_pair, load
     from bothways.engine.reach import reach
-    from bothways.engine.writing import is_pair, load
 
     if target is not None and not is_pair(model):
         raise InputError("a second text says nothing with --reach, but of an encoder–decoder, whose target it is")

@@ -18,8 +18,9 @@ from torch import Tensor
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.engine.decoding import read_decoding
+from bothways.engine.parts import parts_of
 from bothways.engine.spelling import spelt
-from bothways.engine.writing import WritingPipeline, parts_of
+from bothways.engine.writing import WritingPipeline
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged

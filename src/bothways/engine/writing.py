@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,49 +17,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from bothways.checkpoint.encoder import Encoder, tokenizer_of
-from bothways.checkpoint.encoder_decoder import ENCODER_DECODERS, EncoderDecoder
+from bothways.checkpoint.encoder import Encoder
+from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.hub import resolve
-from bothways.checkpoint.marks import GENERATION, Behind
 from bothways.data.batch import Batch, batch, by_token_budget
 from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.decoding import USUAL_LENGTH, Decoding, read_decoding
 from bothways.engine.generation import CACHED, OnToken, Writer, Written, generate
+from bothways.engine.parts import load, parts_of, settings_of
 from bothways.engine.scheduler import BATCH_TOKENS, progress
 from bothways.engine.shortlist import shortlist_of
 from bothways.engine.spelling import Spelling, continued, spelt
 from bothways.engine.streams import Streams
-from bothways.engine.usual import usual_settings
 from bothways.errors import CheckpointError, InputError, TruncationWarning
-from bothways.files import read_object
-from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.layers import for_few_rows
 from bothways.ragged import Ragged
-from bothways.text.targets import as_targets, open_ended, separated
-from bothways.text.tokenizer import (
-    Cuts,
-    Encoded,
-    Tokenizer,
-    as_texts,
-    checked_texts,
-    cut_lengths,
-    warn_of_truncation,
-)
+from bothways.text.targets import open_ended, separated
+from bothways.text.tokenizer import Cuts, Encoded, as_texts, checked_texts, cut_lengths, warn_of_truncation
 
-__all__ = [
-    "WRITES",
-    "Asking",
-    "Names",
-    "Parts",
-    "WritingPipeline",
-    "is_pair",
-    "load",
-    "parts_of",
-    "pipeline_of",
-    "settings_of",
-    "writes",
-    "writing",
-]
+__all__ = ["WRITES", "Asking", "Names", "WritingPipeline", "pipeline_of", "writing"]
 
 WRITES = {
     "translation": "translation_text",
@@ -73,84 +49,6 @@ GOES_ON = "text-generation"
 SHARED_FROM = 16
 # Texts that are written at a time, all beams counted: each step reads the weights once for all of them.
 ROWS = {"cpu": 128, "cuda": 1024}
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """What a model that writes consists of.
-
-    encoder, adapter: what reads the source; None where a decoder alone goes on from a text.
-    start: the token that texts begin with; None where they go on from the given ones.    end: tokens that end them.
-    behind: of a decoder alone, what it was trained to see behind a source.
-    """
-
-    encoder: EncoderNetwork | None
-    adapter: nn.Module | None
-    decoder: EncoderNetwork
-    head: nn.Module
-    source: Tokenizer
-    target: Tokenizer
-    start: int | None
-    end: tuple[int, ...]
-    behind: Behind = field(default_factory=Behind)
-
-    @property
-    def limit(self) -> int | None:
-        """The most tokens that the decoder has positions for; None for no limit."""
-        return self.decoder.config.limit
-
-    def ids_of(self, target: str) -> list[int]:
-        """A text as the decoder is asked for it: without the start's mark, with one of the end.
-
-        Raises InputError on an empty text.
-        """
-        if not target.strip():
-            raise InputError("the target is empty: there is nothing to score")
-        return as_targets(self.target, [target], self.start, self.end)[0].ids
-
-    @property
-    def source_limit(self) -> int:
-        """The most tokens that are read of a text."""
-        return (self.encoder or self.decoder).config.longest
-
-
-def parts_of(model: Encoder | EncoderDecoder, name: str = "the model") -> Parts:
-    """Raises CheckpointError on a model that has no decoder."""
-    if isinstance(model, EncoderDecoder):
-        if model.tokenizer is None:
-            raise CheckpointError(f"{name} has no tokenizer: put its tokenizer.json into its folder")
-        target = model.tokenizer if model.target_tokenizer is None else model.target_tokenizer
-        start, ends = model.marks.start, _known(model.marks.end, model.decoder)
-        return Parts(model.encoder, model.adapter, model.decoder, model.head, model.tokenizer, target, start, ends)
-    if "causal" not in model.heads:
-        raise CheckpointError(
-            f"{name} has no decoder: a {model.family.model_type} model encodes and writes no text; "
-            "load a decoder (gpt2), or train one on the encoder with `bothways finetune generate`"
-        )
-    tokenizer = tokenizer_of(model, name)
-    end = model.extras.get("eos_token_id")
-    marks = end if isinstance(end, list) else [] if end is None else [end]
-    head, ends, behind = model.heads["causal"], _known(marks, model.network), Behind.of(model.extras, name)
-    return Parts(None, None, model.network, head, tokenizer, tokenizer, None, ends, behind)
-
-
-def is_pair(model: str | Path, revision: str | None = None) -> bool:
-    """Whether a model's folder or hub id is an encoder–decoder."""
-    path = resolve(model, revision) / "config.json"
-    return path.is_file() and read_object(path).get("model_type") in ENCODER_DECODERS
-
-
-def load(model: str | Path, revision: str | None = None) -> Encoder | EncoderDecoder:
-    """Whichever of the two a folder or hub id is. Raises ConfigError or CheckpointError where it cannot be loaded."""
-    folder = resolve(model, revision)
-    if is_pair(folder):
-        return EncoderDecoder.from_pretrained(folder)
-    return _ended_as_said(Encoder.from_pretrained(folder), folder)
-
-
-def writes(model: Encoder | EncoderDecoder) -> bool:
-    """Whether it is a model that writes: it has a decoder, or is one."""
-    return isinstance(model, EncoderDecoder) or ("causal" in model.heads and model.config.causal)
 
 
 def writing(
@@ -189,48 +87,19 @@ def pipeline_of(
     )
 
 
-def settings_of(model: Encoder | EncoderDecoder, folder: Path | None) -> dict[str, Any]:
-    """Settings that its folder says: in `generation_config.json`, or without one in its config; of our own
-    encoder–decoders also where the former has marks alone.
-
-    folder: None for a model that is of none.
-    """
-    where, both = folder or Path(), isinstance(model, EncoderDecoder)
-    said, name = model.extras, "config.json"
-    if isinstance(model, EncoderDecoder):
-        more = any(value is not None for value in model.generation.values())
-        said, name = (model.generation, GENERATION) if more else (said, name)
-    elif folder is not None and (folder / GENERATION).is_file():
-        said, name = read_object(folder / GENERATION), GENERATION
-    network = model.decoder if isinstance(model, EncoderDecoder) else model.network
-    return usual_settings(said, where / name, network.config.vocab, 1 if both else None)
-
-
-def _ended_as_said(model: Encoder, folder: Path) -> Encoder:
-    """A decoder alone with the end that `generation_config.json` says, which goes before that of its config."""
-    path = folder / GENERATION
-    end = read_object(path).get("eos_token_id") if path.is_file() else None
-    return model if end is None else replace(model, extras={**model.extras, "eos_token_id": end})
-
-
-def _known(marks: Sequence[Any], network: EncoderNetwork) -> tuple[int, ...]:
-    """The marks that are words of the vocabulary: a config of another one has those of that."""
-    return tuple(mark for mark in marks if type(mark) is int and 0 <= mark < network.config.vocab)
-
-
 @dataclass(frozen=True)
 class Asking:
     """How texts are asked for.
 
-    prefix: what the model was trained to see before each source, such as T5's "summarize: ".
-    separator: of a decoder alone, what stands behind each source; None: what it was trained to see there, "": nothing.
+    prefix: what stands before each source, such as T5's "summarize: "; None: what it was trained to see there.
+    separator: of a decoder alone, what stands behind each source; None: as above, "": nothing.
     truncation: whether a source that is too long is cut; else it is an error.
     full_text: whether the text that a decoder alone goes on from is given, too; None: where there is no separator.
     log_probabilities: whether those of tokens are given.
     """
 
     decoding: Decoding
-    prefix: str = ""
+    prefix: str | None = None
     separator: str | None = None
     truncation: bool = True
     full_text: bool | None = None
@@ -340,7 +209,7 @@ class WritingPipeline:
         self,
         texts: str | Sequence[str],
         *,
-        prefix: str = "",
+        prefix: str | None = None,
         separator: str | None = None,
         truncation: bool = True,
         return_full_text: bool | None = None,
@@ -350,9 +219,10 @@ class WritingPipeline:
     ) -> Any:
         """A list for one text, with a dict for each of its `num_return_sequences`; a list of those for a list.
 
-        prefix: what the model was trained to see before each source, such as T5's "summarize: ".
-        separator: of text-generation, what stands between a text and what is written; None: what the model was trained
-        to see there by `bothways finetune generate`, if it was; "" for a text that it is to go on with freely.
+        prefix: what stands before each source, such as T5's "summarize: "; None: what the model was trained to see
+        there by `bothways finetune generate`, if it was.
+        separator: of text-generation, what stands between a text and what is written; None: as above; "" for a text
+        that it is to go on with freely.
         truncation: whether a source that is too long is cut, with a TruncationWarning; else it is an error.
         return_full_text: text-generation gives the text it goes on from, too; None: unless there is a separator.
         log_probabilities: each dict has `log_probability` (the sum), `mean_log_probability`, `tokens` (each with its
@@ -392,29 +262,32 @@ class WritingPipeline:
 
     def shown_before(self, asking: Asking) -> str | None:
         """What stands between a text that is given, too, and what is written; None where it is not given."""
-        behind = self._behind(asking.separator)
+        behind = self._around(asking.prefix, asking.separator)[1]
         full = not behind if asking.full_text is None else asking.full_text
         return behind if full and self.alone else None
 
-    def _behind(self, separator: str | None) -> str:
-        """What stands behind each source. Raises InputError on a separator of an encoder–decoder, which needs none."""
-        if separator is None:
-            return self.parts.behind.separator
-        if not isinstance(separator, str):
-            raise InputError(f"separator must be a text, got {separator!r:.60}")
-        if separator and not self.alone:
+    def _around(self, prefix: str | None, separator: str | None) -> tuple[str, str]:
+        """What stands before each source and behind it. Raises InputError on a separator of an encoder–decoder, which
+        needs none."""
+        own = self.parts.around
+        before, behind = own.prefix if prefix is None else prefix, own.separator if separator is None else separator
+        for name, text in (("prefix", before), ("separator", behind)):
+            if text is not None and not isinstance(text, str):
+                raise InputError(f"{name} must be a text, got {text!r:.60}")
+        if behind and not self.alone:
             raise InputError("a separator is for a decoder alone; what reads a source with an encoder needs none")
-        return separator
+        return before or "", behind or ""
 
-    def spelling(self, text: str, prefix: str = "", separator: str | None = None) -> Spelling:
+    def spelling(self, text: str, prefix: str | None = None, separator: str | None = None) -> Spelling:
         """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
-        (encoded,) = self.parts.source.encode([prefix + text + self._behind(separator)])
+        before, behind = self._around(prefix, separator)
+        (encoded,) = self.parts.source.encode([before + text + behind])
         return Spelling(self.parts.target, open_ended(encoded) if self.alone else [])
 
     def read(
         self,
         texts: Sequence[str],
-        prefix: str = "",
+        prefix: str | None = None,
         truncation: bool = True,
         separator: str | None = None,
         places: Sequence[str] | None = None,
@@ -423,18 +296,16 @@ class WritingPipeline:
         """The texts as tokens. Raises InputError, naming it, on one that is empty, and on one that is too long unless
         it may be cut, with a TruncationWarning.
 
-        separator, places, cuts: as for `answers`.
+        prefix, separator: as for a call.    places, cuts: as for `answers`.
         """
-        if not isinstance(prefix, str):
-            raise InputError(f"prefix must be a text, got {prefix!r:.60}")
-        behind, limit = self._behind(separator), self.parts.source_limit
-        trained = self.parts.behind.longest if behind == self.parts.behind.separator else None
+        (before, behind), limit = self._around(prefix, separator), self.parts.source_limit
+        trained = self.parts.around.longest if behind == (self.parts.around.separator or "") else None
         longest = limit if trained is None else min(trained, limit)
         places = [f"text {i}" for i in range(len(texts))] if places is None else places
         for where, text in zip(places, checked_texts(texts)):
             if not text.strip():
                 raise InputError(f"{where} is empty: there is nothing to {'go on from' if self.alone else 'read'}")
-        encoded = separated(self.parts.source, [prefix + text for text in texts], behind, longest)
+        encoded = separated(self.parts.source, [before + text for text in texts], behind, longest)
         may_be_cut = truncation and (not self.alone or trained is not None)
         for where, one in zip(places, encoded):
             if one.dropped and not may_be_cut:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from bothways.errors import InputError, MissingExtraError
 
-__all__ = ["OVERLAPS", "ROUGES", "Overlaps", "need_overlap", "overlap_metrics"]
+__all__ = ["OVERLAPS", "ROUGES", "Overlaps", "References", "need_overlap"]
 
 References = Sequence[Sequence[str]]
 """Of each text those that are right, one or several."""
@@ -118,13 +118,6 @@ class Overlaps:
         if not self.count:
             raise InputError("no texts to measure")
         return {key: value for one in self._gathered for key, value in one.values().items()}
-
-
-def overlap_metrics(texts: Sequence[str], references: References, names: Sequence[str]) -> dict[str, float]:
-    """What these metrics, by their names in OVERLAPS, say of texts. Raises as `Overlaps`."""
-    found = Overlaps(names)
-    found.add(texts, references)
-    return found.values()
 
 
 def _streams(references: References) -> list[list[Any]]:

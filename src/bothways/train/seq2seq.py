@@ -21,8 +21,9 @@ from bothways.data.parallel import Parallel
 from bothways.data.split import picked
 from bothways.engine.decoding import Decoding, read_decoding
 from bothways.engine.frozen import FrozenNetwork
+from bothways.engine.parts import settings_of
 from bothways.engine.streams import Streams
-from bothways.engine.writing import WritingPipeline, settings_of
+from bothways.engine.writing import WritingPipeline
 from bothways.errors import ConfigError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze

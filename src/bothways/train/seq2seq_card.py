@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
-from bothways.checkpoint.marks import Behind
+from bothways.checkpoint.marks import Around
 from bothways.train.card import CARD, model_name, model_told, network_told, write_tables
 from bothways.train.meter import Reading
 from bothways.train.networks import Networks, PairNetworks
@@ -34,6 +34,7 @@ OURS = "transformers does not know its {parts}: only bothways loads it whole.\n"
 BEHIND = (
     "It goes on from a source with {separator!r} behind it, which bothways puts there, and transformers does not.\n"
 )
+BEFORE = "It reads each source with {prefix!r} before it, which bothways puts there, and transformers does not.\n"
 
 
 def write_seq2seq_card(
@@ -79,11 +80,17 @@ def write_seq2seq_card(
 def _loading(networks: Networks | PairNetworks) -> str:
     if isinstance(networks, Networks):
         kind = networks.encoder.family.architecture(networks.encoder.heads)
-        separator = Behind.of(networks.encoder.extras, "the model").separator
-        return EVERYBODYS.format(kind=kind) + (BEHIND.format(separator=separator) if separator else "")
+        return EVERYBODYS.format(kind=kind) + _around(networks.encoder.extras)
     pair = networks.pair
     ours = [name for name, there in (("adapter", pair.adapter_is_ours), ("second tokenizer", _two(pair))) if there]
-    return OURS.format(parts=" and ".join(ours)) if ours else EVERYBODYS.format(kind=pair.family.architecture)
+    told = OURS.format(parts=" and ".join(ours)) if ours else EVERYBODYS.format(kind=pair.family.architecture)
+    return told + _around(pair.extras)
+
+
+def _around(extras: Mapping[str, Any]) -> str:
+    around = Around.of(extras, "the model")
+    behind = BEHIND.format(separator=around.separator) if around.separator else ""
+    return behind + (BEFORE.format(prefix=around.prefix) if around.prefix else "")
 
 
 def _two(pair: EncoderDecoder) -> bool:

@@ -10,11 +10,10 @@ import numpy as np
 
 from bothways.checkpoint.encoder import Encoder
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
-from bothways.checkpoint.marks import Behind
 from bothways.data.batch import Batch, Numbers
 from bothways.data.parallel import Parallel
+from bothways.engine.parts import parts_of
 from bothways.engine.pipeline import check_types
-from bothways.engine.writing import parts_of
 from bothways.errors import InputError, TruncationWarning
 from bothways.nn.config import EncoderConfig
 from bothways.objectives.objective import Losses, Model
@@ -136,7 +135,7 @@ class _Ways:
 
     start: None for a decoder alone, which goes on from the source.    end: what may end a target.
     longest: tokens that a source may have.    positions: those of the decoder; None for no limit.
-    separator: behind each source.    reads: what reads them.
+    around: (before, behind) each source.    reads: what reads them.
     """
 
     source: Tokenizer
@@ -145,7 +144,7 @@ class _Ways:
     end: tuple[int, ...]
     longest: int
     positions: int | None
-    separator: str
+    around: tuple[str, str]
     reads: EncoderConfig
 
 
@@ -153,17 +152,18 @@ def _ways(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> _Ways:
     """Raises InputError on lengths that the model has no room for."""
     asked, own = settings.sides, model.tokenizer
     assert own is not None
+    around = parts_of(model).around
+    before = (around.prefix if asked.prefix is None else asked.prefix) or ""
     if isinstance(model, Encoder):
-        behind = Behind.of(model.extras, "the model")
-        asked_length = asked.max_source_length or behind.longest
+        asked_length, both = asked.max_source_length or around.longest, (before, around.separator or "")
         longest = _within("max_source_length", asked_length, model.config.longest - 1)
-        return _Ways(own, own, None, parts_of(model).end, longest, model.config.limit, behind.separator, model.config)
+        return _Ways(own, own, None, parts_of(model).end, longest, model.config.limit, both, model.config)
     positions, marks = model.decoder.config.limit, model.marks
     if positions is not None:
         _within("max_target_length", asked.max_target_length, positions)
     longest = _within("max_source_length", asked.max_source_length, model.encoder.config.longest)
     target = model.target_tokenizer or own
-    return _Ways(own, target, marks.start, marks.end, longest, positions, "", model.encoder.config)
+    return _Ways(own, target, marks.start, marks.end, longest, positions, (before, ""), model.encoder.config)
 
 
 def _within(key: str, asked: int | None, longest: int) -> int:
@@ -195,7 +195,8 @@ def sources_of(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settin
 
 
 def _read(rows: Sequence[Parallel], ways: _Ways) -> list[Encoded]:
-    return separated(ways.source, [row.source for row in rows], ways.separator, ways.longest)
+    before, behind = ways.around
+    return separated(ways.source, [before + row.source for row in rows], behind, ways.longest)
 
 
 def _sample(row: Parallel, source: Encoded, target: Target, ways: _Ways) -> Sample:

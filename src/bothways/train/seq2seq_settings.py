@@ -119,6 +119,7 @@ class SidesSettings:
     """max_source_length: tokens of a source; what the encoder takes if not given. What is longer is cut, and told.
     max_target_length: tokens of a target; what the decoder takes if not given, and then no longer one may come.
     targets: which are learnt of several that are right: first, all, or joined, which makes one of them.
+    prefix: what stands before each source, such as T5's "summarize: "; what the model was trained with, if not given.
     separator: what stands between source and target for a decoder alone; its own if it was trained with one, else a
     line's end, if not given.
     max_train_samples, max_eval_samples: rows that are used at most, picked from all over the file.
@@ -128,6 +129,7 @@ class SidesSettings:
     max_source_length: int | None = None
     max_target_length: int | None = None
     targets: Literal["first", "all", "joined"] = "first"
+    prefix: str | None = None
     separator: str | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None

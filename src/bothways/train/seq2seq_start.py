@@ -14,8 +14,8 @@ from torch import nn
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.hub import resolve
-from bothways.checkpoint.marks import SEPARATOR, Behind, Marks
-from bothways.engine.writing import is_pair, parts_of
+from bothways.checkpoint.marks import Around, Marks
+from bothways.engine.parts import is_pair, parts_of
 from bothways.errors import CheckpointError, ConfigError
 from bothways.families import FAMILIES, Family
 from bothways.families.pair import paired
@@ -55,6 +55,7 @@ def starting_model(settings: Seq2SeqSettings, told: Told) -> EncoderDecoder | En
         alone = encoder.config.causal
         model = _alone(encoder, settings) if alone else _joined(encoder, settings, generator, told)
     if isinstance(model, EncoderDecoder):
+        model = replace(model, extras={**model.extras, **_around(model, settings).as_keys()})
         set_dropout(model.encoder, settings.source.dropout)
         set_dropout(model.decoder, settings.source.dropout)
     else:
@@ -80,18 +81,21 @@ def _alone(encoder: Encoder, settings: Seq2SeqSettings) -> Encoder:
             raise ConfigError(f"{key} is for an encoder with a decoder, but {name} is a decoder alone; leave it out")
     if settings.source.layers == 0:
         raise ConfigError(f"layers is 0, but {name} is a decoder alone, of which nothing would learn; say 1 or more")
-    extras = {**encoder.extras, **_behind(encoder, settings).as_keys()}
+    extras = {**encoder.extras, **_around(encoder, settings).as_keys()}
     if not parts_of(encoder, name).end:  # else nothing would say where a text ends
         extras["eos_token_id"] = edges(tokenizer_of(encoder, name))[1]
     return replace(encoder, heads={"causal": encoder.heads["causal"]}, extras=extras, unused=())
 
 
-def _behind(encoder: Encoder, settings: Seq2SeqSettings) -> Behind:
-    """What stands behind sources: what is asked for, else what stood there when it was trained before."""
-    own, asked = Behind.of(encoder.extras, settings.source.model), settings.sides
-    usual = own.separator if SEPARATOR in encoder.extras else LINE_END
+def _around(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> Around:
+    """What stands around sources: what is asked for, else what stood there when it was trained before."""
+    own, asked = Around.of(model.extras, settings.source.model), settings.sides
+    prefix = own.prefix if asked.prefix is None else asked.prefix
+    if isinstance(model, EncoderDecoder):
+        return Around(prefix)
+    usual = LINE_END if own.separator is None else own.separator
     separator = usual if asked.separator is None else asked.separator
-    return Behind(separator, asked.max_source_length or own.longest)
+    return Around(prefix, separator, asked.max_source_length or own.longest)
 
 
 def _gone_on(pair: EncoderDecoder, settings: Seq2SeqSettings, generator: torch.Generator, told: Told) -> EncoderDecoder:
