@@ -23,6 +23,7 @@ from bothways.data.packing import Packed
 from bothways.engine.streams import Streams
 from bothways.families import FAMILIES
 from bothways.families.presets import Generator
+from bothways.nn.drawing import BELOW_1, BLOCK, drawn
 from bothways.nn.dropout import seeded, uniform
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import MaskedLanguageHead
@@ -34,7 +35,7 @@ from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Joint, Losses, Model, Objective, Part
 from bothways.objectives.pairs import SegmentPairs
 from bothways.objectives.reading import Together
-from bothways.objectives.rtd import BELOW_1, BLOCK, ReplacedTokens, _by_chance, sampled
+from bothways.objectives.rtd import ReplacedTokens
 from bothways.ragged import Layout, Ragged
 from bothways.train.optim import OPTIMIZERS, AdamSettings, optimizer_state, parameter_groups
 from bothways.train.report import with_ratios
@@ -236,10 +237,13 @@ def test_words_are_sampled_by_the_softmax_of_the_generator(rtd: ReplacedTokens) 
     chances = head(rows).softmax(1)[0].detach()
     assert float(chances.max()) < 0.6
     with seeded(5):
-        words = sampled(head, rows.expand(many, -1))
+        numbers = uniform(many)
+    every, targets = rows.expand(many, -1), torch.arange(many) % 7
+    loss, correct, words = head.loss_and_words(every, targets, numbers)
+    assert (loss, correct) == head.loss(every, targets)
     shares = torch.bincount(words, minlength=7) / many
     assert (shares - chances).abs().max() < 4 * (0.25 / many) ** 0.5
-    assert sampled(head, rows[:0]).shape == (0,)
+    assert head.loss_and_words(rows[:0], targets[:0], numbers[:0])[2].shape == (0,)
     model, (batch, *_) = electra(), corrupted(rtd, 90)
     answers = batch.labels["mlm"]
     assert answers.rows is not None
@@ -264,7 +268,7 @@ def test_a_sampled_word_is_where_its_number_falls_among_the_sums_of_the_chances(
     scores = 4 * torch.randn(402, vocab, generator=generator)
     scores[:, ::3] = -torch.inf
     chances = torch.cat([torch.rand(400, generator=generator), torch.tensor([0.0, BELOW_1])])
-    words = _by_chance(scores, chances)[:, None]
+    words = drawn(scores.exp(), chances)[:, None]
     shares = scores.double().softmax(1)
     behind = shares.cumsum(1).gather(1, words)[:, 0]
     before = behind - shares.gather(1, words)[:, 0]
@@ -278,7 +282,7 @@ def test_what_is_told_of_replaced_tokens_is_counted(rtd: ReplacedTokens, monkeyp
     answers = batch.labels["mlm"]
     assert answers.rows is not None
     words = torch.where(torch.arange(len(answers.values)) % 2 == 0, answers.values, 7)
-    monkeypatch.setattr("bothways.objectives.rtd.sampled", lambda head, rows: words)
+    monkeypatch.setattr("bothways.nn.losses.drawn", lambda weights, chances: words)  # few rows: all at a time
     with torch.no_grad():
         found = rtd.loss(model, batch)
         ids = batch.tokens.data.clone()

@@ -13,7 +13,7 @@ from bothways.nn.config import EncoderConfig
 from bothways.nn.dropout import dropout
 from bothways.nn.encoder import EncoderNetwork, EncoderOutput
 from bothways.nn.layers import Embedding, Linear, filled, norm
-from bothways.nn.losses import vocabulary_cross_entropy
+from bothways.nn.losses import sampled_cross_entropy, vocabulary_cross_entropy
 from bothways.nn.pooling import pool
 from bothways.ragged import Layout, Ragged
 
@@ -74,6 +74,14 @@ class MaskedLanguageHead(nn.Module):
         x, out = self._transformed(filled(rows)), self.decoder
         return vocabulary_cross_entropy(x, out.weight, out.bias, targets, out.copy, smoothing=smoothing)
 
+    def loss_and_words(self, rows: Tensor, targets: Tensor, chances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `loss`, and what the head puts in each row's place: a word int64 [M] by its softmax.
+
+        chances: fp32 [M], from 0 to less than 1, which decide.
+        """
+        x, out = self._transformed(filled(rows)), self.decoder
+        return sampled_cross_entropy(x, out.weight, out.bias, targets, chances, out.copy)
+
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that words are predicted from."""
         return output.last.data
@@ -107,6 +115,10 @@ class MaskDecoder(nn.Module):
     def loss(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """As that of the masked-language head."""
         return self.lm.loss(rows, targets)
+
+    def loss_and_words(self, rows: Tensor, targets: Tensor, chances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As that of the masked-language head."""
+        return self.lm.loss_and_words(rows, targets, chances)
 
     def states(self, output: EncoderOutput) -> Tensor:
         """The rows [T, width] that words are predicted from."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from bothways.errors import InputError
+from bothways.nn.drawing import drawn
 from bothways.ragged import Layout
 
 __all__ = [
     "bytes_of_vocabulary_cross_entropy",
-    "rows_in_cache",
+    "sampled_cross_entropy",
     "segment_cross_entropy",
     "vocabulary_cross_entropy",
 ]
@@ -35,17 +36,20 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         copy: Tensor | None,
         smoothing: float,
-    ) -> tuple[Tensor, Tensor]:
+        chances: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         half, wanted = weight.to(x.dtype) if copy is None else copy, ctx.needs_input_grad
         loss, correct = x.new_zeros((), dtype=torch.float32), targets.new_zeros(())
         dx = torch.zeros_like(x) if wanted[0] else None
         dw = torch.zeros_like(weight) if wanted[1] else None
         db = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+        words = [targets.new_empty(0)]
         for gold, place in zip(targets.split(ROWS_AT_A_TIME), range(0, len(targets), ROWS_AT_A_TIME)):
             rows = x[place : place + ROWS_AT_A_TIME]
             scores = rows @ half.T
-            told = _scores_to_slopes(scores[: len(gold)], bias, gold, db, smoothing, slopes=any(wanted))
-            loss, correct = loss + told[0], correct + told[1]
+            chance = None if chances is None else chances[place : place + len(gold)]
+            told = _scores_to_slopes(scores[: len(gold)], bias, gold, db, smoothing, chance, slopes=any(wanted))
+            loss, correct, words = loss + told[0], correct + told[1], words + told[2]
             scores[len(gold) :] = 0.0
             if dx is not None:
                 dx[place : place + len(rows)] = scores @ half
@@ -53,11 +57,12 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
                 dw += scores.T @ rows
         ctx.save_for_backward(*(g for g in (dx, dw, db) if g is not None))
         ctx.has = tuple(g is not None for g in (dx, dw, db))
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+        every = torch.cat(words)
+        ctx.mark_non_differentiable(correct, every)
+        return loss, correct, every
 
     @staticmethod
-    def backward(ctx: Any, loss: Tensor, correct: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, loss: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         dx, dw, db = (next(saved) if has else None for has in ctx.has)
         return (
@@ -65,19 +70,28 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )  # in place: they are large
 
 
 def _scores_to_slopes(
-    scores: Tensor, bias: Tensor | None, gold: Tensor, db: Tensor | None, smoothing: float, slopes: bool
-) -> tuple[Tensor, Tensor]:
-    """The summed loss of scores [M, vocab] before the bias, and how many are right.
+    scores: Tensor,
+    bias: Tensor | None,
+    gold: Tensor,
+    db: Tensor | None,
+    smoothing: float,
+    chances: Tensor | None,
+    slopes: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The summed loss of scores [M, vocab] before the bias, how many are right, and, with chances [M], a word of each
+    row, some rows at a time.
 
     slopes: replace the scores by the loss's derivatives, and add those to `db`, if there is one.
     """
+    words: list[Tensor] = []
     loss, correct = scores.new_zeros((), dtype=torch.float32), gold.new_zeros(())
-    some = rows_in_cache(scores)
-    for part, wanted in zip(scores.split(some), gold.split(some)):
+    some = _rows_in_cache(scores)
+    for at, (part, wanted) in enumerate(zip(scores.split(some), gold.split(some))):
         z = part.float() if bias is None else part + bias.float()
         best, right = z.amax(1, keepdim=True), z.gather(1, wanted[:, None])
         correct += _first_best(z, right == best, wanted)
@@ -85,6 +99,8 @@ def _scores_to_slopes(
         z = z.sub_(best).exp_()
         total = z.sum(1, keepdim=True)
         loss += (total.log() + best - said).sum()
+        if chances is not None:
+            words.append(drawn(z, chances[at * some : at * some + len(z)]))
         if slopes:
             z.div_(total).scatter_add_(1, wanted[:, None], torch.full_like(right, smoothing - 1.0))
             if smoothing:
@@ -92,7 +108,7 @@ def _scores_to_slopes(
             part.copy_(z)
             if db is not None:
                 db += z.sum(0)
-    return loss, correct
+    return loss, correct, words
 
 
 def _first_best(scores: Tensor, best: Tensor, wanted: Tensor) -> Tensor:
@@ -106,7 +122,7 @@ def _first_best(scores: Tensor, best: Tensor, wanted: Tensor) -> Tensor:
     return (scores[rows].argmax(1) == wanted[rows]).sum()
 
 
-def rows_in_cache(scores: Tensor) -> int:
+def _rows_in_cache(scores: Tensor) -> int:
     """How many rows of scores [M, vocab] to take at a time in fp32."""
     return max(1, SCORES_AT_A_TIME.get(scores.device.type, SCORES_AT_A_TIME_ELSEWHERE) // scores.shape[1])
 
@@ -127,10 +143,27 @@ def vocabulary_cross_entropy(
     Rows of x beyond the targets count for nothing. copy: of the weight, in the precision of x, if there is one.
     smoothing: the share of each target that all entries get alike (Szegedy et al. 2015, arXiv:1512.00567).
     """
-    if not torch.is_grad_enabled():  # which the function itself cannot see
-        x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
-    loss, correct = _VocabularyCrossEntropy.apply(x, weight, bias, targets, copy, smoothing)
+    loss, correct, _ = _VocabularyCrossEntropy.apply(*_as_wanted(x, weight, bias), targets, copy, smoothing, None)
     return loss, correct
+
+
+def sampled_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chances: Tensor, copy: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `vocabulary_cross_entropy`, with a word int64 [M] for each target, from the softmax of the same scores.
+
+    chances: fp32 [M], from 0 to less than 1, which decide.
+    """
+    asked = *_as_wanted(x, weight, bias), targets, copy, 0.0, chances
+    loss, correct, words = _VocabularyCrossEntropy.apply(*asked)
+    return loss, correct, words
+
+
+def _as_wanted(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Detached where no gradients are wanted, which the function itself cannot see."""
+    if torch.is_grad_enabled():
+        return x, weight, bias
+    return x.detach(), weight.detach(), None if bias is None else bias.detach()
 
 
 def bytes_of_vocabulary_cross_entropy(rows: int, vocab: int, width: int, size: int, device: str = "cpu") -> int:

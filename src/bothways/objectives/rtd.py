@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,21 +15,16 @@ from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.nn.dropout import uniform
 from bothways.nn.heads import Classifier, MaskDecoder, MaskedLanguageHead
-from bothways.nn.layers import filled
-from bothways.nn.losses import rows_in_cache
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Losses, Model, Part
 from bothways.objectives.reading import Together
 from bothways.ragged import Ragged
 
-__all__ = ["RTD_HEADS", "RTD_WEIGHT", "Proposal", "ReplacedTokens", "judges", "sampled"]
+__all__ = ["RTD_HEADS", "RTD_WEIGHT", "Proposal", "ReplacedTokens", "judges"]
 
 RTD_WEIGHT = 50.0
 # The discriminator's, by preference: a head of its own, or one for tags, of which there is one: "replaced".
 RTD_HEADS = ("rtd", "tag")
-ROWS_AT_A_TIME = 256  # whose scores of the whole vocabulary are in memory
-BLOCK = 256  # words that are chosen from together, see `_by_chance`
-BELOW_1 = 1 - 2.0**-24  # in fp32 the largest number there is
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +86,12 @@ class ReplacedTokens:
         assert isinstance(head, (MaskedLanguageHead, MaskDecoder))
         output = generator.network(batch.tokens, batch.types)
         rows = head.states(output).index_select(0, answers.rows)
-        total, correct = head.loss(rows, answers.values)
+        chances = uniform(len(rows), rows.device)
+        total, correct, words = head.loss_and_words(rows, answers.values, chances)
         count = len(answers.values)
         losses = Losses({"mlm": Part(total, count)}, {"accuracy": Part(correct, count)})
         original = batch.tokens.data.index_copy(0, answers.rows, answers.values)
-        ids = original.index_copy(0, answers.rows, sampled(head, rows))
+        ids = original.index_copy(0, answers.rows, words)
         return Proposal(losses, rows, ids, ids != original)
 
     def judge(self, model: Model, batch: Batch, ids: Tensor) -> Tensor:
@@ -121,45 +116,3 @@ def _judged(scores: Tensor, replaced: Tensor) -> Losses:
 def judges(head: nn.Module) -> bool:
     """Whether a head can say of each token whether it was replaced: it has a single label."""
     return isinstance(head, Classifier) and head.pooling is None and head.out.out_features == 1
-
-
-@torch.no_grad()
-def sampled(head: MaskedLanguageHead | MaskDecoder, rows: Tensor) -> Tensor:
-    """rows [M, width] of `head.states` → a word int [M] for each, by the head's softmax in fp32.
-
-    One number of `nn.dropout.uniform` decides each: where it falls among the sums of the chances.
-    """
-    chances = uniform(len(rows), rows.device)
-    parts = zip(rows.split(ROWS_AT_A_TIME), chances.split(ROWS_AT_A_TIME))
-    return torch.cat([_in_cache(head(filled(some))[: len(some)], chance) for some, chance in parts])
-
-
-def _in_cache(scores: Tensor, chances: Tensor) -> Tensor:
-    """As `_by_chance`, so many rows at a time that what is made of them stays in a core's cache."""
-    some = rows_in_cache(scores)
-    return torch.cat([_by_chance(*parts) for parts in zip(scores.split(some), chances.split(some))])
-
-
-def _by_chance(scores: Tensor, chances: Tensor) -> Tensor:
-    """scores [M, vocab], chances [M] from 0 to less than 1 → int [M].
-
-    A block of words first, then one of its words: running sums are slow, and so only few of them are made.
-    """
-    vocab = scores.shape[1]
-    blocks = F.pad(scores, (0, -vocab % BLOCK), value=-torch.inf).float().unflatten(1, (-1, BLOCK))
-    blocks = blocks.sub_(blocks.amax((1, 2), keepdim=True)).exp_()
-    block, left = _fallen(blocks.sum(2), chances)
-    word, _ = _fallen(blocks[torch.arange(len(blocks), device=blocks.device), block], left)
-    return (block * BLOCK + word).clamp(max=vocab - 1)
-
-
-def _fallen(weights: Tensor, chances: Tensor) -> tuple[Tensor, Tensor]:
-    """weights [M, n], chances [M] → where among the sums of the weights each falls, int [M], which is never where a
-    weight is 0; and where within that weight, from 0 to less than 1 [M].
-    """
-    sums = weights.cumsum(1)
-    places = chances[:, None] * sums[:, -1:]
-    found = torch.searchsorted(sums, places, right=True).clamp(max=weights.shape[1] - 1)
-    weight = weights.gather(1, found)
-    within = (places - (sums.gather(1, found) - weight)) / weight
-    return found[:, 0], within[:, 0].clamp(0.0, BELOW_1)

@@ -65,23 +65,14 @@ def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> fl
     if config.memory is not None:
         layer += 4 * width * (width + config.memory) + 4 * length * width
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
-    return len(config.order) * layer + mapped + predicted * _flops_of_head(config)
-
-
-def _flops_of_head(config: EncoderConfig) -> int:
-    """Of one row's scores of the vocabulary."""
-    return 2 * config.embed_width * (config.vocab + (0 if config.causal else config.width))
+    head = 2 * config.embed_width * (config.vocab + (0 if config.causal else config.width))
+    return len(config.order) * layer + mapped + predicted * head
 
 
 def flops_of_step_token(model: Model, packing: Packing, objective: PretrainingObjective) -> float:
-    """Of a step, a token: forward through all networks, and twice that on the way back.
-
-    A generator's words are sampled from scores that are computed once more.
-    """
+    """Of a step, a token: forward through all networks, and twice that on the way back."""
     length = packing.tokens / packing.sequences
-    forward = sum(flops_of_token(config, length, share) for config, share in _read_from(model, objective, length))
-    again = 0.0 if model.generator is None else _flops_of_head(model.generator.network.config)
-    return 3 * forward + objective.predicted(length) * again
+    return 3 * sum(flops_of_token(config, length, share) for config, share in _read_from(model, objective, length))
 
 
 def _read_from(model: Model, objective: PretrainingObjective, length: float) -> list[tuple[EncoderConfig, float]]:
