@@ -88,6 +88,8 @@ class Batch:
     origin: where each sequence stood in the input.
     target: the other side of a sequence-to-sequence pair.    groups: sequences that belong together (the choices of a
     question, the documents of a query).    labels: what losses compare with, by their names.
+    rows: int64 [M], the rows of tokens that are asked about, ascending, each sequence's own, where they are few; None:
+    all may be.
     """
 
     tokens: Ragged
@@ -96,6 +98,7 @@ class Batch:
     target: Ragged | None = None
     groups: Layout | None = None
     labels: Mapping[str, Answers] = field(default_factory=dict)
+    rows: Ragged | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """This batch on another device."""
@@ -106,6 +109,7 @@ class Batch:
             target=None if self.target is None else self.target.to(device),
             groups=None if self.groups is None else self.groups.to(device),
             labels={name: answers.to(device) for name, answers in self.labels.items()},
+            rows=None if self.rows is None else self.rows.to(device),
         )
 
 

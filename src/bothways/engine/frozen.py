@@ -39,9 +39,12 @@ class FrozenNetwork(nn.Module):
         self.dtype = dtype
         self.checkpointing = False
 
-    def forward(self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False) -> EncoderOutput:
-        """hidden states [T, width] of sequences → the same."""
-        states = tokens if self.dtype is None else Ragged(tokens.data.to(self.dtype), tokens.layout)
+    def forward(
+        self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False, rows: Ragged | None = None
+    ) -> EncoderOutput:
+        """hidden states [T, width] of sequences → the same, or only some rows of them."""
+        data = tokens.data if rows is None else tokens.data.index_select(0, rows.data)
+        states = Ragged(data if self.dtype is None else data.to(self.dtype), (tokens if rows is None else rows).layout)
         return EncoderOutput(states, states.data)
 
 
@@ -67,7 +70,8 @@ def states_of(
 
     @torch.inference_mode()
     def work(batch: Batch) -> None:
-        rows = rows_read(head, ready(batch.tokens, batch.types).last)
+        asked = head.reads(batch.tokens.layout) if isinstance(head, Classifier) else None
+        rows = rows_read(head, ready(batch.tokens, batch.types, rows=asked).last)
         for number, one in zip(batch.origin, rows.unbind()):
             put(number, one.cpu())
 

@@ -374,7 +374,7 @@ def _replacer(
 
 def _of_words(head: Any, output: EncoderOutput, answers: Answers) -> Iterator[Score]:
     """Of a head over the vocabulary, which sees the rows that are asked about."""
-    return _of_rows(head, head.states(output).index_select(0, answers.rows), answers.values)
+    return _of_rows(head, head.states(output, answers.rows), answers.values)
 
 
 def _of_rows(head: Any, states: Tensor, answers: Tensor) -> Iterator[Score]:

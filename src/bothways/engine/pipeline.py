@@ -20,6 +20,7 @@ from bothways.engine.writing import WRITES, WritingPipeline, writing
 from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.config import EncoderConfig
 from bothways.nn.encoder import EncoderOutput
+from bothways.nn.heads import Classifier
 from bothways.tasks import TASKS
 from bothways.tasks.task import Facts, Request, Round, Rounds
 from bothways.text.tokenizer import Cuts, Encoded, cut_lengths, warn_of_truncation
@@ -160,7 +161,8 @@ class Pipeline:
         return results
 
     def _output(self, batch: Batch, keep: bool) -> EncoderOutput:
-        return self._network(batch.tokens, batch.types, keep=keep)
+        rows = self._head.reads(batch.tokens.layout) if isinstance(self._head, Classifier) else None
+        return self._network(batch.tokens, batch.types, keep=keep, rows=rows)
 
 
 def _check_arguments(

@@ -21,6 +21,7 @@ from bothways.engine.backends import BACKENDS, Placement, place
 from bothways.engine.scheduler import progress, schedule
 from bothways.engine.streams import Streams
 from bothways.errors import CheckpointError, InputError
+from bothways.nn.pooling import rows_pooled
 from bothways.text.tokenizer import Encoded, as_texts, cut_lengths, warn_of_truncation
 
 __all__ = ["SIMILARITIES", "SentenceEncoder"]
@@ -237,7 +238,8 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def _embed(self, batch: Batch, rows: Tensor, prompt_tokens: int) -> None:
-        hidden = self._network(batch.tokens, batch.types).last
+        asked = None if prompt_tokens else rows_pooled(batch.tokens.layout, self._head.poolings)
+        hidden = self._network(batch.tokens, batch.types, rows=asked).last
         rows[list(batch.origin)] = self._head(hidden, prompt_tokens)
 
     def _tokenize(self, texts: list[str], prompt: str) -> list[Encoded]:

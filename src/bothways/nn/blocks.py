@@ -192,11 +192,16 @@ class EncoderLayer(nn.Module):
         positions: Positions,
         queries: Tensor | None = None,
         memory: Ragged | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """x [T, width] → [T, width]. queries: rows [T, width] that ask x, and that the answers are added to.
-        memory: [Tm, memory], what cross-attention reads."""
+        memory: [Tm, memory], what cross-attention reads.
+        rows: int64 [M], which ones are given; not with a memory."""
         context = self.attention(self.asking(x), layout, positions, queries)
-        return self.onward(context, x if queries is None else queries, layout, memory)
+        x = x if queries is None else queries
+        if rows is not None:
+            context, x = context.index_select(0, rows), x.index_select(0, rows)
+        return self.onward(context, x, layout, memory)
 
     def onward(
         self,

@@ -32,11 +32,20 @@ class EncoderOutput:
     """last: the last layer's hidden states [T, width].    before: what that layer read [T, width].
 
     hidden_states: the embeddings' and each layer's [T, width] (one more than there are layers), if asked for.
+    rows, layout: where only some rows were asked for, their numbers int64 [M], which `last` has, and the layout of all.
     """
 
     last: Ragged
     before: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
+    rows: Tensor | None = None
+    layout: Layout | None = None
+
+    def at(self, rows: Tensor) -> Tensor:
+        """The last hidden states [M, width] of rows int64 [M], numbered among all of the tokens."""
+        if self.rows is None:
+            return self.last.data.index_select(0, rows)
+        return self.last.data.index_select(0, torch.searchsorted(self.rows, rows.contiguous()))
 
 
 class Embeddings(nn.Module):
@@ -167,8 +176,15 @@ class EncoderNetwork(nn.Module):
         self.norm = norm(config) if config.norm_first else None
         self.pooler = Pooler(config) if pooler else None
 
-    def steps(self, tokens: Ragged, types: Tensor | None = None, memory: Ragged | None = None) -> Iterator[Tensor]:
-        """The hidden states [T, width] of the embeddings, then of each layer, as they are computed."""
+    def steps(
+        self,
+        tokens: Ragged,
+        types: Tensor | None = None,
+        memory: Ragged | None = None,
+        rows: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """The hidden states [T, width] of the embeddings, then of each layer, as they are computed; of the last one
+        those of `rows` alone, if these are given."""
         self.check_memory(tokens, memory)
         x = embedded = self.embeddings(tokens, types, self.dtype)
         yield x
@@ -178,12 +194,18 @@ class EncoderNetwork(nn.Module):
             x = filled(x)
             positions = positions.filled(len(x) - total)
         for step, layer in enumerate(order := self.config.order):
-            x = self._layer(layer, x, tokens.layout, positions, memory)
-            if step == 0 and self.convolution is not None:
-                x = self.convolution(embedded, x, tokens.layout)
+            some = rows if step == len(order) - 1 else None
+            if step == 0 and self.convolution is not None:  # which reads all rows
+                x = self.convolution(embedded, self._layer(layer, x, tokens.layout, positions, memory), tokens.layout)
+                x = x if some is None else x.index_select(0, some)
+            elif some is not None and not len(some):
+                x = x[:0]
+            else:
+                x = self._layer(layer, x, tokens.layout, positions, memory, some)
             if self.norm is not None and step == len(order) - 1:
                 x = self.norm(x)
-            yield x if len(x) == total else x[:total]
+            count = total if some is None else len(some)
+            yield x if len(x) == count else x[:count]
 
     def check_memory(self, tokens: Ragged, memory: Ragged | None) -> None:
         """Raise InputError where there is a memory and should be none, or the other way round, or it does not fit."""
@@ -199,20 +221,38 @@ class EncoderNetwork(nn.Module):
                 "an adapter between them maps one to the other"
             )
 
-    def _layer(self, layer: int, x: Tensor, layout: Layout, positions: Positions, memory: Ragged | None) -> Tensor:
-        sides = x, layout, positions, None, memory
+    def _layer(
+        self,
+        layer: int,
+        x: Tensor,
+        layout: Layout,
+        positions: Positions,
+        memory: Ragged | None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        sides = x, layout, positions, None, memory, rows if rows is None or not self.filling else filled(rows)
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self.layers[layer], *sides, use_reentrant=False, context_fn=replayed)
         return self.layers[layer](*sides)
 
     def forward(
-        self, tokens: Ragged, types: Tensor | None = None, *, memory: Ragged | None = None, keep: bool = False
+        self,
+        tokens: Ragged,
+        types: Tensor | None = None,
+        *,
+        memory: Ragged | None = None,
+        keep: bool = False,
+        rows: Ragged | None = None,
     ) -> EncoderOutput:
         """Encode token ids int [T] with token types int [T] (None: all 0; without meaning for a model without types).
 
         memory: of a decoder that reads another network's rows: those rows [Tm, memory], a sequence for each of tokens.
         keep: also return the hidden states of every layer.
+        rows: int64 [M], numbers of rows of tokens, ascending, and of how many of them each sequence has: the last layer
+        gives no others, which saves what it would do for them after attention. Not with a memory, and not with keep.
         """
+        if rows is not None:
+            return self._at(rows, tokens, types)
         if keep:
             states = tuple(self.steps(tokens, types, memory))
             return EncoderOutput(Ragged(states[-1], tokens.layout), states[-2], states)
@@ -220,6 +260,12 @@ class EncoderNetwork(nn.Module):
         for x in self.steps(tokens, types, memory):
             before, last = last, x
         return EncoderOutput(Ragged(last, tokens.layout), before)
+
+    def _at(self, rows: Ragged, tokens: Ragged, types: Tensor | None) -> EncoderOutput:
+        before = last = torch.empty(0)
+        for x in self.steps(tokens, types, None, rows.data):
+            before, last = last, x
+        return EncoderOutput(Ragged(last, rows.layout), before, None, rows.data, tokens.layout)
 
     def memory_weights(self, step: int, x: Tensor, layout: Layout, memory: Ragged) -> list[Tensor]:
         """The cross-attention weights of one step, fp32 [H, L, Lm] for each sequence, as `attention_weights`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from bothways.nn.dropout import dropout
 from bothways.nn.encoder import EncoderNetwork, EncoderOutput
 from bothways.nn.layers import Embedding, Linear, filled, norm
 from bothways.nn.losses import sampled_cross_entropy, vocabulary_cross_entropy
-from bothways.nn.pooling import pool
+from bothways.nn.pooling import ONE_ROW, pool, rows_pooled
 from bothways.ragged import Layout, Ragged
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "MaskedLanguageHead",
     "Normalize",
     "SentenceHead",
+    "rows_of_last",
 ]
 
 
@@ -82,9 +83,9 @@ class MaskedLanguageHead(nn.Module):
         x, out = self._transformed(filled(rows)), self.decoder
         return sampled_cross_entropy(x, out.weight, out.bias, targets, chances, out.copy)
 
-    def states(self, output: EncoderOutput) -> Tensor:
-        """The rows [T, width] that words are predicted from."""
-        return output.last.data
+    def states(self, output: EncoderOutput, rows: Tensor | None = None) -> Tensor:
+        """The rows [T, width] that words are predicted from, or those of the tokens numbered `rows` int64 [M]."""
+        return output.last.data if rows is None else output.at(rows)
 
 
 class MaskDecoder(nn.Module):
@@ -120,16 +121,22 @@ class MaskDecoder(nn.Module):
         """As that of the masked-language head."""
         return self.lm.loss_and_words(rows, targets, chances)
 
-    def states(self, output: EncoderOutput) -> Tensor:
-        """The rows [T, width] that words are predicted from."""
+    def states(self, output: EncoderOutput, rows: Tensor | None = None) -> Tensor:
+        """The rows [T, width] that words are predicted from, or those of the tokens numbered `rows` int64 [M]."""
         if self.positions is None or self.layer is None or self.relative is None:
-            return output.last.data
-        layout, x = output.last.layout, output.before
+            return output.last.data if rows is None else output.at(rows)
+        layout, x = output.layout or output.last.layout, output.before
         positions = self.relative(layout, x.dtype)
         asking = self.positions(layout.positions).to(x.dtype) + x
-        for _ in range(2):
-            asking = self.layer(x, layout, positions, asking)
-        return asking
+        asking = self.layer(x, layout, positions, asking)
+        if rows is None:
+            return self.layer(x, layout, positions, asking)
+        return self.layer(x, layout, positions, asking, rows=filled(rows))[: len(rows)]
+
+    @property
+    def reads_last(self) -> bool:
+        """Whether it reads what the last layer gives: with positions it makes that of what the layer read."""
+        return self.layer is None
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -178,9 +185,9 @@ class LanguageModelHead(nn.Module):
     def _scaled(self, rows: Tensor) -> Tensor:
         return rows if self.scale == 1.0 else rows * self.scale
 
-    def states(self, output: EncoderOutput) -> Tensor:
-        """The rows [T, width] that each next word is predicted from."""
-        return output.last.data
+    def states(self, output: EncoderOutput, rows: Tensor | None = None) -> Tensor:
+        """The rows [T, width] that each next word is predicted from, or those numbered `rows` int64 [M]."""
+        return output.last.data if rows is None else output.at(rows)
 
 
 class Classifier(nn.Module):
@@ -248,6 +255,15 @@ class Classifier(nn.Module):
         x = x if self.norm is None else self.norm(x)
         return self.out(dropout(x, self.dropout or 0.0, dropping))
 
+    @property
+    def reads_one(self) -> bool:
+        """Whether it reads one row of each sequence."""
+        return self.pooling in ONE_ROW
+
+    def reads(self, layout: Layout) -> Ragged | None:
+        """The rows int64 [N] that it reads of hidden states with this layout, if they are few; None: all."""
+        return rows_pooled(layout, (self.pooling,))
+
     def _rows(self, hidden: Ragged) -> Tensor:
         return hidden.data if self.pooling is None else pool(hidden, (self.pooling,))
 
@@ -297,3 +313,13 @@ class SentenceHead(nn.Module):
         for step in self.steps:
             x = step(x)
         return x
+
+
+def rows_of_last(heads: Iterable[nn.Module], rows: Ragged | None) -> Ragged | None:
+    """Of the rows that heads are asked about, those that they read of the last layer: none where each makes its own.
+
+    rows: None for all.
+    """
+    if rows is None or any(not isinstance(head, MaskDecoder) or head.reads_last for head in heads):
+        return rows
+    return Ragged(rows.data[:0], Layout.of([0] * len(rows), rows.data.device))

@@ -309,13 +309,13 @@ def add(linear: nn.Module, x: Tensor, residual: Tensor, dropped: float) -> Tenso
 
 
 def filled(rows: Tensor) -> Tensor:
-    """rows [M, width] and zeros behind them, to a multiple of 32 on a CPU.
+    """rows [M, width], or numbers of rows [M], and zeros behind them, to a multiple of 32 on a CPU.
 
     oneDNN compiles and keeps kernels for every M, near a megabyte for each: as many rows as were masked by chance would
     be hundreds of them.
     """
     idle = -len(rows) % _FILLED_ROWS if rows.device.type == "cpu" else 0
-    return F.pad(rows, (0, 0, 0, idle)) if idle else rows
+    return F.pad(rows, (*(0, 0) * (rows.dim() - 1), 0, idle)) if idle else rows
 
 
 class RootMeanSquareNorm(nn.RMSNorm):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from bothways.ragged import Ragged
+from bothways.ragged import Layout, Ragged
 
-__all__ = ["POOLINGS", "pool"]
+__all__ = ["ONE_ROW", "POOLINGS", "pool", "rows_pooled"]
 
 
 def _mean_sqrt_length(hidden: Ragged) -> Tensor:
@@ -32,6 +32,8 @@ POOLINGS: dict[str, Callable[[Ragged], Tensor]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": Ragged.last,
 }
+ONE_ROW = ("cls", "lasttoken")
+"""Those that read one row of each sequence."""
 
 
 def pool(hidden: Ragged, modes: tuple[str, ...], skip: int = 0) -> Tensor:
@@ -42,3 +44,14 @@ def pool(hidden: Ragged, modes: tuple[str, ...], skip: int = 0) -> Tensor:
     rest = hidden.drop_first(skip) if skip else hidden
     pooled = [_weighted_mean(rest, skip) if mode == "weightedmean" else POOLINGS[mode](rest) for mode in modes]
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+
+
+def rows_pooled(layout: Layout, modes: Sequence[str | None]) -> Ragged | None:
+    """The rows that a pooling reads, int64 [N], where it reads one of each sequence and leaves others; else None.
+
+    Each of these rows is a sequence: pooled again, they are what they are. modes: of `pool`.
+    """
+    if len(modes) != 1 or modes[0] not in ONE_ROW or 0 in layout.lengths or layout.total == len(layout):
+        return None
+    rows = layout.offsets[:-1] if modes[0] == "cls" else layout.offsets[1:] - 1
+    return Ragged(rows.long(), Layout.of([1] * len(layout), layout.device))

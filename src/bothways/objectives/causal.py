@@ -54,7 +54,7 @@ class CausalLanguageModelling:
         assert answers.rows is not None
         assert isinstance(head, LanguageModelHead)
         assert model.network.config.causal
-        total, correct = head.loss(head.states(output).index_select(0, answers.rows), answers.values)
+        total, correct = head.loss(head.states(output, answers.rows), answers.values)
         count = len(answers.values)
         return Losses({"causal": Part(total, count)}, {"accuracy": Part(correct, count)})
 

@@ -59,6 +59,6 @@ class MaskedLanguageModelling:
         answers, head = batch.labels["mlm"], model.heads["mlm"]
         assert answers.rows is not None
         assert isinstance(head, (MaskedLanguageHead, MaskDecoder))
-        total, correct = head.loss(head.states(output).index_select(0, answers.rows), answers.values)
+        total, correct = head.loss(head.states(output, answers.rows), answers.values)
         count = len(answers.values)
         return Losses({"mlm": Part(total, count)}, {"accuracy": Part(correct, count)})

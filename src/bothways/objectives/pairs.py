@@ -52,6 +52,6 @@ class SegmentPairs:
         assert answers.rows is not None
         assert isinstance(head, Classifier)
         assert head.pooling == "cls"
-        total, correct = head.loss(output.last.data.index_select(0, answers.rows), answers.values)
+        total, correct = head.loss(output.at(answers.rows), answers.values)
         count = len(answers.values)
         return Losses({self.name: Part(total, count)}, {f"{self.name}_accuracy": Part(correct, count)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +12,13 @@ import torch
 from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.nn.encoder import EncoderOutput
+from bothways.nn.heads import rows_of_last
 from bothways.objectives.objective import Losses, Model
 from bothways.ragged import Layout, Ragged
 
-__all__ = ["Reading", "Together"]
+__all__ = ["Reading", "Together", "read_of"]
+
+FEW = 0.5  # of a batch's rows: from there on all are computed
 
 
 class Reading(Protocol):
@@ -39,7 +42,7 @@ class Reading(Protocol):
         """How many of the tokens of sequences of `length` tokens words are predicted from: a share."""
 
     def read(self, model: Model, output: EncoderOutput, batch: Batch) -> Losses:
-        """The losses of a batch, as sums."""
+        """The losses of a batch, as sums. Of the output it asks the rows of its labels and no others: `output.at`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Together:
         batch = Batch(tokens, types, tuple(range(len(packed.lengths))))
         for reading in self.readings:
             batch = reading.corrupt(packed, batch, rng)
-        return batch
+        return replace(batch, rows=_asked(batch))
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         return {name: count for reading in self.readings for name, count in reading.counts(batch).items()}
@@ -75,7 +78,24 @@ class Together:
         return sum(reading.predicted(length) for reading in self.readings)
 
     def loss(self, model: Model, batch: Batch) -> Losses:
-        output = model.network(batch.tokens, batch.types)
+        heads = [model.heads[name] for name in self.heads if name in model.heads]
+        output = model.network(batch.tokens, batch.types, rows=rows_of_last(heads, batch.rows))
         found = [reading.read(model, output, batch) for reading in self.readings]
         losses = {name: part for one in found for name, part in one.losses.items()}
         return Losses(losses, {name: part for one in found for name, part in one.metrics.items()})
+
+
+def _asked(batch: Batch) -> Ragged | None:
+    """The rows of all labels, if they are few."""
+    rows, layout = [answers.rows for answers in batch.labels.values()], batch.tokens.layout
+    asked = np.unique(np.concatenate([np.arange(layout.total) if one is None else one.numpy() for one in rows]))
+    if len(asked) >= FEW * layout.total:
+        return None
+    counts = np.diff(np.searchsorted(asked, [*layout.starts, layout.total]))
+    return Ragged(torch.from_numpy(asked), Layout.of(counts.tolist()))
+
+
+def read_of(predicted: float) -> float:
+    """The share of rows that is computed of the last hidden states, where words are predicted from such a share of
+    them: 0 for what predicts none, and reads all."""
+    return predicted if 0.0 < predicted < FEW else 1.0

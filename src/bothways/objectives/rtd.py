@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bothways.data.batch import Batch
 from bothways.data.packing import Packed
 from bothways.nn.dropout import uniform
-from bothways.nn.heads import Classifier, MaskDecoder, MaskedLanguageHead
+from bothways.nn.heads import Classifier, MaskDecoder, MaskedLanguageHead, rows_of_last
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Losses, Model, Part
 from bothways.objectives.reading import Together
@@ -84,8 +84,8 @@ class ReplacedTokens:
         assert answers.rows is not None
         head = generator.heads["mlm"]
         assert isinstance(head, (MaskedLanguageHead, MaskDecoder))
-        output = generator.network(batch.tokens, batch.types)
-        rows = head.states(output).index_select(0, answers.rows)
+        asked = rows_of_last([head], batch.rows)
+        rows = head.states(generator.network(batch.tokens, batch.types, rows=asked), answers.rows)
         chances = uniform(len(rows), rows.device)
         total, correct, words = head.loss_and_words(rows, answers.values, chances)
         count = len(answers.values)

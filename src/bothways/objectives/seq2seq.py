@@ -97,7 +97,7 @@ class Continuation:
         answers, head = batch.labels[LOSS], model.first_head(self.heads)
         assert answers.rows is not None
         assert isinstance(head, (LanguageModelHead, MaskedLanguageHead))
-        rows = head.states(model.network(batch.tokens, batch.types)).index_select(0, answers.rows)
+        rows = head.states(model.network(batch.tokens, batch.types), answers.rows)
         return _lost(head, rows, answers.values, self.smoothing)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from bothways.data.batch import Answers, Batch, Tokens, batch
 from bothways.data.labelled import Labels
 from bothways.nn.encoder import EncoderOutput
+from bothways.nn.heads import Classifier
 from bothways.objectives.objective import Losses, Model
 from bothways.ragged import Layout, Ragged
 from bothways.tasks.task import Facts, Request, Task
@@ -146,5 +147,7 @@ class Supervised:
         return {name: len(batch.labels[name].values) for name in self.losses}
 
     def loss(self, model: Model, batch: Batch) -> Losses:
-        output = model.network(batch.tokens, batch.types)
-        return self.task.loss(output, model.heads[self.head], batch, self.weighing)
+        head = model.heads[self.head]
+        rows = head.reads(batch.tokens.layout) if isinstance(head, Classifier) else None
+        output = model.network(batch.tokens, batch.types, rows=rows)
+        return self.task.loss(output, head, batch, self.weighing)

@@ -24,6 +24,7 @@ from bothways.engine.streams import Streams
 from bothways.errors import InputError, TruncationWarning
 from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.freezing import freeze
+from bothways.nn.heads import Classifier
 from bothways.objectives.objective import Model
 from bothways.tasks import TASKS
 from bothways.tasks.learning import Learnable
@@ -236,7 +237,7 @@ def _run(
         () if frozen else tables_of(model, settings.update.precision == "fp16"),
         small=steps.small,
     )
-    meter = _meter(encoder, steps, device, frozen)
+    meter = _meter(encoder, material, steps, device, frozen)
     keeping = Keeping(run.log_every, run.keep, run.tensorboard)
     outcome = drive(trainer, started, described(settings), material.identity, keeping, output, meter, watch)
     if outcome.finished and material.held and not found:  # resumed at its end
@@ -262,12 +263,14 @@ def _metrics(material: Material, pipeline: Pipeline, settings: TuningSettings) -
         return evaluated(pipeline, material.task, material.held, material.labels, reading_of(settings))[0]
 
 
-def _meter(encoder: Encoder, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:
+def _meter(encoder: Encoder, material: Material, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:
     """Operations of a frozen encoder, which are not computed, are none."""
     dtype = encoder.network.dtype or torch.float32
     rate = rate_here(dtype, device)
     length = sum(steps.lengths) / len(steps.lengths)
-    return Meter(steps.steps, 0.0 if frozen else 3 * flops_of_token(encoder.config, length, 0.0), rate)
+    head = encoder.heads[material.objective.head]
+    read = 1 / length if isinstance(head, Classifier) and head.reads_one else 1.0
+    return Meter(steps.steps, 0.0 if frozen else 3 * flops_of_token(encoder.config, length, 0.0, read), rate)
 
 
 def _finish(

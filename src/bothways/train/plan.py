@@ -13,6 +13,7 @@ from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
 from bothways.nn.losses import bytes_of_vocabulary_cross_entropy
 from bothways.objectives.objective import Model, PretrainingObjective
+from bothways.objectives.reading import read_of
 from bothways.train.feed import feed
 from bothways.train.optim import OPTIMIZERS, AdamSettings, moment_bytes, parameter_groups
 from bothways.train.progress import Cursor
@@ -54,25 +55,28 @@ class Plan:
     warmup: int
 
 
-def flops_of_token(config: EncoderConfig, length: float, predicted: float) -> float:
+def flops_of_token(config: EncoderConfig, length: float, predicted: float, read: float = 1.0) -> float:
     """Of one forward, a token: linear maps, attention over `length` tokens, and the head on a share of the tokens.
 
+    read: the share of the tokens whose last hidden states are asked for; the others' are not computed.
     A causal network's head is a product with the vocabulary, and nothing before it. A memory is taken to have as many
     rows as there are tokens.
     """
     width, ffn = config.width, config.ffn
-    layer = 2 * (4 * width * width + (3 if config.gated else 2) * width * ffn) + 4 * length * width
+    behind = 2 * (width * width + (3 if config.gated else 2) * width * ffn)  # what is done after attention
+    layer = 6 * width * width + behind + 4 * length * width
     if config.memory is not None:
         layer += 4 * width * (width + config.memory) + 4 * length * width
     mapped = 2 * config.embed_width * width if config.embed_mapped else 0
     head = 2 * config.embed_width * (config.vocab + (0 if config.causal else config.width))
-    return len(config.order) * layer + mapped + predicted * head
+    return len(config.order) * layer - (1 - read) * behind + mapped + predicted * head
 
 
 def flops_of_step_token(model: Model, packing: Packing, objective: PretrainingObjective) -> float:
     """Of a step, a token: forward through all networks, and twice that on the way back."""
     length = packing.tokens / packing.sequences
-    return 3 * sum(flops_of_token(config, length, share) for config, share in _read_from(model, objective, length))
+    parts = _read_from(model, objective, length)
+    return 3 * sum(flops_of_token(config, length, share, read_of(share)) for config, share in parts)
 
 
 def _read_from(model: Model, objective: PretrainingObjective, length: float) -> list[tuple[EncoderConfig, float]]:
