@@ -55,7 +55,8 @@ def main() -> None:
         for layer in arguments.layers.split(","):
             found = [probe(encoder, arguments.glue / task, layer, arguments.pairs) for task in tasks]
             cells = [f"{100 * one['metrics'][METRICS[task][0]]:.1f}" for one, task in zip(found, tasks)]
-            print(f"| {encoder.name} | {layer} | " + " | ".join(cells) + " |", flush=True)
+            name = encoder.parent.name if encoder.name == "model" else encoder.name  # of a run
+            print(f"| {name} | {layer} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_means_are_over_all_rows_and_only_of_what_had_some() -> None:
 class Zeros(nn.Module):
     """A network whose hidden states are all zero."""
 
-    def forward(self, tokens: Ragged, types: torch.Tensor | None) -> EncoderOutput:
+    def forward(self, tokens: Ragged, types: torch.Tensor | None, *, rows: Ragged | None) -> EncoderOutput:
         states = torch.zeros(len(tokens.data), 8)
         return EncoderOutput(Ragged(states, tokens.layout), states)
 

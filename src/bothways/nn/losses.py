@@ -41,7 +41,7 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
         half, wanted = weight.to(x.dtype) if copy is None else copy, ctx.needs_input_grad
         loss, correct = x.new_zeros((), dtype=torch.float32), targets.new_zeros(())
         dx = torch.zeros_like(x) if wanted[0] else None
-        dw = torch.zeros_like(weight) if wanted[1] else None
+        dw = None if len(targets) or not wanted[1] else torch.zeros_like(weight)
         db = torch.zeros_like(bias) if bias is not None and wanted[2] else None
         words = [targets.new_empty(0)]
         for gold, place in zip(targets.split(ROWS_AT_A_TIME), range(0, len(targets), ROWS_AT_A_TIME)):
@@ -53,8 +53,9 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
             scores[len(gold) :] = 0.0
             if dx is not None:
                 dx[place : place + len(rows)] = scores @ half
-            if dw is not None:
-                dw += scores.T @ rows
+            if wanted[1]:  # mostly there is one part, and to add it to zeros would be one more pass over all of it
+                part = scores.T @ rows
+                dw = part.to(weight.dtype) if dw is None else dw.add_(part)
         ctx.save_for_backward(*(g for g in (dx, dw, db) if g is not None))
         ctx.has = tuple(g is not None for g in (dx, dw, db))
         every = torch.cat(words)

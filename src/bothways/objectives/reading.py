@@ -87,8 +87,11 @@ class Together:
 
 def _asked(batch: Batch) -> Ragged | None:
     """The rows of all labels, if they are few."""
-    rows, layout = [answers.rows for answers in batch.labels.values()], batch.tokens.layout
-    asked = np.unique(np.concatenate([np.arange(layout.total) if one is None else one.numpy() for one in rows]))
+    layout = batch.tokens.layout
+    rows = [answers.rows.numpy() for answers in batch.labels.values() if answers.rows is not None]
+    if not rows or len(rows) < len(batch.labels):  # labels without rows are of all
+        return None
+    asked = np.unique(np.concatenate(rows))
     if len(asked) >= FEW * layout.total:
         return None
     counts = np.diff(np.searchsorted(asked, [*layout.starts, layout.total]))
