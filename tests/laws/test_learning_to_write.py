@@ -293,6 +293,24 @@ def test_a_separator_stays_behind_a_source_that_is_cut_and_goes_with_the_model(
     assert (config["bothways_separator"], config["bothways_source_length"]) == (" to the", 9)
 
 
+def test_a_prefix_goes_with_the_model_until_another_is_said(save_bert: Save, tmp_path: Path) -> None:
+    def prefix_after(start: Path, name: str, **parts: Any) -> str | None:
+        finetune_generate(reversed_texts(6), [], settings(start, **parts), tmp_path / name)
+        found = json.loads((tmp_path / name / "model" / "config.json").read_text())
+        return found.get("bothways_prefix")  # type: ignore[no-any-return]
+
+    first = tmp_path / "first" / "model"
+    assert prefix_after(save_bert(), "first", sides=SidesSettings(prefix="the cat ")) == "the cat "
+    assert prefix_after(first, "on") == "the cat "
+    assert prefix_after(first, "other decoder", decoder=DecoderSettings("fresh", depth=1)) == "the cat "
+    assert prefix_after(first, "other encoder", source=SourceSettings(str(first), fresh_encoder=True)) == "the cat "
+    assert prefix_after(first, "other prefix", sides=SidesSettings(prefix="a ")) == "a "
+    assert prefix_after(first, "none", sides=SidesSettings(prefix="")) == ""
+    assert prefix_after(tmp_path / "none" / "model", "still none") == ""
+    with pytest.raises(InputError, match="a limit of 4 tokens leaves no room for a text behind the prefix 'the cat '"):
+        prefix_after(first, "no room", sides=SidesSettings(max_source_length=4))
+
+
 def test_what_is_written_for_a_row_held_out_depends_on_no_longer_one(
     save_family: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

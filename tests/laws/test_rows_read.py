@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +15,25 @@ import torch
 from small_models import families_with, language_head
 from torch import Tensor
 
-from bothways import Encoder, Layout, Ragged
+import bothways
+from bothways import Encoder, Layout, Ragged, SentenceEncoder
 from bothways.data.packing import Packed
 from bothways.engine.backends import BACKENDS, place
+from bothways.engine.frozen import states_of
+from bothways.engine.pipeline import Pipeline
+from bothways.errors import InputError
 from bothways.families import FAMILIES
 from bothways.nn.heads import MaskDecoder, rows_of_last
+from bothways.nn.layers import FILLED_ROWS
 from bothways.nn.pooling import POOLINGS, pool, rows_pooled
 from bothways.objectives.masking import Masking
 from bothways.objectives.mlm import MaskedLanguageModelling
 from bothways.objectives.objective import Model
 from bothways.objectives.pairs import SegmentPairs
 from bothways.objectives.reading import Together
+from bothways.objectives.rtd import ReplacedTokens
+from bothways.tasks import TASKS
+from bothways.tasks.learning import Sample, Supervised
 
 Save = Callable[..., Path]
 
@@ -156,3 +166,110 @@ def test_rows_that_a_pooling_reads_are_pooled_to_the_same(mode: str, lengths: li
         again = pool(Ragged(hidden.data[rows.data], rows.layout), (mode,))
         assert torch.equal(again, pool(hidden, (mode,)))
     assert rows_pooled(hidden.layout, (mode, "mean")) is None
+
+
+def test_rows_go_with_neither_a_memory_nor_all_hidden_states_and_no_others_can_be_read(save_family: Save) -> None:
+    network = Encoder.from_pretrained(save_family("bert", tokenizer=False)).network
+    tokens = texts_of(network.config.vocab, [7, 3])
+    rows = Ragged(torch.tensor([1, 8]), Layout.of([1, 1]))
+    with pytest.raises(InputError, match="together with memory or keep"):
+        network(tokens, rows=rows, keep=True)
+    with pytest.raises(InputError, match="together with memory or keep"):
+        network(tokens, rows=rows, memory=tokens)
+    output = network(tokens, rows=rows)
+    assert torch.equal(output.at(torch.tensor([8])), output.last.data[1:])
+    for wrong in ([2], [9], [0, 1]):
+        with pytest.raises(ValueError, match="not asked for these rows"):
+            output.at(torch.tensor(wrong))
+
+
+def counting(network: Any) -> list[int]:
+    """How many rows the feed-forward part of the last layer works on, each time."""
+    seen: list[int] = []
+    up = network.layers[network.config.order[-1]].ffn.up
+    up.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    return seen
+
+
+TEXTS = ["the cat sat on the mat", "a dog", "the red house is blue", "a dog ran to the red house"]
+
+
+def test_labels_of_texts_take_one_row_of_each(save_family: Save) -> None:
+    folder = save_family("bert", kind="ForSequenceClassification")
+    pipe = bothways.pipeline("text-classification", folder, device="cpu")
+    assert isinstance(pipe, Pipeline)
+    seen = counting(pipe._network)
+    pipe(TEXTS)
+    assert sum(seen) == len(TEXTS)
+    encoder = Encoder.from_pretrained(folder)
+    assert encoder.tokenizer is not None
+    encoded: Any = encoder.tokenizer.encode(TEXTS)
+    objective, model = Supervised(TASKS["text-classification"], "classify"), Model(encoder.network, encoder.heads)
+    batch, seen = objective.batch([Sample((one,), 0) for one in encoded]), counting(encoder.network)
+    objective.loss(model, batch)
+    with torch.no_grad():
+        objective.loss(model, batch)
+    assert seen == [FILLED_ROWS, len(TEXTS)]
+
+
+def test_states_that_are_kept_for_a_head_take_one_row_of_each(
+    save_family: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, seen = Encoder.from_pretrained(save_family("bert", kind="ForSequenceClassification")), list[list[int]]()
+    assert encoder.tokenizer is not None
+    eager = BACKENDS["eager"]
+
+    def watched(module: Any, placement: Any, *, share: bool = False) -> Any:
+        ready = eager(module, placement, share=share)
+        seen.append(counting(ready))
+        return ready
+
+    monkeypatch.setitem(BACKENDS, "eager", watched)
+    encoded: Any = encoder.tokenizer.encode(TEXTS)
+    states_of(encoder.network, encoder.heads["classify"], encoded, lambda number, rows: None, torch.device("cpu"))
+    assert sum(seen[0]) == len(TEXTS)
+
+
+def test_sentences_that_are_pooled_at_their_first_token_take_that_alone(save_family: Save, tmp_path: Path) -> None:
+    folder = tmp_path / "sentences"
+    shutil.copytree(save_family("bert"), folder)
+    (folder / "1_Pooling").mkdir()
+    said = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    sentences = SentenceEncoder(folder, device="cpu")
+    seen = counting(sentences._network)
+    found = sentences.encode(TEXTS)
+    assert sum(seen) == len(TEXTS)
+    encoder = Encoder.from_pretrained(folder)
+    assert encoder.tokenizer is not None
+    tokens = Ragged.of([one.ids for one in encoder.tokenizer.encode(TEXTS)])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.as_tensor(found), encoder.network(tokens).last.first(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "rtd"])
+def test_objectives_take_masked_rows_filled_to_few_numbers_of_them(save_family: Save, kind: str) -> None:
+    """oneDNN keeps kernels for every number of rows: where that is left to chance, they would be hundreds."""
+    encoder = Encoder.from_pretrained(save_family("electra", kind="ForMaskedLM", tokenizer=False))
+    vocab, seen = encoder.config.vocab, counting(encoder.network)
+    words = MaskedLanguageModelling(vocab, 4, frozenset({0, 1, 2, 3, 4}), Masking(rate=0.2))
+    objective = Together((words,)) if kind == "mlm" else ReplacedTokens(words)
+    batch, model = (
+        objective.corrupt(packed(vocab, [20] * 12, False), np.random.default_rng(0)),
+        Model(encoder.network, encoder.heads),
+    )
+    if isinstance(objective, ReplacedTokens):
+        objective.propose(Model(encoder.network, {}, model), batch)
+    else:
+        objective.loss(model, batch)
+    (rows,) = seen
+    assert batch.rows is not None
+    assert rows < batch.tokens.layout.total / 2
+    assert rows - FILLED_ROWS < len(batch.rows.data) <= rows
+    assert rows % FILLED_ROWS == 0

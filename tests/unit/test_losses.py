@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bothways import InputError
-from bothways.nn.losses import segment_cross_entropy
+from bothways.nn import losses
+from bothways.nn.drawing import drawn
+from bothways.nn.losses import sampled_cross_entropy, segment_cross_entropy, vocabulary_cross_entropy
 from bothways.ragged import Layout
 
 
@@ -61,3 +63,15 @@ def test_half_precision_is_summed_in_fp32() -> None:
 def test_what_does_not_fit_is_one_line(rows: int, lengths: list[int], targets: list[int], said: str) -> None:
     with pytest.raises(InputError, match=said):
         segment_cross_entropy(torch.zeros(rows), Layout.of(lengths), torch.tensor(targets))
+
+
+def test_each_row_has_its_own_chance_whatever_is_computed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*size, generator=generator) for size in ((50, 8), (40, 8), (40,)))
+    targets, chances = torch.arange(50) % 40, torch.rand(50, generator=generator)
+    words = drawn((x @ weight.T + bias).softmax(1), chances)
+    monkeypatch.setattr(losses, "ROWS_AT_A_TIME", 20)
+    monkeypatch.setattr(losses, "SCORES_AT_A_TIME", {"cpu": 7 * 40})
+    loss, correct, found = sampled_cross_entropy(x, weight, bias, targets, chances)
+    assert found.tolist() == words.tolist()
+    assert (loss, correct) == vocabulary_cross_entropy(x, weight, bias, targets)

@@ -443,3 +443,26 @@ def test_a_gpu_writes_the_same(bert2bert: Path, gpt2: Path, settings: dict[str, 
     for folder in (bert2bert, gpt2):
         here, there = (writing(folder, device=device, precision="fp32") for device in ("cpu", "cuda"))
         assert there(TEXTS, max_new_tokens=9, **settings) == here(TEXTS, max_new_tokens=9, **settings)
+
+
+def test_inspections_know_the_prefix_that_a_model_was_trained_with(bert2bert: Path, gpt2: Path, tmp_path: Path) -> None:
+    """It is read with the text, and stays before the texts that a source is compared with: it is not what is said."""
+    pair, alone = (says(one, tmp_path / one.name, bothways_prefix="the cat ") for one in (bert2bert, gpt2))
+    plain, trained = EncoderDecoder.from_pretrained(bert2bert), EncoderDecoder.from_pretrained(pair)
+    ours, theirs = reach(trained, "sat on"), reach(plain, "the cat sat on")
+    for one, other in zip(ours.sights, theirs.sights, strict=True):
+        assert (one.rows, one.columns) == (other.rows, other.columns)
+        assert np.array_equal(one.gradients, other.gradients)
+    (own,), (free,) = (
+        reach(Encoder.from_pretrained(alone), "sat").sights,
+        reach(Encoder.from_pretrained(gpt2), "the cat sat").sights,
+    )
+    assert own.rows == free.rows
+    write = writing(pair)
+    (encoded,) = write.read(["sat on a mat"])
+    kept = [i for i, (_, end) in enumerate(encoded.offsets) if end <= len("the cat ")]
+    assert len(kept) == 4  # and both special tokens
+    for seed in range(3):
+        shuffled = _shuffled(encoded, write, seed)
+        assert [shuffled[i] for i in kept] == [encoded.ids[i] for i in kept]
+        assert shuffled != encoded.ids

@@ -5,7 +5,7 @@ what it was trained to see around a source.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,16 @@ class Around:
     prefix: str | None = None
     separator: str | None = None
     longest: int | None = None
+
+    def asked(self, prefix: str | None, separator: str | None = None) -> Around:
+        """The same with what is asked for, where that is not None."""
+        own, behind = self.prefix if prefix is None else prefix, self.separator if separator is None else separator
+        return replace(self, prefix=own, separator=behind)
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The texts before a source and behind it."""
+        return self.prefix or "", self.separator or ""
 
     def as_keys(self) -> dict[str, Any]:
         """What config.json says of it."""

@@ -124,13 +124,15 @@ def _pair(
 
 
 def _shuffled(encoded: Encoded, write: WritingPipeline, seed: int) -> list[int]:
-    """As many tokens, drawn from the vocabulary, between the same special ones."""
+    """As many tokens, drawn from the vocabulary, between the same special ones and behind the same prefix."""
     assert write.parts.encoder is not None
     ids = [write.parts.source.id_of(role) for role in write.parts.source.special]
     vocab = min(write.parts.source.vocab_size, write.parts.encoder.config.vocab)
     words = np.setdiff1d(np.arange(vocab), [one for one in ids if one is not None])
     drawn = words[np.random.default_rng(seed).integers(len(words), size=len(encoded))].tolist()
-    return [i if fixed else other for i, fixed, other in zip(encoded.ids, encoded.special, drawn)]
+    before = len(write.parts.around.sides[0])
+    kept = (fixed or end <= before for fixed, (_, end) in zip(encoded.special, encoded.offsets))
+    return [i if same else other for i, same, other in zip(encoded.ids, kept, drawn)]
 
 
 def _memory(write: WritingPipeline, ids: list[int]) -> Ragged:

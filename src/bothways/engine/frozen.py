@@ -43,9 +43,11 @@ class FrozenNetwork(nn.Module):
         self, tokens: Ragged, types: Tensor | None = None, *, keep: bool = False, rows: Ragged | None = None
     ) -> EncoderOutput:
         """hidden states [T, width] of sequences → the same, or only some rows of them."""
-        data = tokens.data if rows is None else tokens.data.index_select(0, rows.data)
-        states = Ragged(data if self.dtype is None else data.to(self.dtype), (tokens if rows is None else rows).layout)
-        return EncoderOutput(states, states.data)
+        data = tokens.data if self.dtype is None else tokens.data.to(self.dtype)
+        if rows is None:
+            return EncoderOutput(Ragged(data, tokens.layout), data)
+        last = Ragged(data.index_select(0, rows.data), rows.layout)
+        return EncoderOutput(last, data, None, rows.data, tokens.layout)
 
 
 def rows_read(head: nn.Module | None, hidden: Ragged) -> Ragged:

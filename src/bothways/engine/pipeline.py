@@ -161,7 +161,7 @@ class Pipeline:
         return results
 
     def _output(self, batch: Batch, keep: bool) -> EncoderOutput:
-        rows = self._head.reads(batch.tokens.layout) if isinstance(self._head, Classifier) else None
+        rows = self._head.reads(batch.tokens.layout) if isinstance(self._head, Classifier) and not keep else None
         return self._network(batch.tokens, batch.types, keep=keep, rows=rows)
 
 

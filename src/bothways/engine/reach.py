@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
 from bothways.checkpoint.encoder_decoder import EncoderDecoder
+from bothways.checkpoint.marks import Around
 from bothways.engine.decoding import read_decoding
 from bothways.engine.parts import parts_of
 from bothways.engine.spelling import spelt
@@ -24,6 +25,7 @@ from bothways.engine.writing import WritingPipeline
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged
+from bothways.text.targets import separated
 
 __all__ = ["MOST_REACHED", "Reach", "Sight", "reach"]
 
@@ -84,7 +86,8 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
     Raises InputError on texts without tokens, or with too many.
     """
     if not isinstance(model, EncoderDecoder):
-        (encoded,) = tokenizer_of(model).encode([text], max_length=model.config.longest)
+        before, behind = Around.of(model.extras, "the model").sides
+        (encoded,) = separated(tokenizer_of(model), [text], behind, model.config.longest, before)
         ids, tokens = _checked(list(encoded.ids)), tuple(encoded.tokens)
         what = "decoder alone" if model.config.causal else "encoder"
         with _watched(model.network) as watched:
@@ -93,7 +96,8 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
     parts = parts_of(model)
     assert parts.encoder is not None
     assert parts.start is not None
-    (encoded,) = parts.source.encode([text], max_length=parts.encoder.config.longest)
+    before, behind = parts.around.sides
+    (encoded,) = separated(parts.source, [text], behind, parts.source_limit, before)
     source = _checked(list(encoded.ids))
     ids = _checked([parts.start, *(_written(model, text) if target is None else parts.ids_of(target))[:-1]])
     read, written = tuple(encoded.tokens), spelt(parts.target, ids)

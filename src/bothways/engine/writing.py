@@ -269,14 +269,12 @@ class WritingPipeline:
     def _around(self, prefix: str | None, separator: str | None) -> tuple[str, str]:
         """What stands before each source and behind it. Raises InputError on a separator of an encoder–decoder, which
         needs none."""
-        own = self.parts.around
-        before, behind = own.prefix if prefix is None else prefix, own.separator if separator is None else separator
-        for name, text in (("prefix", before), ("separator", behind)):
+        for name, text in (("prefix", prefix), ("separator", separator)):
             if text is not None and not isinstance(text, str):
                 raise InputError(f"{name} must be a text, got {text!r:.60}")
-        if behind and not self.alone:
+        if separator and not self.alone:
             raise InputError("a separator is for a decoder alone; what reads a source with an encoder needs none")
-        return before or "", behind or ""
+        return self.parts.around.asked(prefix, separator).sides
 
     def spelling(self, text: str, prefix: str | None = None, separator: str | None = None) -> Spelling:
         """How to tell as text what is written for one text, as it comes: give its `more` the tokens of `on_token`."""
@@ -299,13 +297,13 @@ class WritingPipeline:
         prefix, separator: as for a call.    places, cuts: as for `answers`.
         """
         (before, behind), limit = self._around(prefix, separator), self.parts.source_limit
-        trained = self.parts.around.longest if behind == (self.parts.around.separator or "") else None
+        trained = self.parts.around.longest if behind == self.parts.around.sides[1] else None
         longest = limit if trained is None else min(trained, limit)
         places = [f"text {i}" for i in range(len(texts))] if places is None else places
         for where, text in zip(places, checked_texts(texts)):
             if not text.strip():
                 raise InputError(f"{where} is empty: there is nothing to {'go on from' if self.alone else 'read'}")
-        encoded = separated(self.parts.source, [before + text for text in texts], behind, longest)
+        encoded = separated(self.parts.source, texts, behind, longest, before)
         may_be_cut = truncation and (not self.alone or trained is not None)
         for where, one in zip(places, encoded):
             if one.dropped and not may_be_cut:

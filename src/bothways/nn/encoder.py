@@ -20,7 +20,7 @@ from bothways.nn.config import (
     RotaryPositions,
 )
 from bothways.nn.dropout import dropout, replayed
-from bothways.nn.layers import Embedding, FewRows, Linear, PackedLinear, filled, for_few_rows, norm
+from bothways.nn.layers import FILLED_ROWS, Embedding, FewRows, Linear, PackedLinear, filled, for_few_rows, norm
 from bothways.nn.positions import DistanceBias, RelativeVectors, turns
 from bothways.ragged import Layout, Ragged
 
@@ -42,10 +42,16 @@ class EncoderOutput:
     layout: Layout | None = None
 
     def at(self, rows: Tensor) -> Tensor:
-        """The last hidden states [M, width] of rows int64 [M], numbered among all of the tokens."""
+        """The last hidden states [M, width] of rows int64 [M], numbered among all of the tokens.
+
+        Raises ValueError on a row that was not asked for; on a GPU, which would have to be waited for, nothing does.
+        """
         if self.rows is None:
             return self.last.data.index_select(0, rows)
-        return self.last.data.index_select(0, torch.searchsorted(self.rows, rows.contiguous()))
+        places = torch.searchsorted(self.rows, rows.contiguous())
+        if rows.device.type == "cpu" and not torch.equal(self.rows[places.clamp(max=len(self.rows) - 1)], rows):
+            raise ValueError("the network was not asked for these rows of its last layer")
+        return self.last.data.index_select(0, places)
 
 
 class Embeddings(nn.Module):
@@ -230,7 +236,9 @@ class EncoderNetwork(nn.Module):
         memory: Ragged | None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        sides = x, layout, positions, None, memory, rows if rows is None or not self.filling else filled(rows)
+        if rows is not None and (torch.is_grad_enabled() or len(rows) > FILLED_ROWS):
+            rows = filled(rows)  # how many there are is left to chance
+        sides = x, layout, positions, None, memory, rows
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self.layers[layer], *sides, use_reentrant=False, context_fn=replayed)
         return self.layers[layer](*sides)
@@ -252,6 +260,8 @@ class EncoderNetwork(nn.Module):
         gives no others, which saves what it would do for them after attention. Not with a memory, and not with keep.
         """
         if rows is not None:
+            if keep or memory is not None:
+                raise InputError("rows of the last layer alone cannot be asked for together with memory or keep")
             return self._at(rows, tokens, types)
         if keep:
             states = tuple(self.steps(tokens, types, memory))

@@ -49,7 +49,7 @@ _EPILOGUES = {
 }
 # Below this many rows oneDNN may take another kernel, whose sums differ in the last bit: small inputs are filled up.
 _FEWEST_ROWS = 8
-_FILLED_ROWS = 32
+FILLED_ROWS = 32
 # With AMX, sums over more columns than this are cut into parts, and which ones depends on the number of rows and on the
 # shape of the weight. Which of these numbers agree is tried out.
 _WHOLE_SUMS = 384
@@ -314,7 +314,7 @@ def filled(rows: Tensor) -> Tensor:
     oneDNN compiles and keeps kernels for every M, near a megabyte for each: as many rows as were masked by chance would
     be hundreds of them.
     """
-    idle = -len(rows) % _FILLED_ROWS if rows.device.type == "cpu" else 0
+    idle = -len(rows) % FILLED_ROWS if rows.device.type == "cpu" else 0
     return F.pad(rows, (*(0, 0) * (rows.dim() - 1), 0, idle)) if idle else rows
 
 

@@ -57,12 +57,21 @@ def open_ended(encoded: Encoded) -> list[int]:
     return ids
 
 
-def separated(tokenizer: Tokenizer, texts: Sequence[str], separator: str, max_length: int) -> list[Encoded]:
-    """Texts with a separator behind each, at most so many tokens: what is too long loses the end of the text, never the
-    separator, without which nobody knows that the text is over.
+def separated(
+    tokenizer: Tokenizer, texts: Sequence[str], separator: str, max_length: int, prefix: str = ""
+) -> list[Encoded]:
+    """Texts with a prefix before each and a separator behind it, at most so many tokens: what is too long loses the end
+    of the text, never the separator, without which nobody knows that the text is over.
 
-    Raises InputError where there is no room for the separator and a token.
+    Raises InputError where there is no room for prefix, separator and a token.
     """
+    if prefix:
+        (around,) = tokenizer.encode([prefix + separator])
+        if len(around) >= max_length:
+            raise InputError(
+                f"a limit of {max_length} tokens leaves no room for a text behind the prefix {prefix!r:.40}"
+            )
+        texts = [prefix + text for text in texts]
     encoded = tokenizer.encode([text + separator for text in texts], max_length=max_length)
     if not separator:
         return encoded

@@ -269,7 +269,8 @@ def _meter(encoder: Encoder, material: Material, steps: RowSteps, device: torch.
     rate = rate_here(dtype, device)
     length = sum(steps.lengths) / len(steps.lengths)
     head = encoder.heads[material.objective.head]
-    read = 1 / length if isinstance(head, Classifier) and head.reads_one else 1.0
+    sequences = sum(len(sample.sequences) for sample in material.samples)
+    read = sequences / sum(steps.lengths) if isinstance(head, Classifier) and head.reads_one else 1.0
     return Meter(steps.steps, 0.0 if frozen else 3 * flops_of_token(encoder.config, length, 0.0, read), rate)
 
 

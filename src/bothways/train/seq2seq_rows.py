@@ -152,18 +152,17 @@ def _ways(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> _Ways:
     """Raises InputError on lengths that the model has no room for."""
     asked, own = settings.sides, model.tokenizer
     assert own is not None
-    around = parts_of(model).around
-    before = (around.prefix if asked.prefix is None else asked.prefix) or ""
+    around = parts_of(model).around.asked(asked.prefix)
     if isinstance(model, Encoder):
-        asked_length, both = asked.max_source_length or around.longest, (before, around.separator or "")
+        asked_length = asked.max_source_length or around.longest
         longest = _within("max_source_length", asked_length, model.config.longest - 1)
-        return _Ways(own, own, None, parts_of(model).end, longest, model.config.limit, both, model.config)
+        return _Ways(own, own, None, parts_of(model).end, longest, model.config.limit, around.sides, model.config)
     positions, marks = model.decoder.config.limit, model.marks
     if positions is not None:
         _within("max_target_length", asked.max_target_length, positions)
     longest = _within("max_source_length", asked.max_source_length, model.encoder.config.longest)
     target = model.target_tokenizer or own
-    return _Ways(own, target, marks.start, marks.end, longest, positions, (before, ""), model.encoder.config)
+    return _Ways(own, target, marks.start, marks.end, longest, positions, around.sides, model.encoder.config)
 
 
 def _within(key: str, asked: int | None, longest: int) -> int:
@@ -196,7 +195,7 @@ def sources_of(model: EncoderDecoder | Encoder, rows: Sequence[Parallel], settin
 
 def _read(rows: Sequence[Parallel], ways: _Ways) -> list[Encoded]:
     before, behind = ways.around
-    return separated(ways.source, [before + row.source for row in rows], behind, ways.longest)
+    return separated(ways.source, [row.source for row in rows], behind, ways.longest, before)
 
 
 def _sample(row: Parallel, source: Encoded, target: Target, ways: _Ways) -> Sample:

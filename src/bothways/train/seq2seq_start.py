@@ -46,8 +46,10 @@ def starting_model(settings: Seq2SeqSettings, told: Told) -> EncoderDecoder | En
     name, generator = settings.source.model, torch.Generator().manual_seed(settings.run.seed)
     if not name:
         raise ConfigError("model is missing: say what to begin with, a folder or an id on the hub")
+    before = Around()
     if is_pair(name):
         pair = EncoderDecoder.from_pretrained(name)
+        before = Around(Around.of(pair.extras, name).prefix)
         model: EncoderDecoder | Encoder = _gone_on(pair, settings, generator, told)
     else:
         encoder = Encoder.from_pretrained(name)
@@ -55,7 +57,7 @@ def starting_model(settings: Seq2SeqSettings, told: Told) -> EncoderDecoder | En
         alone = encoder.config.causal
         model = _alone(encoder, settings) if alone else _joined(encoder, settings, generator, told)
     if isinstance(model, EncoderDecoder):
-        model = replace(model, extras={**model.extras, **_around(model, settings).as_keys()})
+        model = replace(model, extras={**model.extras, **before.asked(settings.sides.prefix).as_keys()})
         set_dropout(model.encoder, settings.source.dropout)
         set_dropout(model.decoder, settings.source.dropout)
     else:
@@ -87,15 +89,11 @@ def _alone(encoder: Encoder, settings: Seq2SeqSettings) -> Encoder:
     return replace(encoder, heads={"causal": encoder.heads["causal"]}, extras=extras, unused=())
 
 
-def _around(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> Around:
-    """What stands around sources: what is asked for, else what stood there when it was trained before."""
-    own, asked = Around.of(model.extras, settings.source.model), settings.sides
-    prefix = own.prefix if asked.prefix is None else asked.prefix
-    if isinstance(model, EncoderDecoder):
-        return Around(prefix)
-    usual = LINE_END if own.separator is None else own.separator
-    separator = usual if asked.separator is None else asked.separator
-    return Around(prefix, separator, asked.max_source_length or own.longest)
+def _around(encoder: Encoder, settings: Seq2SeqSettings) -> Around:
+    """What stands around the sources of a decoder alone: what is asked for, else what it was trained with before."""
+    own, asked = Around.of(encoder.extras, settings.source.model), settings.sides
+    found = Around(own.prefix, LINE_END if own.separator is None else own.separator)
+    return replace(found.asked(asked.prefix, asked.separator), longest=asked.max_source_length or own.longest)
 
 
 def _gone_on(pair: EncoderDecoder, settings: Seq2SeqSettings, generator: torch.Generator, told: Told) -> EncoderDecoder:
