@@ -6,7 +6,7 @@ CORPUS is a folder of `bothways corpus build`. How many steps a run has is measu
 core's time, which OUTPUT/cost.json keeps. A run that was stopped goes on when the
 same command is given again. Afterwards:
 
-bothways compare OUTPUT/*/ --plot curves.png
+bothways compare OUTPUT/*/ --output curves.png
 python benchmarks/glue.py GLUE OUTPUT/*/model --layers 0,last,best
 """
 
