@@ -8,7 +8,8 @@ import torch
 from bothways.engine.streams import Streams
 from bothways.families.presets import PRESETS
 from bothways.nn.losses import ROWS_AT_A_TIME, bytes_of_vocabulary_cross_entropy
-from bothways.train.plan import _batch_bytes, _copied_bytes
+from bothways.objectives.reading import FEW, read_of
+from bothways.train.plan import _batch_bytes, _copied_bytes, flops_of_token
 from bothways.train.settings import CorpusSettings, ModelSettings, PretrainSettings, StepSettings, UpdateSettings
 
 
@@ -38,3 +39,11 @@ def test_memory_is_about_what_was_measured(preset: str, precision: str, predicte
     told = 2 * _batch_bytes(settings, config, 128, predicted, streams)
     told += _copied_bytes(settings, config.vocab * config.width + 12 * config.depth * config.width**2)
     assert 0.8 < told / measured < 1.4
+
+
+def test_rows_that_are_not_read_have_no_operations_behind_attention() -> None:
+    """Of the last layer: the output map and both maps of the feed-forward part, by hand."""
+    config = PRESETS["bert-mini"].config
+    behind = 2 * (256 * 256 + 2 * 256 * 1024)
+    assert flops_of_token(config, 128, 0.15) - flops_of_token(config, 128, 0.15, 0.15) == pytest.approx(0.85 * behind)
+    assert [read_of(share) for share in (0.0, 0.15, FEW, 1.0)] == [1.0, 0.15, 1.0, 1.0]

@@ -259,22 +259,16 @@ class EncoderNetwork(nn.Module):
         rows: int64 [M], numbers of rows of tokens, ascending, and of how many of them each sequence has: the last layer
         gives no others, which saves what it would do for them after attention. Not with a memory, and not with keep.
         """
-        if rows is not None:
-            if keep or memory is not None:
-                raise InputError("rows of the last layer alone cannot be asked for together with memory or keep")
-            return self._at(rows, tokens, types)
+        if rows is not None and (keep or memory is not None):
+            raise InputError("rows of the last layer alone cannot be asked for together with memory or keep")
         if keep:
             states = tuple(self.steps(tokens, types, memory))
             return EncoderOutput(Ragged(states[-1], tokens.layout), states[-2], states)
         before = last = torch.empty(0)
-        for x in self.steps(tokens, types, memory):
+        for x in self.steps(tokens, types, memory, None if rows is None else rows.data):
             before, last = last, x
-        return EncoderOutput(Ragged(last, tokens.layout), before)
-
-    def _at(self, rows: Ragged, tokens: Ragged, types: Tensor | None) -> EncoderOutput:
-        before = last = torch.empty(0)
-        for x in self.steps(tokens, types, None, rows.data):
-            before, last = last, x
+        if rows is None:
+            return EncoderOutput(Ragged(last, tokens.layout), before)
         return EncoderOutput(Ragged(last, rows.layout), before, None, rows.data, tokens.layout)
 
     def memory_weights(self, step: int, x: Tensor, layout: Layout, memory: Ragged) -> list[Tensor]:
