@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,13 @@ def test_an_encoder_sees_all_and_a_decoder_nothing_later(
     (itself,) = writing(bert2bert)(TEXTS[0], log_probabilities=True)
     alone = reach(EncoderDecoder.from_pretrained(bert2bert), TEXTS[0]).sights[2]
     assert list(alone.rows[1:]) == [one["token"] for one in itself["tokens"]][:-1]
+
+
+def test_a_decoder_alone_is_measured_with_a_text_that_goes_on(gpt2: Path, save_bert: Callable[..., Path]) -> None:
+    closing = Encoder.from_pretrained(save_bert()).tokenizer
+    (sight,) = reach(replace(Encoder.from_pretrained(gpt2), tokenizer=closing), "a dog ran").sights
+    assert sight.what == "decoder alone"
+    assert sight.rows == sight.columns == ("[CLS]", "a", "dog", "ran")  # no [SEP], as it is when generate writes
 
 
 def seen_of(what: str, rows: tuple[str, ...], columns: tuple[str, ...]) -> Sight:

@@ -25,7 +25,7 @@ from bothways.engine.writing import WritingPipeline
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged
-from bothways.text.targets import separated
+from bothways.text.targets import open_ended, separated
 
 __all__ = ["MOST_REACHED", "Reach", "Sight", "reach"]
 
@@ -88,8 +88,10 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
     if not isinstance(model, EncoderDecoder):
         before, behind = Around.of(model.extras, "the model").sides
         (encoded,) = separated(tokenizer_of(model), [text], behind, model.config.longest, before)
-        ids, tokens = _checked(list(encoded.ids)), tuple(encoded.tokens)
-        what = "decoder alone" if model.config.causal else "encoder"
+        # A decoder alone is asked as it is when it goes on: its text is not closed by special tokens.
+        alone = model.config.causal
+        ids = _checked(open_ended(encoded) if alone else list(encoded.ids))
+        tokens, what = tuple(encoded.tokens[: len(ids)]), "decoder alone" if alone else "encoder"
         with _watched(model.network) as watched:
             last = model.network(Ragged.of([ids])).last.data
             return Reach((Sight(what, tokens, tokens, True, _gradients(last, watched())),))
