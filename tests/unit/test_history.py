@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from bothways import ConfigError, InputError
 from bothways.train.curves import COLOURS, Panel, _limits, _look, draw, panels, plot_curves, smoothed, title_of
-from bothways.train.history import Point, best_of, differing, read_history, unique_names
+from bothways.train.history import LOSSES, History, Point, best_of, differing, read_history, unique_names
 
 Write = Callable[..., Path]
 SETTINGS = {"model": {"preset": "bert-mini", "start": None}, "objective": {"objectives": ["mlm"]}, "step": {"steps": 8}}
@@ -204,6 +204,28 @@ def test_what_runs_share_is_in_one_panel_and_a_loss_of_one_in_its_own(write: Wri
     told = {"rtd": 0.2, "flagged": 0.1, "found": 0.1, "rtd_recall": 0.5}
     found = read_history(write("rtd", step(1, **told), held(1, **told)))
     assert shown(*panels({"d": found})) == {"rtd": ["d"], "rtd_recall": ["d"]}
+
+
+def test_what_a_generator_s_words_come_to_is_not_beside_an_encoder_s(write: Write) -> None:
+    told = {"rtd": 0.2, "mlm": 5.0, "accuracy": 0.2, "pseudo_perplexity": math.exp(5.0)}
+    runs = {"a": read_history(write("a", *MLM)), "d": read_history(write("d", step(4, **told), held(4, **told)))}
+    assert set(runs["d"].held_out) == {"rtd", "generator", "generator_accuracy", "generator_perplexity"}
+    losses = {key: names for key, names in shown(*panels(runs)).items() if key in LOSSES}
+    assert losses == {"mlm": ["a"], "rtd": ["d"], "generator": ["d"]}
+    bare = read_history(write("bare", step(4, **told), settings=None))
+    assert bare.objectives == ("rtd",)
+
+
+def test_what_a_run_does_not_heed_is_no_difference(write: Write) -> None:
+    def run(name: str, objectives: list[str], negatives: str, rate: float = 0.15) -> History:
+        said = {"objective": {"objectives": objectives, "negatives": negatives}, "masking": {"rate": rate}}
+        return read_history(write(name, *MLM, settings=said))
+
+    plain, pairs = run("plain", ["mlm"], "other"), run("pairs", ["mlm", "nsp"], "same")
+    assert differing([plain, pairs]) == {"sequences": ["single", "pairs"]}
+    assert differing([pairs, run("others", ["mlm", "nsp"], "other")]) == {"negatives": ["same", "other"]}
+    assert differing([plain, run("next", ["causal"], "other", rate=0.3)]) == {}
+    assert differing([plain, run("more", ["mlm"], "other", rate=0.3)]) == {"rate": [0.15, 0.3]}
     assert [title_of(one) for one in ("mlm", "nsp_accuracy", "replaced_share")] == [
         *("masked words: loss", "next sentences: accuracy", "replaced share")
     ]

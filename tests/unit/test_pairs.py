@@ -117,11 +117,14 @@ def realistic(documents: int, seed: int = 0) -> list[Arrays]:
 
 @pytest.mark.parametrize("pairing", [NEXT, SAME, ORDER], ids=list(PAIRINGS))
 def test_half_of_the_pairs_are_wrong_and_no_wrong_one_is_true(pairing: Pairing) -> None:
-    """Over all pairs of an epoch, without their texts: tens of thousands."""
+    """Over all pairs of epochs, without their texts: hundreds of thousands."""
     shards = realistic(15_000)
     packed = pairs_of(pairing, shards, 128, 4096)
+    drawn = np.concatenate([packed._paired(epoch).labels for epoch in range(1, 6)])
+    assert (drawn[drawn >= 0] == 1).mean() == pytest.approx(0.5, abs=0.005)
     paired = packed._paired(0)
     pairs = paired.labels >= 0
+    assert packed.paired == pairs.mean()
     spans, wrong = paired.spans[pairs], paired.labels[pairs] == 1
     assert len(spans) > 50_000
     assert wrong.mean() == pytest.approx(0.5, abs=0.01)

@@ -47,23 +47,27 @@ def test_families_have_recipes_from_tiny_to_large(family: str) -> None:
     assert found >= released
 
 
-# (learning rate, tokens a step, steps, tokens until the rate is highest) as the papers have them, in round numbers.
+# (learning rate, tokens a step, steps, tokens until the rate is highest; weight decay times the highest rate, beta2,
+# the longest gradient, the share that is predicted) as the papers, and what was released with them, have them.
 PAPERS = {
-    "bert-base": (1e-4, 131_072, 1_000_000, 1.31e9),
-    "roberta-large": (4e-4, 4_194_304, 500_000, 126e9),
-    "electra-base": (2e-4, 131_072, 766_000, 1.31e9),
-    "deberta-v3-base": (6e-4, 4_194_304, 500_000, 42e9),
-    "modernbert-base": (8e-4, 4_718_592, 368_000, 3e9),
-    "modernbert-large": (5e-4, 5_046_272, 180_000, 2e9),
+    "bert-base": (1e-4, 131_072, 1_000_000, 1.31e9, 1e-6, 0.999, 1.0, 0.15),
+    "roberta-large": (4e-4, 4_194_304, 500_000, 126e9, 4e-6, 0.98, 0.0, 0.15),
+    "electra-base": (2e-4, 131_072, 766_000, 1.31e9, 2e-6, 0.999, 1.0, 0.15),
+    "electra-large": (2e-4, 1_048_576, 400_000, 10.5e9, 2e-6, 0.999, 1.0, 0.25),
+    "deberta-v3-base": (6e-4, 4_194_304, 500_000, 42e9, 6e-6, 0.98, 1.0, 0.15),
+    "modernbert-base": (8e-4, 4_718_592, 368_000, 3e9, 1e-5, 0.98, 0.0, 0.3),
+    "modernbert-large": (5e-4, 5_046_272, 180_000, 2e9, 1e-5, 0.98, 0.0, 0.3),
 }
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_recipe_is_that_of_its_paper(name: str) -> None:
     settings, _ = read_settings(Path(name), [])
-    lr, tokens, steps, rising = PAPERS[name]
-    step = settings.step
-    assert (settings.adam.lr, step.step_tokens, step.steps) == (lr, tokens, steps)
+    lr, tokens, steps, rising, decay, beta2, clip, rate = PAPERS[name]
+    step, adam = settings.step, settings.adam
+    assert (adam.lr, step.step_tokens, step.steps) == (lr, tokens, steps)
+    assert adam.lr * adam.weight_decay == pytest.approx(decay)
+    assert (adam.beta2, settings.update.clip, settings.masking.rate) == (beta2, clip, rate)
     risen = sum(step.batches(number) for number in range(settings.update.rising(step.steps))) * step.batch
     assert risen == pytest.approx(rising, rel=0.05)
 

@@ -28,6 +28,7 @@ from bothways.objectives.reading import Together
 from bothways.train.feed import PackedSteps, feed
 from bothways.train.loop import Times, Trainer, _after
 from bothways.train.material import _check_stages
+from bothways.train.optim import AdamSettings
 from bothways.train.progress import Cursor, Progress
 from bothways.train.settings import CorpusSettings, ObjectiveSettings, PretrainSettings, StepSettings, UpdateSettings
 from bothways.train.step import StepResult
@@ -140,9 +141,13 @@ def test_lengths_only_rise_from_the_first_to_the_longest(longest: int, start: in
         with pytest.raises(ConfigError, match="longest_start must be between 0 and longest"):
             CorpusSettings(longest=longest, longest_start=start, longest_warmup=warmup)
         return
+    if start == longest:
+        with pytest.raises(ConfigError, match=f"longest_start {start} changes nothing"):
+            CorpusSettings(longest=longest, longest_start=start, longest_warmup=warmup)
+        return
     stages = CorpusSettings(longest=longest, longest_start=start, longest_warmup=warmup).stages
     assert stages[0] == (0, start)
-    assert stages[-1] == ((warmup if start < longest else 0), longest)
+    assert stages[-1] == (warmup, longest)
     assert all(a[0] <= b[0] and a[1] < b[1] <= 2 * a[1] for a, b in pairwise(stages))
 
 
@@ -248,6 +253,13 @@ def test_objectives_are_in_the_order_of_their_table() -> None:
     one, other = (ObjectiveSettings(names) for names in (("nsp", "mlm"), ("mlm,nsp",)))
     assert one == other
     assert one.objectives == ("mlm", "nsp")
+
+
+def test_momentum_is_muon_s() -> None:
+    adam = AdamSettings(momentum=0.5)
+    with pytest.raises(ConfigError, match="momentum says something only with muon, and optimizer is adamw; leave it"):
+        PretrainSettings(adam=adam)
+    assert PretrainSettings(adam=adam, update=UpdateSettings(optimizer="muon")).adam.momentum == 0.5
 
 
 def test_without_warmup_every_step_is_whole() -> None:

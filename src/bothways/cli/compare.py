@@ -24,7 +24,8 @@ LONGEST_MODEL = 17
 def compare(*runs: Path, output: Path | None = None, by: By = "step", json: bool = False) -> None:
     """Held-out losses and metrics of runs, of pretraining or fine-tuning, finished or not, side by side.
 
-    Runs of different objectives share what both have. "mlm_accuracy" is what the log of a run calls "accuracy".
+    Runs of different objectives share what both have. "mlm_accuracy" is what the log of a run calls "accuracy";
+    "generator" is the loss of the network that replaces tokens, which is not the one that is trained.
 
     Parameters
     ----------

@@ -44,9 +44,15 @@ def plan(config: Config, /, *flags: Rest, json: bool = False) -> None:
 
 def _rows(found: Plan) -> list[list[str]]:
     memory = (found.state_bytes + found.activation_bytes) / 1e9
+    pairs = (
+        []
+        if found.paired is None
+        else [["pairs", f"{found.paired:.0%} of the sequences; the others stay single segments"]]
+    )
     return [
         ["parameters", f"{found.parameters:,} with heads"],
         ["tokens", f"{found.tokens:,}: the corpus {found.epochs:.2f} times"],
+        *pairs,
         ["warmup", f"{found.warmup:,} (steps in which the learning rate rises)"],
         ["operations", f"{found.flops:.2e}"],
         [

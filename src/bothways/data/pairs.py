@@ -203,6 +203,11 @@ class PairPacking(Packing):
         first, second = (self._text.pieces(spans[:, side], spans[:, side + 1]) for side in (0, 2))
         return [(a, b._replace(opens=False)) if b.end > b.start else (a,) for a, b in zip(first, second)]
 
+    @property
+    def paired(self) -> float:
+        """The share of the first epoch's sequences that are pairs with a label; the others are single segments."""
+        return float((self._paired(0).labels != SINGLE).mean())
+
     def _lengths(self, epoch: int) -> Ints:
         spans = self._paired(epoch).spans
         a, b = spans[:, 1] - spans[:, 0], spans[:, 3] - spans[:, 2]

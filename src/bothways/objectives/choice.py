@@ -141,7 +141,8 @@ def check_objectives(names: Sequence[str]) -> None:
         raise ConfigError(f"objectives must have one of {', '.join(OBJECTIVES)}, got none")
     for name in names:
         if name not in OBJECTIVES:
-            hint = meant(name, OBJECTIVES)
+            several = any(mark in name for mark in ";+ /|")
+            hint = "; several have commas between them" if several else meant(name, OBJECTIVES)
             raise ConfigError(f"objectives must be of {', '.join(OBJECTIVES)}, got {name!r}{hint}")
         if names.count(name) > 1:
             raise ConfigError(f"objectives has {name} twice")

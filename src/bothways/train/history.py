@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from bothways.errors import InputError
 from bothways.files import read_object
+from bothways.train.heeded import heeds
 
 __all__ = [
     "HIGHER",
@@ -49,7 +50,10 @@ LOSSES = {
     "causal": "next words",
     "rtd": "replaced tokens",
     "words": "written words",
+    "generator": "masked words, by a generator",
 }
+# What a run with replaced tokens says of its generator: its words are not those of the encoder that is trained.
+OF_GENERATOR = {"mlm": "generator", "accuracy": "generator_accuracy", "pseudo_perplexity": "generator_perplexity"}
 # The losses of words that are predicted: it is theirs, where a log says "accuracy" of one.
 OF_WORDS = ("mlm", "causal", "words")
 # Kinds of metrics that are the better the higher they are, or the lower.
@@ -103,7 +107,8 @@ class History:
     objectives, model: as its settings name them; model is None, and objectives are told by the log, without settings.
     parameters: of the newest weights in its folder, heads included.
     steps, tokens: done; planned: steps it is to take.
-    training, held_out: curves by metric, over steps; "accuracy" of predicted words is there as "mlm_accuracy".
+    training, held_out: curves by metric, over steps; "accuracy" of predicted words is there as "mlm_accuracy", and what
+    a generator's words come to as "generator" and "generator_accuracy".
     settings: all of them, as the run's folder has them.
     """
 
@@ -226,7 +231,9 @@ def _curves(rows: Iterable[Mapping[str, Any]], at: Callable[[int], float]) -> di
 
 
 def metric_of(name: str, row: Iterable[str]) -> str:
-    """What a value is the same metric as: the accuracy of masked words is not that of next words."""
+    """What a value is the same metric as: the accuracy of masked words is not that of next words, or a generator's."""
+    if "rtd" in row and name in OF_GENERATOR:
+        return OF_GENERATOR[name]
     words = next((loss for loss in OF_WORDS if loss in row), None)
     return f"{words}_{name}" if name == "accuracy" and words else name
 
@@ -250,8 +257,10 @@ def best_of(metric: str, curve: Curve) -> Best | None:
 def differing(runs: Iterable[History]) -> dict[str, list[Any]]:
     """Settings that make the held-out values of runs values of different tasks, each with all that it is."""
     runs = list(runs)
-    every = [run.settings for run in runs]
-    found = {TOLD.get(key, key): _values(every, part, key) for part, keys in ASKED.items() for key in keys}
+    asked = {
+        key: [one.settings for one in runs if heeds(key, one.objectives)] for keys in ASKED.values() for key in keys
+    }
+    found = {TOLD.get(key, key): _values(asked[key], part, key) for part, keys in ASKED.items() for key in keys}
     paired = list(dict.fromkeys("pairs" if PAIRED & set(run.objectives) else "single" for run in runs))
     return {key: values for key, values in {**found, "sequences": paired}.items() if len(values) > 1}
 
@@ -289,7 +298,7 @@ def _said(settings: Mapping[str, Any], part: str, key: str, kind: type[Any]) -> 
 
 def _objectives(settings: Mapping[str, Any], metrics: Iterable[str]) -> tuple[str, ...]:
     said = _said(settings, "objective", "objectives", list)
-    return tuple(map(str, said)) if said else tuple(name for name in LOSSES if name in metrics)
+    return tuple(map(str, said)) if said else tuple(name for name in LOSSES if name in metrics and name != "generator")
 
 
 def _model(settings: Mapping[str, Any]) -> str | None:

@@ -122,6 +122,8 @@ class Networks:
             return cls(encoder)
         if sharing not in SHARINGS:
             raise CheckpointError(f"{folder}: sharing {sharing!r:.80} is not known")
+        if sharing == "disentangled" and not (folder / SHIFTS).exists():
+            raise CheckpointError(f"{folder / SHIFTS}: no such file; go on from a checkpoint that is whole")
         generator = Encoder.from_pretrained(folder / GENERATOR)
         own = load_file(folder / SHIFTS) if sharing == "disentangled" else None
         share(encoder.network, generator.network, sharing, own)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bothways.data.packing import Packing
+from bothways.data.pairs import PairPacking
 from bothways.engine.streams import Streams
 from bothways.nn.config import EncoderConfig
 from bothways.nn.losses import bytes_of_vocabulary_cross_entropy
@@ -41,6 +42,7 @@ class Plan:
     activation_bytes: about what a step keeps for the way back, and computes with.
     tokens_per_second: as tried here; rate: share of the machine's matrix-product rate that is.    seconds: of the run.
     warmup: steps in which the learning rate rises.
+    paired: of the sequences, the share that are pairs with a label; None without pairs.
     """
 
     parameters: int
@@ -53,6 +55,7 @@ class Plan:
     rate: float
     seconds: float
     warmup: int
+    paired: float | None
 
 
 def flops_of_token(config: EncoderConfig, length: float, predicted: float, read: float = 1.0) -> float:
@@ -156,6 +159,7 @@ def plan_of(
         rate=per_token * speed / matmul_rate(dtype, device),
         seconds=tokens / speed,
         warmup=settings.update.rising(step.steps),
+        paired=packing.paired if isinstance(packing, PairPacking) else None,
     )
 
 

@@ -14,6 +14,7 @@ from bothways.nn.sharing import SHARINGS, Sharing
 from bothways.objectives.choice import OBJECTIVES, check_objectives
 from bothways.objectives.masking import Masking
 from bothways.objectives.rtd import RTD_WEIGHT
+from bothways.train.heeded import ONLY_WITH, heeds
 from bothways.train.optim import OPTIMIZERS, AdamSettings
 from bothways.train.schedule import SCHEDULES
 
@@ -37,12 +38,6 @@ MOST_WARMUP = 10_000
 MOST_GENERATOR = 1024  # times as wide, or as deep; usual is less than once
 MOST_WORKERS = 64
 SHORTEST = 3  # tokens of a sequence
-# Keys that say something only beside one of these objectives.
-ONLY_WITH = {
-    "negatives": ("nsp",),
-    **dict.fromkeys(("rtd_weight", "sharing", "generator_width", "generator_depth"), ("rtd",)),
-    **dict.fromkeys(("rate", "mask", "random", "unit"), ("mlm", "rtd")),
-}
 
 
 def check_one_of(key: str, value: str, known: Iterable[str]) -> None:
@@ -97,6 +92,8 @@ def _check_rise(key: str, most: int, start: int, warmup: int) -> None:
     _check_not_negative({f"{key}_start": start, f"{key}_warmup": warmup})
     if not 0 <= start <= most:
         raise ConfigError(f"{key}_start must be between 0 and {key} {most}, got {start}")
+    if start == most:
+        raise ConfigError(f"{key}_start {start} changes nothing: {key} is as many; say fewer, or leave it out")
     if bool(start) != bool(warmup):
         given, other = (f"{key}_start", f"{key}_warmup") if start else (f"{key}_warmup", f"{key}_start")
         raise ConfigError(f"{given} says nothing without {other}; give both or none")
@@ -351,6 +348,10 @@ class PretrainSettings:
         self._check_batch()
         for part in (self.model, self.masking, self.objective):
             self._check_heeded(part)
+        if self.adam.momentum != AdamSettings().momentum and self.update.optimizer != "muon":
+            raise ConfigError(
+                f"momentum says something only with muon, and optimizer is {self.update.optimizer}; leave it out"
+            )
 
     def _check_batch(self) -> None:
         """A step's equal batches hold a sequence each: else a step would have more tokens than it shall."""
@@ -365,7 +366,7 @@ class PretrainSettings:
 
     def heeds(self, key: str) -> bool:
         """Whether a key says something of these objectives."""
-        return bool(set(ONLY_WITH.get(key, self.objective.objectives)) & set(self.objective.objectives))
+        return heeds(key, self.objective.objectives)
 
     def _check_heeded(self, part: ModelSettings | Masking | ObjectiveSettings) -> None:
         """No key is given that none of the objectives heeds."""

@@ -18,6 +18,7 @@ from bothways.errors import (
     ConfigError,
     FreshWeightsWarning,
     UnusedWeightsWarning,
+    meant,
 )
 from bothways.families import FAMILIES, Family
 from bothways.families.presets import PRESETS
@@ -68,7 +69,8 @@ def starting_encoder(settings: PretrainSettings, tokenizer: Tokenizer) -> Encode
 def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     name = settings.model.preset
     if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} is not known; bothways families lists them")
+        hint = meant(str(name), PRESETS, "; bothways families lists them")
+        raise ConfigError(f"preset {name!r} is not known{hint}")
     preset = PRESETS[name]
     family = FAMILIES[preset.family]
     check_heads(settings.objective.objectives, family)
