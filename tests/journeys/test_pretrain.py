@@ -631,6 +631,11 @@ def test_an_output_that_cannot_be_written_is_one_line(
     tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "tokenizer.json").write_text("{}")
+    assert "another: holds a tokenizer (tokenizer.json); name another folder for the run" in fails(
+        "--steps", "12", "--output", tmp_path / "another"
+    )
     assert "cannot be made a folder" in fails("--steps", "12", "--output", tmp_path / "file")
     assert "cannot be made a folder" in fails("--steps", "12", "--output", "/proc/nowhere")
 

@@ -42,6 +42,21 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
+def test_transformers_goes_on_from_a_prompt_that_nothing_closes(config: Path, corpus: Path, tmp_path: Path) -> None:
+    """Also with a tokenizer that says of other models' texts that they are over."""
+    assert run("pretrain", config, *CAUSAL, "--corpus", corpus, "--output", tmp_path / "run") == 0
+    folder = tmp_path / "run" / "model"
+    text, ours = "the cat sat", bothways.Encoder.from_pretrained(folder).tokenizer
+    closed = transformers.AutoTokenizer.from_pretrained(corpus / "tokenizer")(text)["input_ids"]
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs(text)["input_ids"] == list(ours.encode([text])[0].ids) == closed[:-1]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert (model.config.bos_token_id, model.config.eos_token_id) == (closed[0], closed[-1])
+    (written,) = bothways.pipeline("text-generation", folder)(text, max_new_tokens=4)
+    found = model.generate(**theirs(text, return_tensors="pt"), max_new_tokens=4, do_sample=False)
+    assert written["generated_text"].split() == theirs.decode(found[0], skip_special_tokens=True).split()
+
+
 def rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 

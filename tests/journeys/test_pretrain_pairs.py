@@ -176,9 +176,9 @@ def test_a_corpus_without_documents_or_sentences_has_no_pairs(
     )
     whole = built("--sentences", "none", "--seed", "1")
     line = fails("--steps", "2", "--objectives", "mlm,nsp", "--corpus", whole)
-    assert "no sequence has two sentences to make a pair of; build the corpus with --sentences split" in line
+    assert "tokens has two sentences to make a pair of; build the corpus with --sentences split" in line
     small = ["--longest", "4", "--batch-tokens", "64"]
-    assert "no sequence has two sentences" in fails(*pairs, *small)
+    assert "no sequence of at most 4 tokens has two sentences" in fails(*pairs, *small)
 
 
 def test_a_family_without_types_cannot_tell_pairs_apart(

@@ -95,6 +95,18 @@ def test_a_recipe_printed_to_a_file_is_the_recipe(tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out)["step_tokens"] == 131_072
 
 
+def test_a_recipe_has_other_objectives_or_another_beginning_if_flags_say_so() -> None:
+    settings, _ = read_settings(Path("electra-tiny"), ["--objectives", "mlm"])
+    assert settings.objective.objectives == ("mlm",)
+    assert settings.masking == read_settings(Path("electra-tiny"), [])[0].masking
+    causal, _ = read_settings(Path("bert-tiny"), ["--objectives=causal", "--preset", "gpt2-tiny"])
+    assert causal.objective.objectives == ("causal",)
+    further, _ = read_settings(Path("bert-tiny"), ["--start", "some/model"])
+    assert (further.model.preset, further.model.start) == (None, "some/model")
+    with pytest.raises(ConfigError, match="sharing says something only with rtd, and objectives is mlm; leave it out"):
+        read_settings(Path("electra-tiny"), ["--objectives", "mlm", "--sharing", "tied"])
+
+
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("recipes") == 0
     lines = capsys.readouterr().out.splitlines()

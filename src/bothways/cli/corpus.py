@@ -80,6 +80,12 @@ def build(
     )
     meter.end()
     _print(corpus, json)
+    if held_out and not corpus.splits["held_out"].documents:
+        print(
+            f"bothways: the held-out split is empty: {corpus.splits['train'].documents:,} documents are too few for "
+            "--held-out; divide the text into documents (blank lines between them, or --lines), or give more",
+            file=sys.stderr,
+        )
     print(f"{output}: {'was complete already' if complete else 'complete'}", file=sys.stderr)
 
 

@@ -174,9 +174,11 @@ def _run(
 ) -> Taught:
     from bothways.cli.training import show
     from bothways.train.finetune import finetune, steps_of
+    from bothways.train.folder import check_unfinished
     from bothways.train.state import checkpoints
 
     if where.resume and not checkpoints(output):
+        check_unfinished(output)
         print(f"bothways: there is no run in {output} to go on with; a new one begins", file=sys.stderr)
     with show(steps_of(len(rows.train), settings)) as watch:
         taught = finetune(

@@ -45,11 +45,13 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
     """
     from bothways.cli.settings import read_settings
     from bothways.cli.training import show
+    from bothways.train.folder import check_unfinished
     from bothways.train.pretrain import pretrain as run
     from bothways.train.state import checkpoints
 
     settings, where = read_settings(config, flags)
     if where.resume and not checkpoints(where.output):
+        check_unfinished(where.output)
         print(f"bothways: there is no run in {where.output} to go on with; a new one begins", file=sys.stderr)
     with show(settings.step.steps) as watch:
         outcome = run(

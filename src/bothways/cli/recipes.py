@@ -56,7 +56,7 @@ def _row(name: str) -> dict[str, Any]:
 
     keys = _keys(recipe(name))
     tokens = keys["step_tokens"] * keys["steps"]
-    values = {**keys, "recipe": name, "objectives": "+".join(keys["objectives"]), "tokens": tokens}
+    values = {**keys, "recipe": name, "objectives": ",".join(keys["objectives"]), "tokens": tokens}
     return {column: values[column] for column in COLUMNS}
 
 

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from cyclopts.config import Dict
 from bothways.cli.kinds import check_fractions, check_value, told, types_of
 from bothways.errors import ConfigError, meant
 from bothways.objectives.masking import Masking
+from bothways.train.heeded import heeds
 from bothways.train.optim import AdamSettings
 from bothways.train.recipe import RECIPES, recipe
 from bothways.train.settings import (
@@ -74,7 +76,7 @@ def read_settings(path: Path, flags: Sequence[str], command: str = "pretrain") -
         raise ConfigError(
             f"CONFIG is missing: a TOML file or a recipe, before {path} and all other flags; usage: {usage}"
         )
-    given = read_parts(path, flags, {**PARTS, "where": RunFlags}, "pretrain", _recipe)
+    given = read_parts(path, flags, {**PARTS, "where": RunFlags}, "pretrain", partial(_recipe, flags=flags))
     where = given.pop("where")
     try:
         return PretrainSettings(**given), where
@@ -163,11 +165,27 @@ def _is_recipe(path: Path) -> bool:
     return path.is_dir() and any(str(path) in names for names in RECIPES.values())
 
 
-def _recipe(path: Path) -> str:
+def _recipe(path: Path, flags: Sequence[str]) -> str:
+    """A recipe's text, without keys that say nothing of the objectives that flags give instead of its own, and without
+    its preset where they say what to start from."""
     try:
-        return recipe(str(path))
+        text = recipe(str(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: no such file, and {error}") from None
+    said = _given("objectives", flags)
+    names = tomllib.loads(text)["objectives"] if said is None else said.split(",")
+    left = {"preset"} if _given("start", flags) is not None else set()
+    lines = ((line.partition("=")[0].strip(), line) for line in text.splitlines(keepends=True))
+    return "".join(line for key, line in lines if key not in left and heeds(key, names))
+
+
+def _given(key: str, flags: Sequence[str]) -> str | None:
+    """What a flag says, as it stands; None where it is not given."""
+    for flag, value in zip(flags, [*flags[1:], ""]):
+        name, equals, own = flag.partition("=")
+        if name == f"--{key}":
+            return own if equals else value
+    return None
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

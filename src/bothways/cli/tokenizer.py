@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from bothways.cli.output import print_json, print_table
 from bothways.cli.source import Documents
-from bothways.errors import InputError
+from bothways.errors import InputError, meant
 from bothways.files import make_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def train(
     from bothways.text.training import train as train_on
 
     if kind not in KINDS:
-        raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+        raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}{meant(kind, KINDS)}")
     most = KINDS[kind].bytes if limit_bytes is None else limit_bytes
     if not (0 <= held_out < 1 and most > 0):
         raise InputError(f"--held-out must be in [0, 1) and --limit-bytes above 0, got {held_out} and {most}")

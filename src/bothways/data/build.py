@@ -26,7 +26,7 @@ from bothways.data.readers import Source
 from bothways.data.sampling import digest, draw
 from bothways.data.sentences import SENTENCES, check_language, sentences, warn_of_borrowed_rules
 from bothways.data.shards import PARTIAL, Block, ShardWriter, has_records, remove_records, remove_unfinished
-from bothways.errors import InputError
+from bothways.errors import InputError, meant
 from bothways.files import make_folder, read_object, replacing, write_json
 from bothways.text.formats import load_tokenizer, save_tokenizer
 from bothways.text.tokenizer import Tokenizer
@@ -60,7 +60,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.sentences not in SENTENCES:
-            raise InputError(f"sentences {self.sentences!r} is not one of {', '.join(SENTENCES)}")
+            known = f"{', '.join(SENTENCES)}{meant(self.sentences, SENTENCES)}"
+            raise InputError(f"sentences {self.sentences!r} is not one of {known}")
         check_language(self.language)
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out must be a share in [0, 1), got {self.held_out}")

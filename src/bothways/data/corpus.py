@@ -113,7 +113,8 @@ class Shard:
         self.check_sizes()
         for part in PARTS:
             if sha256(self.path(part)) != self.checksums[part]:
-                raise InputError(f"{self.path(part)}: damaged: its checksum is not that of the index")
+                said = "its checksum is not that of the index; build the corpus again"
+                raise InputError(f"{self.path(part)}: damaged: {said}")
 
 
 @dataclass(frozen=True)

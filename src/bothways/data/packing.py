@@ -150,7 +150,8 @@ class Packing:
         if longest <= self.SPECIAL:
             raise InputError(f"sequences of {longest} tokens leave no room beside {self.SPECIAL} special ones")
         if budget < longest:
-            raise InputError(f"a budget of {budget} tokens a batch is smaller than one sequence of {longest}")
+            advice = "say more batch_tokens, or a lower longest"
+            raise InputError(f"a budget of {budget} tokens a batch is smaller than one sequence of {longest}; {advice}")
         self._shards = shards
         self._longest, self._budget, self._seed = longest, budget, seed
         self._shuffle, self._filled, self._edges = shuffle, filled, edges

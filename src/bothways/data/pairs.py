@@ -148,7 +148,10 @@ class PairPacking(Packing):
 
     def _check(self) -> None:
         if not len(self._divisible):
-            raise InputError("no sequence has two sentences to make a pair of; build the corpus with --sentences split")
+            advice = "build the corpus with --sentences split, of longer documents, or give a larger longest"
+            raise InputError(
+                f"no sequence of at most {self._longest} tokens has two sentences to make a pair of; {advice}"
+            )
         documents = len(np.unique(self._document))
         some = documents < len(self._document) if self._pairing.negatives == "same" else documents > 1
         if self._pairing.kind == "next" and not some:

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from tokenizers import Tokenizer as Backend
+from tokenizers import processors
+
 from bothways.errors import InputError
+from bothways.text.formats import AS_WRITTEN
 from bothways.text.tokenizer import Encoded, Tokenizer
 
-__all__ = ["Target", "as_targets", "open_ended", "separated"]
+__all__ = ["Target", "as_targets", "open_ended", "opening", "separated"]
 
 
 class Target(NamedTuple):
@@ -55,6 +59,27 @@ def open_ended(encoded: Encoded) -> list[int]:
     while len(ids) > 1 and special[len(ids) - 1]:
         ids.pop()
     return ids
+
+
+def opening(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer as a decoder alone has it: what it puts behind a text, which says that the text is over, is left
+    out, so that whoever loads the model's folder has a prompt to go on from. The same where there is nothing behind.
+    """
+    (empty,) = tokenizer.encode([""])
+    (text,) = tokenizer.encode(["a"])
+    if not len(text) or not text.special[-1]:
+        return tokenizer
+    number = empty.ids[0]
+    token = tokenizer.backend.id_to_token(number)
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    template = processors.TemplateProcessing(
+        single="first $A", pair="first $A $B", special_tokens=[{"id": "first", "ids": [number], "tokens": [token]}]
+    )
+    trims = isinstance(backend.post_processor, processors.RobertaProcessing)
+    backend.post_processor = (
+        processors.Sequence([processors.ByteLevel(trim_offsets=True), template]) if trims else template
+    )
+    return replace(tokenizer, backend=backend, config={**tokenizer.config, "tokenizer_class": AS_WRITTEN})
 
 
 def separated(

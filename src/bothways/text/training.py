@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from bothways.errors import InputError
+from bothways.errors import InputError, meant
 from bothways.text.backends import wordpiece
 from bothways.text.tokenizer import Tokenizer
 
@@ -81,7 +81,7 @@ def train(
     the alphabet.
     """
     if kind not in KINDS:
-        raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+        raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}{meant(kind, KINDS)}")
     for name, number in (("vocab_size", vocab_size), ("max_length", max_length), ("min_frequency", min_frequency)):
         if not 1 <= number <= MOST:
             raise InputError(f"{name} must be from 1 to {MOST:,}, got {number:,}")

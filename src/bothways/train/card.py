@@ -143,8 +143,8 @@ def _result(progress: Progress) -> dict[str, Any]:
         "steps": progress.step,
         **({"steps skipped": progress.skipped} if progress.skipped else {}),
         "tokens seen": progress.tokens,
-        "best held-out loss": progress.best_loss,
-        "at step": progress.best_step,
+        **({} if progress.best_loss is None else {"best held-out loss": progress.best_loss}),
+        **({} if progress.best_step is None else {"at step": progress.best_step}),
     }
 
 

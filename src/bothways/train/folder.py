@@ -20,10 +20,12 @@ from bothways.train.state import Restored, TrainedT, checkpoints
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Lock", "begin", "check_run", "described"]
+__all__ = ["Lock", "begin", "check_run", "check_unfinished", "described"]
 
 LOCK = ".lock"
 FINISHED = ("model", "best")  # what a finished run leaves
+# Files of folders that are no run's.
+ANOTHERS = {"corpus.json": "a corpus", "tokenizer.json": "a tokenizer", "config.json": "a model"}
 # What a resumed run may change: how often is saved or shown, where files are, what a number that is not finite does.
 FREE = frozenset({"workers", "log_every", "evaluate_every", "save_every", "keep", "tensorboard", "corpus", "nonfinite"})
 
@@ -41,11 +43,14 @@ def _plain(value: Any) -> Any:
 
 def check_run(output: Path, settings: Any, resume: bool) -> None:
     """Raises InputError on a folder with another run, ConfigError on a run with other settings. Nothing is written."""
+    for name in ANOTHERS:
+        if (output / name).exists():
+            raise InputError(f"{output}: holds {ANOTHERS[name]} ({name}); name another folder for the run")
     saved = checkpoints(output)
     if not resume and (saved or _logged(output)):
         raise InputError(f"{output}: holds a run already; say --resume to go on with it, or name another folder")
     if not saved:
-        _check_unfinished(output)
+        check_unfinished(output)
         return
     changed = _changed(read_object(output / SETTINGS), described(settings), described(type(settings)()))
     if changed:
@@ -61,7 +66,7 @@ def _logged(output: Path) -> bool:
     return log.is_file() and log.stat().st_size > 0
 
 
-def _check_unfinished(output: Path) -> None:
+def check_unfinished(output: Path) -> None:
     """A run without checkpoints would begin anew: over no model."""
     for name in FINISHED:
         if (output / name).exists():

@@ -64,7 +64,8 @@ def _packings(settings: PretrainSettings, corpus: Corpus, tokenizer: Tokenizer) 
     budget = min(settings.step.batch_tokens, max(longest, settings.step.batch))
     held = corpus.splits["held_out"]
     if not held.documents:
-        raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; build the corpus with --held-out")
+        advice = "build the corpus with --held-out, from several documents"
+        raise InputError(f"{settings.corpus.corpus}: the held-out split is empty; {advice}")
     packing = _packing_of(settings)
     with _told_of(settings, "train"):
         train = packing(

@@ -30,6 +30,7 @@ from bothways.nn.layers import initialise
 from bothways.objectives.causal import edges
 from bothways.objectives.choice import check_heads, generator_head, heads_of, pairs_of
 from bothways.objectives.rtd import judges
+from bothways.text.targets import opening
 from bothways.text.tokenizer import Tokenizer
 from bothways.train.settings import PretrainSettings
 
@@ -82,7 +83,7 @@ def _fresh(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     network = EncoderNetwork(config, pooler=any(family.heads[name].pools for name in names))
     fresh_network(network, family, generator)
     heads = {name: fresh_head(name, network, family, extras, generator) for name in names}
-    return Encoder(network, family, tokenizer, heads, extras)
+    return Encoder(network, family, opening(tokenizer) if config.causal else tokenizer, heads, extras)
 
 
 @torch.no_grad()
@@ -97,9 +98,13 @@ def fresh_network(network: EncoderNetwork, family: Family, generator: torch.Gene
 
 
 def _special_ids(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a config says of special tokens."""
-    first, last = edges(tokenizer) if config.causal else (None, None)
-    ids = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": tokenizer.id_of("pad")}
+    """What a config says of special tokens: of all that there are, since what is not said is taken to be as in the
+    vocabularies that families were released with."""
+    cls, sep, pad = (tokenizer.id_of(role) for role in ("cls", "sep", "pad"))
+    first, last = edges(tokenizer) if config.causal else (cls, sep)
+    ids = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": pad}
+    if not config.causal:
+        ids |= {"cls_token_id": cls, "sep_token_id": sep}
     return {key: number for key, number in ids.items() if number is not None}
 
 
@@ -162,7 +167,8 @@ def _continued(settings: PretrainSettings, tokenizer: Tokenizer) -> Encoder:
     _warn_of_left(start, left)
     fresh = [f"head {name}" for name in names if name not in encoder.heads and _has_own(heads[name], encoder.network)]
     warn_of_fresh(start, [*fresh, *(["pooler"] if pools else [])])
-    return replace(encoder, tokenizer=tokenizer, heads=heads, unused=())
+    told = opening(tokenizer) if encoder.config.causal else tokenizer
+    return replace(encoder, tokenizer=told, heads=heads, unused=())
 
 
 def _relabelled(encoder: Encoder, labels: Mapping[str, Any]) -> Encoder:
