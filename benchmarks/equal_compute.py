@@ -3,11 +3,12 @@
 python benchmarks/equal_compute.py CORPUS OUTPUT [--hours 1] [--rows "mlm;rtd"] [--seeds 1,2]
 
 CORPUS is a folder of `bothways corpus build`. How many steps a run has is measured first: what a step costs of one
-core's time, which OUTPUT/cost.json keeps. A run that was stopped goes on when the
-same command is given again. Afterwards:
+core's time, which OUTPUT/cost.json keeps. A run that was stopped goes on when the same command is given again. Rows
+with pairs are judged again on single sequences, those of all other rows, by a run of one step at rate 0:
+RUN/plain.json. Afterwards:
 
 bothways compare OUTPUT/*/ --output curves.png
-python benchmarks/glue.py GLUE OUTPUT/*/model --layers 0,last,best
+python benchmarks/glue.py GLUE OUTPUT/*/model --layers last,best --tasks SST-2,CoLA,MRPC,RTE
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from bothways.train.history import PAIRED, held_out_at
 
 # Of all rows: small steps at a rate that stays and falls in the last fifth, as in our own recipes.
 SETTINGS = (
@@ -42,16 +46,19 @@ ROWS = {
 }
 WARM_UP = 200
 FEW, MORE = 20, 80  # steps of the two runs whose difference is what steps cost
+ROUNDS = 3
 NEVER = 1_000_000_000
 
 
-def pretrain(row: str, flags: Sequence[str], output: Path, corpus: Path) -> float:
-    """Run it, on one core; the seconds of processor time that it took. Exits where it fails."""
-    preset, said = ROWS[row]
+def pretrain(begin: str, said: Sequence[str], output: Path, corpus: Path) -> float:
+    """Run it, on one core; the seconds of processor time that it took. Exits where it fails.
+
+    begin: a line of the run's file: its preset, or the model that it starts from.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / f"{row}.toml"
-        config.write_text(f'preset = "{preset}"\n', encoding="utf-8")
-        command = [sys.executable, "-m", "bothways", "pretrain", str(config), *SETTINGS.split(), *said.split(), *flags]
+        config = Path(folder) / "run.toml"
+        config.write_text(begin + "\n", encoding="utf-8")
+        command = [sys.executable, "-m", "bothways", "pretrain", str(config), *SETTINGS.split(), *said]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         told = ["--corpus", str(corpus), "--output", str(output), "--json"]
         result = subprocess.run([*command, *told], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
@@ -61,14 +68,58 @@ def pretrain(row: str, flags: Sequence[str], output: Path, corpus: Path) -> floa
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def run_row(row: str, flags: Sequence[str], output: Path, corpus: Path) -> float:
+    """A run of a row; as `pretrain`."""
+    preset, said = ROWS[row]
+    return pretrain(f'preset = "{preset}"', [*said.split(), *flags], output, corpus)
+
+
 def cost(row: str, corpus: Path) -> float:
-    """Seconds of one core's time that a step takes."""
+    """Seconds of one core's time that a step takes: the middle one of some rounds, which differ by up to a tenth."""
     flags = ["--evaluate-every", str(NEVER), "--save-every", str(NEVER), "--evaluate-tokens", "2048", "--warmup", "0"]
+
+    def one() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            few, more = (
+                run_row(row, [*flags, "--steps", str(count)], Path(folder) / str(count), corpus)
+                for count in (FEW, MORE)
+            )
+        return (more - few) / (MORE - FEW)
+
+    return statistics.median(one() for _ in range(ROUNDS))
+
+
+def operations(row: str) -> str:
+    """What rows are named by whose steps do the same operations: which sentences are wrong costs nothing."""
+    preset, said = ROWS[row]
+    return f"{preset} {objectives_of(said)}"
+
+
+def objectives_of(said: str) -> str:
+    words = said.split()
+    return words[words.index("--objectives") + 1]
+
+
+def costs_of(rows: Sequence[str], corpus: Path, output: Path) -> dict[str, float]:
+    """What a step of each row costs; measured before with the same corpus and settings, or now."""
+    path, of = output / "cost.json", f"{corpus.resolve()}: {SETTINGS}"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if known.get("of") != of:
+        known = {"of": of, "seconds": {}}
+    for row in rows:
+        if operations(row) not in known["seconds"]:
+            known["seconds"][operations(row)] = cost(row, corpus)
+            path.write_text(json.dumps(known, indent=1))
+    return {row: known["seconds"][operations(row)] for row in rows}
+
+
+def judge_plain(run: Path, corpus: Path) -> None:
+    """Write down what a run's model says of masked words in the single sequences that are held out."""
+    flags = ["--objectives", "mlm", "--lr", "0", "--warmup", "0", "--steps", "1", "--evaluate-every", "1"]
     with tempfile.TemporaryDirectory() as folder:
-        few, more = (
-            pretrain(row, [*flags, "--steps", str(count)], Path(folder) / str(count), corpus) for count in (FEW, MORE)
-        )
-    return (more - few) / (MORE - FEW)
+        pretrain(f"start = {json.dumps(str((run / 'model').resolve()))}", flags, Path(folder) / "run", corpus)
+        found = held_out_at(Path(folder) / "run", 1)
+    (run / "plain.json").write_text(json.dumps(found, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,30 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", default="1")
     given = parser.parse_args(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
-    costs = given.output / "cost.json"
-    known: dict[str, Any] = json.loads(costs.read_text()) if costs.exists() else {}
-    for row in given.rows.split(";"):
-        if row not in known:
-            known[row] = cost(row, given.corpus)
-            costs.write_text(json.dumps(known, indent=1))
+    rows = given.rows.split(";")
+    costs = costs_of(rows, given.corpus, given.output)
     for seed in given.seeds.split(","):
-        for row in given.rows.split(";"):
+        for row in rows:
             run = given.output / f"{row}-{seed}"
-            if (run / "model" / "config.json").exists():
-                continue
-            steps = max(WARM_UP, round(given.hours * 3600 / known[row]))
-            flags = [
-                "--steps",
-                str(steps),
-                "--seed",
-                seed,
-                "--evaluate-every",
-                str(max(1, steps // 13)),
-                "--warmup",
-                str(WARM_UP),
-            ]
-            resume = ["--resume"] if (run / "checkpoints").is_dir() else []
-            pretrain(row, [*flags, *resume], run, given.corpus)
+            if not (run / "model" / "config.json").exists():
+                steps = max(WARM_UP, round(given.hours * 3600 / costs[row]))
+                said = ["--steps", str(steps), "--seed", seed, "--evaluate-every", str(max(1, steps // 13))]
+                resume = ["--resume"] if (run / "checkpoints").is_dir() else []
+                run_row(row, [*said, "--warmup", str(WARM_UP), *resume], run, given.corpus)
+            if PAIRED & set(objectives_of(ROWS[row][1]).split(",")) and not (run / "plain.json").exists():
+                judge_plain(run, given.corpus)
 
 
 if __name__ == "__main__":
