@@ -250,6 +250,8 @@ def test_what_cannot_be_learnt_from_is_refused(encoders: dict[str, Encoder], sav
     assert "the text has no two sentences" in refused("The cat sat.", "sop")
     assert "longest must be from 3 to the 48 tokens" in refused(TEXT, "mlm", LessonSettings(longest=2))
     assert "longest must be from 4 to the 48 tokens" in refused(TEXT, "sop", LessonSettings(longest=49))
+    with pytest.raises(InputError, match="language must be a code in small letters, such as en or de-at, got 'german'"):
+        LessonSettings(language="german")
     with pytest.raises(InputError, match="sentences must be one of split"):
         LessonSettings(sentences="words")
     with pytest.raises(InputError, match="seed must be a number from 0 on"):

@@ -24,7 +24,7 @@ from bothways.data.build import as_text, tokenized
 from bothways.data.corpus import token_dtype
 from bothways.data.packing import Packed, Packing
 from bothways.data.pairs import Pairing, PairPacking
-from bothways.data.sentences import SENTENCES
+from bothways.data.sentences import SENTENCES, check_language
 from bothways.engine.backends import BACKENDS, place
 from bothways.errors import CheckpointError, InputError, meant
 from bothways.nn.dropout import seeded
@@ -134,6 +134,7 @@ class LessonSettings:
     def __post_init__(self) -> None:
         if self.sentences not in SENTENCES:
             raise InputError(f"sentences must be one of {', '.join(SENTENCES)}, got {self.sentences!r}")
+        check_language(self.language)
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"seed must be a number from 0 on, got {self.seed}")
 
