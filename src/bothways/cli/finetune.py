@@ -172,14 +172,11 @@ def _run(
     output: Path,
     where: TuningFlags,
 ) -> Taught:
-    from bothways.cli.training import show
+    from bothways.cli.training import show, tell_of_no_run
     from bothways.train.finetune import finetune, steps_of
-    from bothways.train.folder import check_unfinished
-    from bothways.train.state import checkpoints
 
-    if where.resume and not checkpoints(output):
-        check_unfinished(output)
-        print(f"bothways: there is no run in {output} to go on with; a new one begins", file=sys.stderr)
+    if where.resume:
+        tell_of_no_run(output)
     with show(steps_of(len(rows.train), settings)) as watch:
         taught = finetune(
             KINDS[kind].task,

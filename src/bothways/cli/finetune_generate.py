@@ -153,14 +153,11 @@ def _run(
     output: Path,
     where: TuningFlags,
 ) -> Taught:
-    from bothways.cli.training import show
-    from bothways.train.folder import check_unfinished
+    from bothways.cli.training import show, tell_of_no_run
     from bothways.train.seq2seq import finetune_generate, steps_of
-    from bothways.train.state import checkpoints
 
-    if where.resume and not checkpoints(output):
-        check_unfinished(output)
-        print(f"bothways: there is no run in {output} to go on with; a new one begins", file=sys.stderr)
+    if where.resume:
+        tell_of_no_run(output)
     with show(steps_of(train, settings)) as watch:
         taught = finetune_generate(
             train,

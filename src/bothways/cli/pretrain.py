@@ -44,15 +44,12 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
         Print at the end what the run came to, as a JSON object; also of a run that was stopped.
     """
     from bothways.cli.settings import read_settings
-    from bothways.cli.training import show
-    from bothways.train.folder import check_unfinished
+    from bothways.cli.training import show, tell_of_no_run
     from bothways.train.pretrain import pretrain as run
-    from bothways.train.state import checkpoints
 
     settings, where = read_settings(config, flags)
-    if where.resume and not checkpoints(where.output):
-        check_unfinished(where.output)
-        print(f"bothways: there is no run in {where.output} to go on with; a new one begins", file=sys.stderr)
+    if where.resume:
+        tell_of_no_run(where.output)
     with show(settings.step.steps) as watch:
         outcome = run(
             settings,

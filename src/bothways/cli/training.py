@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,9 +17,19 @@ if TYPE_CHECKING:
     from bothways.train.loop import Event
     from bothways.train.meter import Reading
 
-__all__ = ["show"]
+__all__ = ["show", "tell_of_no_run"]
 
 LINES_APART = 30.0  # seconds between lines where there is no terminal
+
+
+def tell_of_no_run(output: Path) -> None:
+    """Say it where there is no checkpoint to go on from. Raises InputError where a new run would be over a model."""
+    from bothways.train.folder import check_unfinished
+    from bothways.train.state import checkpoints
+
+    if not checkpoints(output):
+        check_unfinished(output)
+        print(f"bothways: there is no run in {output} to go on with; a new one begins", file=sys.stderr)
 
 
 @contextmanager
