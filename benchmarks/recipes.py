@@ -1,6 +1,6 @@
 """What an encoder comes to, fine-tuned: `bothways finetune` with a recipe for each task, as rows of a table.
 
-python benchmarks/recipes.py DATA ENCODER [--tasks STS-B,CoLA] [--seeds 3] [--json recipes.jsonl]
+python benchmarks/recipes.py DATA ENCODER [--tasks "STS-B;CoLA"] [--seeds 3] [--json recipes.jsonl] [--output RUNS]
 
 DATA has glue/TASK/{train,dev}.tsv, conll2003/eng.{train,testb}, squad/{train-v1.1,dev-v1.1}.json[.zst],
 goemotions/{train,test}.tsv and labels.txt, arc/ARC-Easy.{train,test}.jsonl, multi30k/{train,test_2016_flickr}.{en,de}
@@ -8,7 +8,8 @@ with tokenizer-de/ (of train.de: `bothways tokenizer train --kind bpe --vocab-si
 
 Figures are of the last epoch, not of the best one; times are of whole processes, reading and evaluating included, and
 counted on all cores. `recipes_peer.py` says what steps of a plain loop of transformers take.
-Recipes that write take equal compute: what a frozen encoder saves goes into more epochs.
+Recipes that write take equal compute: what a frozen encoder saves goes into more epochs. With `--output`, models stay
+in a folder of each recipe's name, and a run that was stopped goes on there.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ RECIPES: dict[str, Recipe] = {
 # A step back through encoder and decoder costs this many times as much as one through the decoder alone: 6 layers of
 # 12 w² and 4 of 16 w² with words for 8,000, of w = 384.
 SAVED = 1.85
-EPOCHS = 10
+EPOCHS = 5
 
 
 def _multi30k(flags: str, epochs: float = EPOCHS) -> Recipe:
@@ -99,7 +100,7 @@ def _multi30k(flags: str, epochs: float = EPOCHS) -> Recipe:
         "multi30k/test_2016_flickr.en",
         "--train-target {data}/multi30k/train.de --eval-target {data}/multi30k/test_2016_flickr.de "
         "--target-tokenizer {data}/multi30k/tokenizer-de --depth 4 --batch-size 64 --lr 5e-4 --warmup 0.1 "
-        f"--metrics bleu,chrf --num-beams 4 --evaluate-every 1000000 --epochs {epochs:g} {flags}",
+        f"--metrics bleu --metrics chrf --num-beams 4 --evaluate-every 1000000 --epochs {epochs:g} {flags}",
         ("bleu", "chrf", "loss", "accuracy"),
         seeds=1,
     )
@@ -143,7 +144,7 @@ def tuned(recipe: Recipe, data: Path, encoder: str, seeds: int, output: Path) ->
     said = recipe.flags.format(data=data).split()
     command = [sys.executable, "-m", "bothways", "finetune", recipe.kind, "--json", "--model", encoder, *said]
     command += ["--train", str(data / recipe.train), "--eval", str(data / recipe.held), "--output", str(output)]
-    command += ["--seeds", str(recipe.seeds or seeds), "--save-every", "1000000"]
+    command += ["--seeds", str(recipe.seeds or seeds), "--resume"]
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -187,12 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", default=";".join(RECIPES), help="names, with ; between them")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--output", type=Path, help="where models stay; nowhere without it")
     said = parser.parse_args(arguments)
     print("| recipe | seeds | last epoch | processor seconds a run | tokens of each | peak MB |")
     print("|---|---:|---|---:|---:|---:|")
     for name in said.tasks.split(";"):
         with tempfile.TemporaryDirectory() as folder:
-            found = tuned(RECIPES[name], said.data, said.encoder, said.seeds, Path(folder) / "run")
+            output = (said.output or Path(folder)) / name.lower().replace(",", "").replace(" ", "-")
+            found = tuned(RECIPES[name], said.data, said.encoder, said.seeds, output)
         print(row(name, RECIPES[name], found), flush=True)
         if said.json is not None:
             with said.json.open("a", encoding="utf-8") as file:

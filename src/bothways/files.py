@@ -11,7 +11,16 @@ from typing import Any
 
 from bothways.errors import ConfigError, InputError
 
-__all__ = ["MOST_LISTED_BYTES", "make_folder", "read_json", "read_lines", "read_object", "replacing", "write_json"]
+__all__ = [
+    "MOST_LISTED_BYTES",
+    "check_place",
+    "make_folder",
+    "read_json",
+    "read_lines",
+    "read_object",
+    "replacing",
+    "write_json",
+]
 
 # The largest JSON file that describes a model, and the largest that lists what it consists of: a tokenizer of a million
 # entries takes some 40 MB.
@@ -85,6 +94,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink()
+
+
+def check_place(output: Path) -> None:
+    """Raise InputError where there is no folder to write a file to."""
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"{output}: there is no folder {output.parent}")
 
 
 def make_folder(path: Path) -> None:

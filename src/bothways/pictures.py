@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bothways.errors import InputError, MissingExtraError
+from bothways.files import check_place
 
-__all__ = ["EDGES", "caption", "check_drawing", "check_picture", "drawing"]
+__all__ = ["EDGES", "caption", "check_picture", "drawing"]
 
 EDGES = "#bbbbbb"  # the colour of axes
 # Fonts with letters that matplotlib's own has not; those that are installed are used.
@@ -24,13 +25,16 @@ FONTS = (
 
 
 def check_picture(path: Path) -> None:
-    """Raise InputError unless the name of a picture ends in .png."""
+    """Before anything is computed for a picture: raise InputError unless its name ends in .png and its folder is there,
+    and MissingExtraError unless matplotlib is there.
+    """
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are PNG files; end the name in .png")
+    check_place(path)
+    _check_drawing()
 
 
-def check_drawing() -> None:
-    """Raise MissingExtraError unless matplotlib is there."""
+def _check_drawing() -> None:
     if find_spec("matplotlib") is None:
         raise MissingExtraError('a picture needs matplotlib; say: pip install "bothways[plot]"')
 
@@ -41,7 +45,7 @@ def drawing() -> Iterator[None]:
 
     Raises MissingExtraError where there is no matplotlib.
     """
-    check_drawing()
+    _check_drawing()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s).*(Glyph|glyph|Matplotlib currently does not support)")

@@ -84,7 +84,7 @@ def test_their_curves_are_one_picture(
     monkeypatch.setattr("bothways.pictures.find_spec", lambda name: None)
     assert run("compare", *runs, "--output", tmp_path / "none.png") == 2
     captured = capsys.readouterr()
-    assert "b/run" in captured.out
+    assert captured.out == ""
     assert 'pip install "bothways[plot]"' in captured.err.splitlines()[-1]
     assert not (tmp_path / "none.png").exists()
 
@@ -99,6 +99,7 @@ def test_what_cannot_be_compared_is_one_line(
     assert f"{tmp_path / 'metrics.jsonl'}: no such file" in said(runs[0], tmp_path)
     assert "given twice" in said(runs[0], runs[1], runs[0] / ".." / "run")
     assert "end the name in .png" in said(runs[0], "--output", tmp_path / "curves.jpg")
+    assert "there is no folder" in said(runs[0], "--output", tmp_path / "nowhere" / "curves.png")
     assert "--by" in said(runs[0], "--by", "hour")
     (runs[1] / "metrics.jsonl").write_text("")
     assert f"{runs[1] / 'metrics.jsonl'}: no step is logged yet" in said(*runs)

@@ -53,7 +53,8 @@ def test_a_table_two_files_and_lists_make_the_same_model(
     for name, (train, *more) in ways.items():
         held = ("--eval", f"{files}/held.en", "--eval-target", f"{files}/held.de") if name == "two" else ()
         output = tmp_path / name
-        flags = ("--train", train, *more, *held, "--output", output, *SHORT, "--json")
+        named = ("--metrics", "bleu,chrf", "--metrics", "rouge") if name == "two" else ()
+        flags = ("--train", train, *more, *held, *named, "--output", output, *SHORT, "--json")
         assert run("finetune", "generate", "--model", encoder, *flags) == 0
         captured = capsys.readouterr()
         told[name] = json.loads(captured.out)

@@ -244,6 +244,7 @@ SETTINGS: dict[str, tuple[str, Sequence[str], str, str]] = {
     "weighed answers": ("answer", ["--class-weights", "balanced"], "bert", r"class_weights is for rows that have"),
     "weighed choices": ("choose", ["--class-weights", "balanced"], "bert", r"class_weights is for rows that have"),
     "weighed labels of several": ("several", ["--class-weights", "balanced"], "bert", r"class_weights is for rows"),
+    "momentum of no one": ("classify", ["--momentum", "0.5"], "bert", r"momentum says something only with muon"),
     "weights that are none": ("classify", ["--class-weights", "even"], "bert", r"even.*class.weights"),
     "a model without a tokenizer": ("classify", [], "without a tokenizer", r"tokenizer"),
     "a family without such a head": ("choose", [], "gpt2", r"gpt2 models have no head for it"),

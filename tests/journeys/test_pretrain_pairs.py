@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -179,6 +180,26 @@ def test_a_corpus_without_documents_or_sentences_has_no_pairs(
     assert "tokens has two sentences to make a pair of; build the corpus with --sentences split" in line
     small = ["--longest", "4", "--batch-tokens", "64"]
     assert "no sequence of at most 4 tokens has two sentences" in fails(*pairs, *small)
+
+
+def test_that_few_sequences_are_pairs_is_told(
+    corpus: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    alone = [f"{number} is a number." for number in range(30)]
+    together = [f"Words are {number}. They are of letters." for number in range(10)]
+    text.write_text("\n\n".join([*alone, *together]))
+    folder = tmp_path / "corpus"
+    build = ["corpus", "build", "--input", text, "--tokenizer", corpus.parent / "tokenizer", "--output", folder]
+    assert run(*build, "--held-out", "0.5") == 0
+    told = {}
+    for objectives in ("mlm,nsp", "mlm"):
+        flags = ["--objectives", objectives, "--corpus", folder, "--steps", "2", "--output", tmp_path / objectives]
+        capsys.readouterr()
+        assert run("pretrain", config, *flags) == 0
+        told[objectives] = capsys.readouterr().err
+    assert re.search(r"bothways: \d+% of the sequences are pairs with a label", told["mlm,nsp"])
+    assert "pairs" not in told["mlm"]
 
 
 def test_a_family_without_types_cannot_tell_pairs_apart(

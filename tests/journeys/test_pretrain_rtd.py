@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -141,6 +142,8 @@ def assert_loaded(folder: Path, kind: Any, kind_of_generator: Any, sharing: str)
     assert "Trained by replaced-token detection" in card
     assert f"`{kind.__name__}.from_pretrained" in card
     assert f"| sharing | {sharing} |" in card
+    assert "| objectives | rtd |" in card
+    assert re.search(r"\| held out: rtd_accuracy \| 0\.\d+ \|", card)
     for one in (encoder, generator):
         assert f"| parameters | {sum(p.numel() for p in one.network.parameters()):,} |" in card
 

@@ -384,10 +384,9 @@ def test_other_settings_or_another_input_do_not_go_on(
 def test_what_was_begun_without_a_finished_shard_stands_in_nobodys_way(
     whole: Path, source: Source, tokenizers: dict[str, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
-    with pytest.raises(InputError, match="line 2"):
-        build(Source((str(tmp_path / "a.jsonl"),)), tokenizers["bpe"], tmp_path / "corpus", SMALL)
+    shutil.copytree(tokenizers["bpe"], tmp_path / "corpus" / "tokenizer")
     (tmp_path / "corpus" / "tokenizer" / "special_tokens_map.json").write_text("{}")
+    (tmp_path / "corpus" / "build.json").write_text('{"tokenizer": "another"}')
     (tmp_path / "corpus" / "train-00007.tokens").write_bytes(b"without a record")
     build(source, tokenizers["wordpiece"], tmp_path / "corpus", SMALL)
     assert contents(tmp_path / "corpus") == contents(whole)
@@ -413,6 +412,14 @@ def test_an_input_without_text_is_refused(text: str, tokenizers: dict[str, Path]
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(InputError, match="no text"):
         build(Source((str(tmp_path / "a.txt"),)), tokenizers["wordpiece"], tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_an_input_that_cannot_be_read_leaves_nothing(tokenizers: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("One document.\n\nÜber".encode("latin-1"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        build(Source((str(tmp_path / "a.txt"),)), tokenizers["wordpiece"], tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.parametrize(

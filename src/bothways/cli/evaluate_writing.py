@@ -77,10 +77,11 @@ class WritingFlags:
         """Those that a run of `bothways finetune generate` judges by."""
         from bothways.train.seq2seq_settings import JudgingSettings, Seq2SeqSettings, SidesSettings
 
-        if self.metrics == ("none",) and self.decoding():
-            raise InputError("--num-beams and --max-new-tokens say how texts are written; with --metrics none none are")
         sides = SidesSettings(self.max_source_length, self.max_target_length, self.targets, self.prefix)
-        return Seq2SeqSettings(sides=sides, judging=JudgingSettings(self.metrics))
+        settings = Seq2SeqSettings(sides=sides, judging=JudgingSettings(self.metrics))
+        if not settings.judging.overlaps and self.decoding():
+            raise InputError("--num-beams and --max-new-tokens say how texts are written; with --metrics none none are")
+        return settings
 
     def decoding(self) -> dict[str, Any]:
         """What is said of how texts are written."""

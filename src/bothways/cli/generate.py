@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from bothways.cli.output import print_table, printable
-from bothways.cli.resumed import check_place, written_lines
+from bothways.cli.resumed import written_lines
 from bothways.cli.scribe import Wanted, check_form, form_of, made_by, scribe_of
 from bothways.data.parallel import Parallel
 from bothways.data.records import numbered_lines, opened
 from bothways.errors import InputError
-from bothways.files import replacing
-from bothways.pictures import check_drawing, check_picture
+from bothways.files import check_place, replacing
+from bothways.pictures import check_picture
 
 if TYPE_CHECKING:
     from bothways.checkpoint.encoder import Encoder
@@ -183,7 +183,6 @@ def generate(
     if alignment is not None:  # of the very text that is printed
         settings.setdefault("seed", secrets.randbits(63))
         check_picture(alignment)
-        check_drawing()
     form = None if output is None else form_of(output)
     if output is not None:
         settings.setdefault("seed", 0)

@@ -14,7 +14,7 @@ from bothways.cli.lesson import ObjectiveFlags, show_lesson
 from bothways.cli.output import print_json, print_table, shorten
 from bothways.errors import InputError
 from bothways.files import replacing
-from bothways.pictures import check_drawing, check_picture
+from bothways.pictures import check_picture
 
 if TYPE_CHECKING:
     from bothways.engine.inspect import Inspection
@@ -115,7 +115,6 @@ def _inspect(
         seen = look()
     else:
         check_picture(plot)
-        check_drawing()
         with replacing(plot) as aside:
             seen = look()
             draw(seen, aside, "/".join(Path(model).parts[-2:]))

@@ -13,10 +13,11 @@ from cyclopts import Parameter
 
 from bothways.cli.labelled import SWITCH, FormRows, PredictedRows
 from bothways.cli.parallel import parallel_rows
-from bothways.cli.resumed import check_place, written_lines
+from bothways.cli.resumed import written_lines
 from bothways.cli.rows import RowFlags
 from bothways.cli.scribe import SUFFIXES, Wanted, check_form, made_by, scribe_of
 from bothways.errors import InputError
+from bothways.files import check_place
 
 if TYPE_CHECKING:
     from bothways.checkpoint.encoder import Encoder

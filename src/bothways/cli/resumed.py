@@ -13,13 +13,7 @@ from bothways.errors import InputError
 if TYPE_CHECKING:
     from bothways.engine.lines import PartialLines
 
-__all__ = ["check_place", "written_lines"]
-
-
-def check_place(output: Path) -> None:
-    """Raise InputError where there is no folder to write a file to."""
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: there is no folder {output.parent}")
+__all__ = ["written_lines"]
 
 
 def written_lines(

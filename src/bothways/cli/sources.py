@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bothways.cli.output import print_json, print_table, print_words
 from bothways.errors import InputError
 from bothways.files import replacing
-from bothways.pictures import check_drawing, check_picture
+from bothways.pictures import check_picture
 
 if TYPE_CHECKING:
     from bothways.engine.alignment import SourceUse
@@ -31,7 +31,6 @@ def show_source_use(
     _refuse(others, "of an encoder–decoder: its attention is drawn with --plot")
     if plot is not None:
         check_picture(plot)
-        check_drawing()
     from bothways.engine.alignment import align, source_use
     from bothways.engine.writing import writing
 
@@ -73,7 +72,6 @@ def show_reach(model: str, text: str, target: str | None, path: Path, json: bool
     """Measure which tokens each position sees, draw that, and print what follows."""
     _refuse(others, "with --reach, which draws what all layers together see")
     check_picture(path)
-    check_drawing()
     from bothways.cli.reach import draw
     from bothways.engine.parts import is_pair, load
     from bothways.engine.reach import reach

@@ -133,9 +133,10 @@ def build(
     finally:
         for writer in writers.values():
             writer.discard()
-    if not any(writer.entries for writer in writers.values()):
-        if fresh:
+        empty = not any(writer.entries for writer in writers.values())
+        if fresh and empty:  # there is nothing to go on from
             shutil.rmtree(folder)
+    if empty:
         raise InputError(f"{source.name}: there is no text in it")
     return _conclude(folder, made, loaded.vocab_size, writers, progress.duplicates)
 

@@ -16,6 +16,7 @@ from bothways.nn.encoder import EncoderNetwork
 from bothways.nn.heads import MaskDecoder
 from bothways.objectives.choice import OBJECTIVES
 from bothways.train.folder import described
+from bothways.train.history import held_out_at
 from bothways.train.meter import Reading
 from bothways.train.networks import Networks
 from bothways.train.progress import Progress
@@ -67,14 +68,17 @@ SOFTWARE = ("torch", "numpy", "tokenizers", "safetensors")
 
 def write_card(
     folder: Path,
+    run: Path,
     settings: PretrainSettings,
     corpus: Corpus,
     networks: Networks,
     progress: Progress,
     reading: Reading | None,
 ) -> None:
-    """Write `README.md` beside a model. reading: None where the run's steps were taken by another process; a
-    card that is there, which knows their speed, stays.
+    """Write `README.md` beside a model in `folder`.
+
+    run: the folder of the run.    reading: None where its steps were taken by another process; a card that is there,
+    which knows their speed, stays.
     """
     if reading is None and (folder / CARD).exists():
         return
@@ -83,7 +87,7 @@ def write_card(
     front = FRONT.format(tag=_tag(networks))
     parts = [f"{front}# {title}\n", _introduction(settings, progress), "## Loading", _loading(networks)]
     tables = {
-        "Result": _result(progress),
+        "Result": _result(progress, held_out_at(run, progress.step)),
         "Data": _data(corpus),
         "Model": model_told(encoder),
         **({} if networks.generator is None else {"Generator": _generator(networks, networks.generator)}),
@@ -138,13 +142,14 @@ def _loading(networks: Networks) -> str:
     return LOAD_MASKED.format(mask=mask) + (OURS if decodes else EVERYBODYS.format(kind="AutoModelForMaskedLM"))
 
 
-def _result(progress: Progress) -> dict[str, Any]:
+def _result(progress: Progress, held_out: Mapping[str, float]) -> dict[str, Any]:
     return {
         "steps": progress.step,
         **({"steps skipped": progress.skipped} if progress.skipped else {}),
         "tokens seen": progress.tokens,
         **({} if progress.best_loss is None else {"best held-out loss": progress.best_loss}),
         **({} if progress.best_step is None else {"at step": progress.best_step}),
+        **{f"held out: {name}": value for name, value in held_out.items()},
     }
 
 
@@ -225,4 +230,6 @@ def _table(heading: str, values: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
     return f"{value:,}" if type(value) is int else " ".join(str(value).replace("|", "\\|").split())

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from bothways.data.corpus import Corpus
+from bothways.data.packing import Packing
+from bothways.data.pairs import PairPacking
 from bothways.engine.streams import Streams
 from bothways.errors import InputError
 from bothways.objectives.objective import Model
@@ -33,6 +35,8 @@ from bothways.train.step import evaluate
 
 __all__ = ["plan", "pretrain"]
 
+FEW_PAIRS = 0.5
+
 
 def pretrain(
     settings: PretrainSettings,
@@ -48,7 +52,7 @@ def pretrain(
     A finished run leaves two folders, each a model like any other: `model`, and `best`, which had the lowest held-out
     loss. With `ema` both have the average of the weights, which is what was evaluated.
 
-    watch: is told of every event.    told: is told from which step a run goes on.
+    watch: is told of every event.    told: is told from which step a run goes on, and where few sequences are pairs.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
 
     Raises ConfigError, InputError, CheckpointError or MissingExtraError, before anything is trained or written, on
@@ -63,10 +67,20 @@ def pretrain(
         material = material_of(settings)
         started = _started(settings, material, output, resume, device)
         begin(output, settings, started, material.corpus.identity, lock, resume, told)
+        _tell_of_pairs(material.train, told)
         outcome = _run(settings, material, started, output, watch, device)
         if outcome.finished:
             _finish(settings, material.corpus, started, output, outcome)
         return outcome
+
+
+def _tell_of_pairs(packing: Packing, told: Callable[[str], None]) -> None:
+    """Say so where most sequences hold no pair: an objective of pairs learns from few then."""
+    if isinstance(packing, PairPacking) and packing.paired < FEW_PAIRS:
+        told(
+            f"{packing.paired:.0%} of the sequences are pairs with a label, the others single segments: longest leaves "
+            "little room for two sentences, or the documents have few"
+        )
 
 
 def plan(settings: PretrainSettings, device: torch.device | str = "cpu") -> Plan:
@@ -152,6 +166,6 @@ def _finish(
     settings: PretrainSettings, corpus: Corpus, started: Restored[Networks], output: Path, outcome: Outcome
 ) -> None:
     def card(folder: Path, networks: Networks, at: Progress) -> None:
-        write_card(folder, settings, corpus, networks, at, outcome.reading)
+        write_card(folder, output, settings, corpus, networks, at, outcome.reading)
 
     leave(started, Networks.of, output, settings.run.keep, outcome.progress, card)

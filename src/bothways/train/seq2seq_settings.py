@@ -9,7 +9,7 @@ from bothways.errors import ConfigError
 from bothways.nn.activations import ACTIVATIONS
 from bothways.tasks.overlap import OVERLAPS, ROUGES
 from bothways.train.optim import AdamSettings
-from bothways.train.settings import UpdateSettings, check_least, check_one_of, check_share
+from bothways.train.settings import UpdateSettings, check_least, check_momentum, check_one_of, check_share, names_in
 from bothways.train.tuning import RowSettings, TuningRun
 
 __all__ = [
@@ -177,7 +177,7 @@ class Seq2SeqAdam(AdamSettings):
 @dataclass(frozen=True)
 class JudgingSettings:
     """metrics: of the texts that are written for the rows held out: bleu and chrf, from 0 to 100, rouge, from 0 to 1
-    (extra `metrics`); none for the loss and the accuracy of tokens alone, which are much faster.
+    (extra `metrics`), "bleu,chrf"; none for the loss and the accuracy of tokens alone, which are much faster.
     best: which one says what is best: loss, accuracy, bleu, chrf, rouge1, rouge2 or rougeL.
     num_beams: of these texts; 1 for the likeliest token each time.    max_new_tokens: of each.
     """
@@ -188,6 +188,7 @@ class JudgingSettings:
     max_new_tokens: int = 128
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", names_in(self.metrics))
         check_least(1, num_beams=self.num_beams, max_new_tokens=self.max_new_tokens)
         for name in self.overlaps:
             check_one_of("metrics", name, (*OVERLAPS, "none"))
@@ -216,6 +217,7 @@ class Seq2SeqSettings:
     judging: JudgingSettings = field(default_factory=JudgingSettings)
 
     def __post_init__(self) -> None:
+        check_momentum(self.adam, self.update)
         if self.source.layers == 0 and self.adam.encoder_lr is not None:
             raise ConfigError(
                 "encoder_lr is given, but layers is 0, and the encoder does not learn; leave one of them out"

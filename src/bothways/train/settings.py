@@ -27,9 +27,11 @@ __all__ = [
     "StepSettings",
     "UpdateSettings",
     "check_least",
+    "check_momentum",
     "check_one_of",
     "check_seed",
     "check_share",
+    "names_in",
 ]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -44,6 +46,12 @@ def check_one_of(key: str, value: str, known: Iterable[str]) -> None:
     """Raises ConfigError, with the nearest that is known, on a value that is none of them."""
     if value not in known:
         raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}{meant(value, known)}")
+
+
+def names_in(given: Iterable[str]) -> tuple[str, ...]:
+    """Names that are given each by itself, or several with commas between them."""
+    names = (name.strip() for some in given for name in some.split(","))
+    return tuple(name for name in names if name)
 
 
 def check_least(least: float, **values: float | None) -> None:
@@ -185,8 +193,7 @@ class ObjectiveSettings:
     sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
-        names = [name.strip() for given in self.objectives for name in given.split(",")]
-        object.__setattr__(self, "objectives", tuple(name for name in names if name))
+        object.__setattr__(self, "objectives", names_in(self.objectives))
         check_objectives(self.objectives)
         object.__setattr__(self, "objectives", tuple(name for name in OBJECTIVES if name in self.objectives))
         if self.negatives not in NEGATIVES:
@@ -325,6 +332,12 @@ class RunSettings:
         check_seed(self.seed)
 
 
+def check_momentum(adam: AdamSettings, update: UpdateSettings) -> None:
+    """Raises ConfigError on a momentum that is given and that no optimizer heeds."""
+    if adam.momentum != AdamSettings.momentum and update.optimizer != "muon":
+        raise ConfigError(f"momentum says something only with muon, and optimizer is {update.optimizer}; leave it out")
+
+
 @dataclass(frozen=True)
 class PretrainSettings:
     """A whole run."""
@@ -348,10 +361,7 @@ class PretrainSettings:
         self._check_batch()
         for part in (self.model, self.masking, self.objective):
             self._check_heeded(part)
-        if self.adam.momentum != AdamSettings().momentum and self.update.optimizer != "muon":
-            raise ConfigError(
-                f"momentum says something only with muon, and optimizer is {self.update.optimizer}; leave it out"
-            )
+        check_momentum(self.adam, self.update)
 
     def _check_batch(self) -> None:
         """A step's equal batches hold a sequence each: else a step would have more tokens than it shall."""

@@ -8,7 +8,7 @@ from typing import Literal
 from bothways.errors import ConfigError
 from bothways.text.windows import Windows
 from bothways.train.optim import AdamSettings
-from bothways.train.settings import UpdateSettings, check_least, check_one_of, check_seed, check_share
+from bothways.train.settings import UpdateSettings, check_least, check_momentum, check_one_of, check_seed, check_share
 
 __all__ = [
     "AdaptSettings",
@@ -181,3 +181,6 @@ class TuningSettings:
     adam: TuningAdam = field(default_factory=TuningAdam)
     update: UpdateSettings = field(default_factory=UpdateSettings)
     run: TuningRun = field(default_factory=TuningRun)
+
+    def __post_init__(self) -> None:
+        check_momentum(self.adam, self.update)
