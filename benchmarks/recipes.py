@@ -9,7 +9,8 @@ with tokenizer-de/ (of train.de: `bothways tokenizer train --kind bpe --vocab-si
 Figures are of the last epoch, not of the best one; times are of whole processes, reading and evaluating included, and
 counted on all cores. `recipes_peer.py` says what steps of a plain loop of transformers take.
 Recipes that write take equal compute: what a frozen encoder saves goes into more epochs. With `--output`, models stay
-in a folder of each recipe's name, and a run that was stopped goes on there.
+in a folder of each recipe's name, and a run that was stopped goes on there; its times are then of the last process
+alone, so rows for a table are begun anew.
 """
 
 from __future__ import annotations
