@@ -132,9 +132,9 @@ RECIPES |= {
 RECIPES |= {
     "Multi30k": _multi30k("--encoder-lr 1e-4"),
     "Multi30k, from scratch": _multi30k("--fresh-encoder"),
-    "SciTLDR, frozen": _scitldr("--layers 0", 24),
-    "SciTLDR": _scitldr("--encoder-lr 1e-4", 12),
-    "SciTLDR, from scratch": _scitldr("--fresh-encoder", 12),
+    "SciTLDR, frozen": _scitldr("--layers 0", 16),
+    "SciTLDR": _scitldr("--encoder-lr 1e-4", 8),
+    "SciTLDR, from scratch": _scitldr("--fresh-encoder", 8),
 }
 # Metrics that are from 0 to 100 by themselves, or no share.
 AS_THEY_ARE = ("bleu", "chrf", "loss")

@@ -58,21 +58,21 @@ class Draw:
     def __init__(self, p: float) -> None:
         self._dropped = min(round(p * LEVELS), LEVELS - 1)
         self.grow = LEVELS / (LEVELS - self._dropped)
-        generator = _generator()
-        self._state: Any = None if generator is None else generator.state
         # Outside `seeded`: a generator of its own, by torch's.
-        self._seed = int(torch.randint(1 << 62, ())) if generator is None else 0
+        self._generator = _generator() or np.random.SFC64(int(torch.randint(1 << 62, ())))
+        self._state: Any = self._generator.state
 
     def first(self, x: Tensor) -> Tensor:
         """x without what is dropped, by the batch's generator, which moves on."""
-        return masked(x, self._kept(x, _generator() or np.random.SFC64(self._seed)))
+        return masked(x, self._kept(x, self._generator))
 
     def again(self, x: Tensor) -> Tensor:
         """What `first` kept, for `masked`: int16 ones and zeros of x's shape."""
-        generator = np.random.SFC64(self._seed)
-        if self._state is not None:
-            generator.state = self._state
-        return self._kept(x, generator)
+        spare = getattr(_current, "spare", None)
+        if spare is None:  # to make one takes longer than many a draw: each thread has one for all
+            spare = _current.spare = np.random.SFC64(0)
+        spare.state = self._state
+        return self._kept(x, spare)
 
     def _kept(self, x: Tensor, generator: np.random.SFC64) -> Tensor:
         bits = torch.from_numpy(generator.random_raw(-(-x.numel() // PER_DRAW)).view(np.int16))

@@ -53,11 +53,11 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
             scores[len(gold) :] = 0.0
             if dx is not None:
                 dx[place : place + len(rows)] = scores @ half
-            if wanted[1]:  # mostly there is one part, and to add it to zeros would be one more pass over all of it
+            if wanted[1]:  # mostly there is one part, which stays in x's precision until the way back
                 part = scores.T @ rows
-                dw = part.to(weight.dtype) if dw is None else dw.add_(part)
+                dw = part if dw is None else dw.to(weight.dtype).add_(part)
         ctx.save_for_backward(*(g for g in (dx, dw, db) if g is not None))
-        ctx.has = tuple(g is not None for g in (dx, dw, db))
+        ctx.has, ctx.dtype = tuple(g is not None for g in (dx, dw, db)), weight.dtype
         every = torch.cat(words)
         ctx.mark_non_differentiable(correct, every)
         return loss, correct, every
@@ -66,13 +66,21 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, loss: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         dx, dw, db = (next(saved) if has else None for has in ctx.has)
-        return (
-            *(None if g is None else g.mul_(loss) for g in (dx, dw, db)),
-            None,
-            None,
-            None,
-            None,
-        )  # in place: they are large
+        # In place: they are large.
+        dx, db = (None if one is None else one.mul_(loss) for one in (dx, db))
+        return dx, None if dw is None else _scaled(dw, loss, ctx.dtype), db, None, None, None, None
+
+
+def _scaled(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """x times a scale, in another precision; some rows at a time, so that they are read and written once. x in place,
+    where it has that precision already."""
+    if x.dtype == dtype:
+        return x.mul_(scale)
+    found = torch.empty_like(x, dtype=dtype)
+    at_a_time = ROWS_AT_A_TIME if x.device.type == "cpu" else len(x)
+    for some, part in zip(found.split(at_a_time), x.split(at_a_time)):
+        some.copy_(part).mul_(scale)
+    return found
 
 
 def _scores_to_slopes(
@@ -92,8 +100,12 @@ def _scores_to_slopes(
     words: list[Tensor] = []
     loss, correct = scores.new_zeros((), dtype=torch.float32), gold.new_zeros(())
     some = _rows_in_cache(scores)
+    held = torch.empty(min(some, len(scores)), scores.shape[1], device=scores.device)
+    shift = None if bias is None else bias.float()
     for at, (part, wanted) in enumerate(zip(scores.split(some), gold.split(some))):
-        z = part.float() if bias is None else part + bias.float()
+        z = held[: len(part)].copy_(part)
+        if shift is not None:
+            z += shift
         best, right = z.amax(1, keepdim=True), z.gather(1, wanted[:, None])
         correct += _first_best(z, right == best, wanted)
         said = right if not smoothing else (1 - smoothing) * right + smoothing * z.mean(1, keepdim=True)

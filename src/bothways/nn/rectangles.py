@@ -30,13 +30,15 @@ class _Side:
     """The queries or the keys of a rectangle of `count` sequences, each as `length` rows of every head.
 
     index: int64 [count · H · length], rows of [T · H, D] by sequence, head and row; idle ones are a real row's.
-    idle: bool [count, length], rows behind a sequence's end; None if there is none.
+    used: [count, 1, length, 1], 0 for rows behind a sequence's end, which are idle, else 1; None if there is none.
+    hidden: [count, 1, 1, length], what is added to the scores of keys; None if there is nothing to hide.
     """
 
     count: int
     length: int
     index: Tensor
-    idle: Tensor | None
+    used: Tensor | None
+    hidden: Tensor | None
 
 
 _Rectangle: TypeAlias = tuple[_Side, _Side]
@@ -50,6 +52,17 @@ class _Plan:
 
     rectangles: tuple[_Rectangle, ...]
     backs: tuple[Tensor, Tensor]
+
+    def laid_out(self, side: int, like: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Room for rows of all rectangles' queries (side 0) or keys (1), laid end to end; and of each [B · H, L, D].
+
+        like: [T, H, D].
+        """
+        sides, (_, heads, width) = [one[side] for one in self.rectangles], like.shape
+        rows = [one.count * heads * one.length for one in sides]
+        whole = like.new_empty(sum(rows), width)
+        parts = zip(whole.split(rows), sides)
+        return whole, [part.view(-1, one.length, width) for part, one in parts]
 
 
 def attend_rectangles(
@@ -72,7 +85,7 @@ def attend_rectangles(
     mask: bool [L, L] with L at least the longest sequence, True where a row may not look; each sees itself. None where
     lengths differ.
     """
-    plan = _plan(lengths_q, lengths_k, q.shape[1], len(q), len(k), filling)
+    plan = _plan(lengths_q, lengths_k, q.shape[1], len(q), len(k), filling, q.dtype)
     out = _Attention.apply(q, k, v, plan, mask, scale, dropout)
     assert isinstance(out, Tensor)
     return out
@@ -85,39 +98,40 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         saved: list[Tensor] = []
         draws: list[Draw | None] = []
-        parts, sides = [], [_head_rows(x) for x in (q, k, v)]
-        for one in plan.rectangles:
+        sides = [_head_rows(x) for x in (q, k, v)]
+        whole, parts = plan.laid_out(0, q)
+        for one, part in zip(plan.rectangles, parts):
             q_some, k_some, v_some = (_gathered(rows, side, q.shape[1]) for rows, side in zip(sides, (*one, one[1])))
             weights = _weights(q_some, k_some, one[1], mask, scale)
             draw = Draw(dropout) if dropout > 0.0 else None
             dropped = weights if draw is None else draw.first(weights)
-            parts.append(_product(dropped, v_some, 1.0 if draw is None else draw.grow).flatten(0, 1))
+            _product(dropped, v_some, 1.0 if draw is None else draw.grow, part)
             saved += [q_some, k_some, v_some, weights]
             draws.append(draw)
         ctx.save_for_backward(*saved)
         ctx.plan, ctx.scale, ctx.draws = plan, scale, draws
-        return _ungathered(parts, plan.backs[0], q)
+        return _ungathered(whole, plan.backs[0], q)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> tuple[Any, ...]:
         (d_out,) = slopes
         rows, saved, plan = _head_rows(d_out), ctx.saved_tensors, ctx.plan
-        found: tuple[list[Tensor], ...] = ([], [], [])
-        for (one, _), draw, place in zip(plan.rectangles, ctx.draws, range(0, len(saved), 4)):
-            q, k, v, weights = saved[place : place + 4]
+        wholes, parts = zip(*(plan.laid_out(side, d_out) for side in (0, 1, 1)))
+        for number, ((one, _), draw, *places) in enumerate(zip(plan.rectangles, ctx.draws, *parts)):
+            q, k, v, weights = saved[4 * number : 4 * number + 4]
             d = _gathered(rows, one, d_out.shape[1])
-            if one.idle is not None:
-                d.view(one.count, -1, one.length, d.shape[-1]).mul_((~one.idle).to(d.dtype)[:, None, :, None])
+            if one.used is not None:
+                d.view(one.count, -1, one.length, d.shape[-1]).mul_(one.used)
             grow = 1.0 if draw is None else draw.grow
             d_weights, dropped = _product(d, v.transpose(1, 2), grow), weights
             if draw is not None:
                 kept = draw.again(weights)
                 d_weights, dropped = masked(d_weights, kept), masked(weights, kept)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            found[0].append(_product(d_scores, k, ctx.scale).flatten(0, 1))
-            found[1].append(_product(d_scores.transpose(1, 2), q, ctx.scale).flatten(0, 1))
-            found[2].append(_product(dropped.transpose(1, 2), d, grow).flatten(0, 1))
-        d_q, d_k, d_v = (_ungathered(*one, d_out) for one in zip(found, (*plan.backs, plan.backs[1])))
+            _product(d_scores, k, ctx.scale, places[0])
+            _product(d_scores.transpose(1, 2), q, ctx.scale, places[1])
+            _product(dropped.transpose(1, 2), d, grow, places[2])
+        d_q, d_k, d_v = (_ungathered(*one, d_out) for one in zip(wholes, (*plan.backs, plan.backs[1])))
         return d_q, d_k, d_v, None, None, None, None
 
 
@@ -125,19 +139,23 @@ def _weights(q: Tensor, k: Tensor, keys: _Side, mask: Tensor | None, scale: floa
     """q [B · H, Lq, D], k [B · H, Lk, D] → [B · H, Lq, Lk]; rows that are idle have some weights too, which nothing
     reads."""
     scores = _product(q, k.transpose(1, 2), scale)
-    if keys.idle is not None:
-        # Finite, for an idle row near the end may see idle rows only, and would be NaN; still no weight for all others.
-        hidden = torch.zeros(keys.idle.shape, dtype=q.dtype).masked_fill_(keys.idle, torch.finfo(q.dtype).min / 2)
-        scores.view(keys.count, -1, q.shape[1], keys.length).add_(hidden[:, None, None])
+    if keys.hidden is not None:
+        scores.view(keys.count, -1, q.shape[1], keys.length).add_(keys.hidden)
     if mask is not None:
         here = mask[: keys.length, : keys.length]
         scores.add_(torch.zeros(here.shape, dtype=q.dtype).masked_fill_(here, -torch.inf))
     return scores.softmax(-1)
 
 
-def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale · a b, for every matrix of a batch."""
-    return torch.baddbmm(a.new_zeros(1, 1, 1), a, b, beta=0.0, alpha=scale)
+def _product(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """scale · a b, for every matrix of a batch; written to `out`, if there is one."""
+    return torch.baddbmm(_nothing(a.dtype), a, b, beta=0.0, alpha=scale, out=out)
+
+
+@lru_cache
+def _nothing(dtype: torch.dtype) -> Tensor:
+    """What is added to products: there are thousands in a step."""
+    return torch.zeros(1, 1, 1, dtype=dtype)
 
 
 def _head_rows(x: Tensor) -> Tensor:
@@ -150,15 +168,20 @@ def _gathered(rows: Tensor, side: _Side, heads: int) -> Tensor:
     return rows.index_select(0, side.index).view(side.count * heads, side.length, -1)
 
 
-def _ungathered(parts: list[Tensor], back: Tensor, like: Tensor) -> Tensor:
+def _ungathered(rows: Tensor, back: Tensor, like: Tensor) -> Tensor:
     """The rectangles' rows as [T, H, D], like the heads of another, in the batch's order; idle ones are left behind."""
-    rows = parts[0] if len(parts) == 1 else torch.cat(parts)
     return rows.index_select(0, back).view(-1, *like.shape[1:])
 
 
 @lru_cache(maxsize=16)  # the layers of a forward share it; so do the batches of all streams
 def _plan(
-    lengths_q: tuple[int, ...], lengths_k: tuple[int, ...], heads: int, total_q: int, total_k: int, filling: bool
+    lengths_q: tuple[int, ...],
+    lengths_k: tuple[int, ...],
+    heads: int,
+    total_q: int,
+    total_k: int,
+    filling: bool,
+    dtype: torch.dtype,
 ) -> _Plan:
     """total_q, total_k: rows of all sequences, and of filler."""
     alike: dict[tuple[int, int], list[int]] = {}
@@ -166,10 +189,10 @@ def _plan(
         if pair[0]:
             alike.setdefault((_rounded(pair[0]), _rounded(pair[1])), []).append(i)
     chosen = [(pair, some) for pair, sequences in alike.items() for some in _runs(sequences, pair, heads, filling)]
-    queries, back = _sides(lengths_q, total_q, [(pair[0], some) for pair, some in chosen], heads)
+    queries, back = _sides(lengths_q, total_q, [(pair[0], some) for pair, some in chosen], heads, dtype)
     if lengths_k == lengths_q and total_k == total_q:
         return _Plan(tuple((side, side) for side in queries), (back, back))
-    keys, back_k = _sides(lengths_k, total_k, [(pair[1], some) for pair, some in chosen], heads)
+    keys, back_k = _sides(lengths_k, total_k, [(pair[1], some) for pair, some in chosen], heads, dtype)
     return _Plan(tuple(zip(queries, keys)), (back, back_k))
 
 
@@ -184,7 +207,7 @@ def _runs(sequences: list[int], pair: tuple[int, int], heads: int, filling: bool
 
 
 def _sides(
-    lengths: tuple[int, ...], total: int, chosen: list[tuple[int, list[int]]], heads: int
+    lengths: tuple[int, ...], total: int, chosen: list[tuple[int, list[int]]], heads: int, dtype: torch.dtype
 ) -> tuple[list[_Side], Tensor]:
     """One side of rectangles, of which rounded length and sequences are chosen, and its way back."""
     starts = np.cumsum([0, *lengths])
@@ -201,8 +224,16 @@ def _sides(
         if not real.all():
             back[starts[-1] * heads :] = behind + np.flatnonzero(~used)[0]
         behind += len(index)
-        sides.append(_Side(len(some), length, torch.from_numpy(index), None if real.all() else torch.from_numpy(~real)))
+        masks = (None, None) if real.all() else _masks(torch.from_numpy(real), dtype)
+        sides.append(_Side(len(some), length, torch.from_numpy(index), *masks))
     return sides, torch.from_numpy(back)
+
+
+def _masks(real: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`used` and `hidden` of a side, by which of its rows [count, length] are real."""
+    # Finite, for an idle row near the end may see idle rows only, and would be NaN; still no weight for all others.
+    hidden = torch.zeros(real.shape, dtype=dtype).masked_fill_(~real, torch.finfo(dtype).min / 2)
+    return real.to(dtype)[:, None, :, None], hidden[:, None, None]
 
 
 def _filled(sequences: list[int], most: int) -> list[int]:
