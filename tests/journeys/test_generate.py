@@ -20,6 +20,7 @@ from bothways.engine import text_lines
 from bothways.engine.decoding import NAMES
 from bothways.engine.generation import Way
 from bothways.engine.writing import WritingPipeline
+from bothways.errors import InputError
 
 TEXTS = ("the cat sat on the mat", "a dog ran")
 
@@ -418,3 +419,69 @@ def test_a_model_that_cannot_write_is_one_line(
         (tmp_path / name).symlink_to(pair / name)
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert "decoder_start_token_id" in fails_with_one_line(capsys, "generate", tmp_path, "a")
+
+
+@pytest.mark.parametrize("beams", [(), ("--num-beams", "2", "--num-return-sequences", "2")], ids=["greedy", "beams"])
+def test_where_no_token_may_come_the_text_is_empty_and_no_line_is_lost(
+    pair: Path, beams: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    end = json.loads((pair / "generation_config.json").read_text())["eos_token_id"]
+    ends = [end] if isinstance(end, int) else end
+    forced = {"forced_eos_token_id": ends, "begin_suppress_tokens": ends, "renormalize_logits": True}
+    folder, flags = saying(pair, tmp_path / "model", forced), ("--max-new-tokens", "1", *beams)
+    assert run("generate", folder, *TEXTS, *flags) == 0
+    assert capsys.readouterr().out.splitlines() == ["", ""]
+    (tmp_path / "lines.txt").write_text("\n".join(TEXTS) + "\n")
+    lines = tmp_path / "texts.jsonl"
+    assert run("generate", folder, "--input", tmp_path / "lines.txt", "--output", lines, *flags) == 0
+    told = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [one["text"] for one in told] == ["", ""]
+    assert all(("texts" in one) == bool(beams) for one in told)
+    capsys.readouterr()
+    picture = ("--alignment", tmp_path / "a.png")
+    assert "writes nothing for this text" in fails_with_one_line(capsys, "generate", folder, "a", *flags, *picture)
+
+
+def test_what_is_forced_and_never_may_come_is_refused(
+    pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = saying(pair, tmp_path, {"forced_bos_token_id": 7, "suppress_tokens": [7, 8]})
+    assert "forced_bos_token_id 7 is one of suppress_tokens" in fails_with_one_line(capsys, "generate", folder, "a dog")
+
+
+def test_numbers_that_are_none_give_no_verdict(pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Finite weights, whose products are not."""
+    model = bothways.EncoderDecoder.from_pretrained(pair)
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            for part in (layer.ffn.up, layer.ffn.down):
+                part.weight *= 1e30
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.tsv").write_text("source\ttarget\nthe cat\ta dog\n")
+    for command in (
+        ("inspect", tmp_path / "model", *TEXTS),
+        ("inspect", tmp_path / "model", *TEXTS, "--json"),
+        ("inspect", tmp_path / "model", *TEXTS, "--reach", tmp_path / "a.png"),
+        ("generate", tmp_path / "model", TEXTS[0]),
+    ):
+        assert "are no numbers (NaN or infinite)" in fails_with_one_line(capsys, *command)
+    assert run("evaluate", tmp_path / "model", "--data", tmp_path / "rows.tsv", "--metrics", "none") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "are no numbers (NaN or infinite)" in captured.err
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_sight_of_a_text_that_is_cut_is_told(pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = ("--reach", tmp_path / "a.png")
+    assert run("inspect", pair, "the cat " * 30, "a dog", *picture) == 0
+    assert "was cut to 24 tokens" in capsys.readouterr().err
+    assert "the text is empty" in fails_with_one_line(capsys, "inspect", pair, " ", "a dog", *picture)
+
+
+def test_an_objective_and_python_say_what_they_are_of(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails_with_one_line(capsys, "inspect", pair, TEXTS[0], "--objective", "mlm")
+    assert "--objective says nothing of an encoder–decoder" in said
+    for model in (pair, bothways.EncoderDecoder.from_pretrained(pair)):
+        with pytest.raises(InputError, match="inspect looks at a single network"):
+            bothways.inspect(model, TEXTS[0])

@@ -384,8 +384,8 @@ def test_asked_to_stop_a_run_saves_says_so_and_goes_on(
         stop_at(step, number)
         assert run(*command, *(["--resume"] if step > 1 else [])) == 130
         captured = capsys.readouterr()
-        said = f"bothways: stopped and saved after step {step}; go on with --resume\nbothways: interrupted\n"
-        assert captured.err.endswith(said)
+        said = f"bothways: stopped and saved after step {step}; go on with --resume and the same flags\n"
+        assert captured.err.endswith(f"{said}bothways: interrupted\n")
         assert saved(tmp_path)[-1] == step
         assert not (tmp_path / "model").exists()
     stop_at(STEPS, signal.SIGTERM)  # too late to stop anything

@@ -245,16 +245,20 @@ def test_trained_parts_are_not_replaced_unless_that_is_said(save_bert: Save, tmp
     assert "were trained with a bottleneck adapter between them" in refused(tmp_path, again)
 
 
-@pytest.mark.parametrize("name", ["bart", "t5", "mt5"])
-def test_models_of_one_config_learn_by_heart(name: str, tmp_path: Path) -> None:
-    """Their marks and their tokenizer's are their own."""
-    folder, rows = tmp_path / "start", reversed_texts(6, words=4)
+def of_one_config(name: str, folder: Path) -> Path:
+    """A model whose marks and tokenizer are its own."""
     model = made(name, folder)
     model.resize_token_embeddings(len(VOCAB))
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = 2
     model.config.eos_token_id = model.generation_config.eos_token_id = 3
     model.save_pretrained(folder)
     write_bert_tokenizer(folder, 24)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bart", "t5", "mt5"])
+def test_models_of_one_config_learn_by_heart(name: str, tmp_path: Path) -> None:
+    folder, rows = of_one_config(name, tmp_path / "start"), reversed_texts(6, words=4)
     taught = by_heart(folder, tmp_path / "run", rows, rows=RowSettings(epochs=120, batch_size=8), lr=8e-3)
     assert taught.outcome.finished
     assert taught.metrics["chrf"] == pytest.approx(100.0)
@@ -485,3 +489,28 @@ def test_a_run_is_not_resumed_with_other_rows(save_bert: Save, tmp_path: Path) -
     finetune_generate(reversed_texts(12), [], changed, tmp_path)
     with pytest.raises(InputError, match="its rows were others than these"):
         finetune_generate(reversed_texts(12, 1), [], changed, tmp_path, resume=True)
+
+
+def test_a_folder_that_gives_several_texts_is_judged_by_one(save_bert: Save, tmp_path: Path) -> None:
+    rows = reversed_texts(5)
+    finetune_generate(rows, [], settings(save_bert()), tmp_path / "first")
+    path = tmp_path / "first" / "model" / "generation_config.json"
+    several = {"num_beams": 4, "num_return_sequences": 2, "forced_bos_token_id": 7}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **several}))
+    judging = JudgingSettings(metrics=("chrf",), max_new_tokens=5)
+    again = settings(tmp_path / "first" / "model", judging=judging)
+    assert "chrf" in finetune_generate(rows, rows, again, tmp_path / "again").metrics
+    path.write_text(json.dumps({**json.loads(path.read_text()), "suppress_tokens": [7]}))
+    assert "forced_bos_token_id 7 is one of suppress_tokens" in refused(tmp_path, again)
+
+
+def test_words_that_both_sides_share_follow_the_encoder_and_that_is_told(tmp_path: Path) -> None:
+    folder = of_one_config("t5", tmp_path / "t5")
+    for source, adam, said in (
+        (SourceSettings(str(folder), layers=0), Seq2SeqAdam(lr=1e-3), "which do not learn"),
+        (SourceSettings(str(folder)), Seq2SeqAdam(lr=1e-3, encoder_lr=1e-5), "learn at its rate"),
+    ):
+        told: list[str] = []
+        asked = settings(folder, source=source, adam=adam)
+        finetune_generate(reversed_texts(5), [], asked, tmp_path / said, told=told.append)
+        assert any(said in line for line in told)

@@ -56,6 +56,25 @@ def test_what_rounding_leaves_open_is_not_told() -> None:
     assert Shortlist(product).best(torch.full((1, 64), torch.nan)) is None
 
 
+def test_roundings_that_all_go_the_same_way_do_not_hide_the_best_word() -> None:
+    """Each factor is just off the middle between two numbers of bf16: rounding takes as much as it ever can."""
+    half, off = 32, 2.0**-20
+    low, high = 1 + 2.0**-8 - off, 1 + 2.0**-8 + off
+    x = torch.tensor([low] * half + [high] * half)
+    product = Linear(64, 4200)
+    with torch.no_grad():
+        product.weight.zero_()
+        product.weight[0] = torch.tensor([low] * half + [-high] * half)
+        product.weight[1] = -product.weight[0]
+        product.bias.fill_(-8.0)
+        product.bias[2:40] = -0.246
+        product.bias[:2] = torch.tensor([0.03125, 0.0])
+    scores = product(x[None])[0]
+    assert int(scores.argmax()) == 0
+    found = Shortlist(product).best(x[None])
+    assert found is None or int(found[1]) == 0
+
+
 def test_with_a_shortlist_the_same_is_written() -> None:
     config = EncoderConfig(
         vocab=FROM_WORDS + 9, width=32, depth=2, heads=4, ffn=48, positions=LearnedPositions(64), causal=True

@@ -83,6 +83,8 @@ def _no_run(path: Path, model: str) -> Path:
     left = [f"{model.rstrip('/')}/{one}" for one in LEFT if (path / one / "config.json").is_file()]
     if left:
         raise CheckpointError(f"{model}: the folder of a run, not of a model; name the model in it: {left[0]}")
+    if (path / "checkpoints").is_dir():
+        raise CheckpointError(f"{model}: the folder of a run that has not ended; go on with it, by --resume")
     return path
 
 

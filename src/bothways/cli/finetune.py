@@ -203,7 +203,10 @@ def ended(taught: Taught, output: Path) -> Taught:
             "nonfinite.json; go on with --resume --nonfinite skip, or start anew with a lower --lr"
         )
     if not outcome.finished:
-        print(f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume", file=sys.stderr)
+        print(
+            f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume and the same flags",
+            file=sys.stderr,
+        )
         raise KeyboardInterrupt
     return taught
 

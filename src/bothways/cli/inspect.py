@@ -83,6 +83,8 @@ def inspect(
         show_source_use(model, text, text2, device, json, plot, [n for n, value in said.items() if value is not None])
     elif flags.objective is None:
         _inspect(model, (text, text2), layer, "all" if head is None else head, device, json, plot)
+    elif _writes_from_a_source(model):
+        raise InputError("--objective says nothing of an encoder–decoder: it is of networks that are pretrained alone")
     else:
         show_lesson(model, text, flags, device, json)
 

@@ -68,7 +68,10 @@ def pretrain(config: Config, /, *flags: Rest, json: Annotated[bool, Parameter(ne
             "its batches are in nonfinite.json; go on with --resume --nonfinite skip, or start anew with a lower --lr"
         )
     if not outcome.finished:
-        print(f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume", file=sys.stderr)
+        print(
+            f"bothways: stopped and saved after step {outcome.progress.step}; go on with --resume and the same flags",
+            file=sys.stderr,
+        )
         raise KeyboardInterrupt
     if not json:
         print(f"{where.output / 'model'}: {_figures(outcome)}")

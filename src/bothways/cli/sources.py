@@ -64,8 +64,11 @@ def _show(found: SourceUse) -> None:
     whose = "that the model writes" if found.generated else "given"
     print_table(columns, rows, title=f"Log-probabilities of a target {whose}, by the memory it is written from")
     over_shuffled, over_zero = found.gains
-    print(f"Its own source is worth {over_shuffled:+.3f} nats a token over a shuffled one, {over_zero:+.3f} over none.")
-    print(SAID[found.uses_source])
+    worth = (
+        f"Its own source is worth {over_shuffled:+.3f} nats a token over a shuffled one, {over_zero:+.3f} over none."
+    )
+    for sentence in (worth, SAID[found.uses_source]):
+        print_words([(sentence, "")])
 
 
 def show_reach(model: str, text: str, target: str | None, path: Path, json: bool, others: Sequence[str]) -> None:

@@ -107,6 +107,8 @@ def train(
         min_frequency=min_frequency,
     )
     make_folder(output)
+    if (output / "tokenizer.json").exists():
+        print(f"{output}: the tokenizer that was there is replaced", file=sys.stderr)
     save_tokenizer(tokenizer, output)
     judged = sample.aside or list(_first(source.documents()))
     report = _report(fit(tokenizer, judged), tokenizer.vocab_size, size, sample)

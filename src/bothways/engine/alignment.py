@@ -13,9 +13,11 @@ from torch import Tensor
 
 from bothways.data.batch import batch
 from bothways.engine.decoding import read_decoding
+from bothways.engine.scores import check_numbers
 from bothways.engine.spelling import spelt
 from bothways.engine.writing import WritingPipeline
 from bothways.errors import CheckpointError, InputError
+from bothways.nn.adapter import Adapter
 from bothways.nn.layers import filled
 from bothways.ragged import Ragged
 from bothways.text.tokenizer import Encoded
@@ -81,8 +83,9 @@ def align(write: WritingPipeline, text: str | Encoded, target: str | None = None
     """
     encoded, ids, _ = _pair(write, text, target, settings)
     weights = _weights(write, encoded, ids)
-    rows = weights.shape[2]
-    source = tuple(encoded.tokens) if rows == len(encoded) else tuple(f"row {i}" for i in range(rows))
+    adapter = write.parts.adapter
+    resampled = isinstance(adapter, Adapter) and adapter.config.kind == "resample"
+    source = tuple(f"row {i}" for i in range(weights.shape[2])) if resampled else tuple(encoded.tokens)
     return Alignment(source, spelt(write.parts.target, ids), weights)
 
 
@@ -115,6 +118,8 @@ def _pair(
     encoded = text if isinstance(text, Encoded) else write.read([text])[0]
     if target is None:
         ((written, *_),) = write.write([encoded], read_decoding(settings, write.usual))
+        if not written.ids:
+            raise InputError("the model writes nothing for this text: there are no tokens to look at")
         return encoded, list(written.ids), True
     ids = write.parts.ids_of(target)
     limit = write.parts.limit
@@ -170,6 +175,7 @@ def _log_probabilities(write: WritingPipeline, ids: Sequence[int], memory: Ragge
     """[L] of a target's tokens, each after those before it."""
     output = write.writer.network(_before(write, ids), memory=memory)
     scores = write.writer.head(filled(output.last.data))[: len(ids)].float()
+    check_numbers(scores, "the model's scores of this target")
     return scores.log_softmax(1).gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0].cpu()
 
 
@@ -180,5 +186,7 @@ def _weights(write: WritingPipeline, encoded: Encoded, ids: Sequence[int]) -> Fl
     states = network(tokens, memory=memory, keep=True).hidden_states
     assert states is not None
     layers = [network.memory_weights(i, x, tokens.layout, memory)[0].mean(0) for i, x in enumerate(states[:-1])]
-    found: Floats = torch.stack(layers).float().cpu().numpy()
+    weights = torch.stack(layers).float().cpu()
+    check_numbers(weights, "the model's attention weights for this target")
+    found: Floats = weights.numpy()
     return found

@@ -53,7 +53,8 @@ class Beams:
 
     most: tokens that a text may have.    end: tokens that end one.
     links: the texts that are gone on with, best first; None at a beam without one.
-    finished: (score, text, whether it has its end), the best first; score: divided by the length's power.
+    finished: (score, text, whether it has its end), the best first; score: divided by the length's power. The text is
+    None where none may have a token.
     open: whether something better may come.
     """
 
@@ -62,7 +63,7 @@ class Beams:
     end: Collection[int]
     links: list[Link | None] = field(default_factory=lambda: [None])
     scores: list[float] = field(default_factory=lambda: [0.0])
-    finished: list[tuple[float, Link, bool]] = field(default_factory=list)
+    finished: list[tuple[float, Link | None, bool]] = field(default_factory=list)
     written: int = 0
     open: bool = True
 
@@ -105,7 +106,8 @@ class Beams:
     def _give_up(self) -> None:
         """No token is allowed: what there is are the texts."""
         length = max(self.written - 1, 1) ** self.decoding.length_penalty
-        self.finished = [(s / length, one, False) for s, one in zip(self.scores, self.links) if one is not None]
+        texts = [(s / length, one, False) for s, one in zip(self.scores, self.links) if one is not None]
+        self.finished = [*texts] or [(0.0, None, False)]
 
     def _may_improve(self, best: float) -> bool:
         """Whether one of the texts going on may become better than the worst of enough finished ones."""

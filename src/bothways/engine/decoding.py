@@ -42,7 +42,7 @@ class Decoding:
     forced_bos_token_id, forced_eos_token_id: what a text's first token behind a single one (the start's mark) must be,
     and the last one possible, one of these if there are several.
     renormalize_logits: whether the probabilities of what the rules leave sum to one, in a search.
-    num_return_sequences: texts for each source: the best of a search, or as many drawn.
+    num_return_sequences: texts for each source: the best of a search, which may have fewer, or as many drawn.
 
     Raises InputError, naming the setting, on what cannot be.
     """
@@ -101,7 +101,14 @@ class Decoding:
         most = self.max_new_tokens
         beams, texts = self.num_beams, self.num_return_sequences
         cold = "; for the likeliest token each time leave do_sample out" if self.temperature == 0 else ""
+        never = set(self.suppress_tokens)
+        ends, first = set(self.ends), self.forced_bos_token_id
         return [
+            (first in never, f"forced_bos_token_id {first} is one of suppress_tokens: no token could come"),
+            (
+                bool(ends) and ends <= never,
+                f"forced_eos_token_id {self.forced_eos_token_id} is one of suppress_tokens: no token could come",
+            ),
             (self.temperature <= 0, f"temperature must be above 0, got {self.temperature}{cold}"),
             (not 0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, got {self.top_p}"),
             (self.repetition_penalty <= 0, f"repetition_penalty must be above 0, got {self.repetition_penalty}"),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bothways.engine.beams import Beams, Link, Step, kept
 from bothways.engine.decoding import USUAL_LENGTH, Decoding
 from bothways.engine.sampling import candidates, chances, draw, generators
-from bothways.engine.scores import NOTHING, Place, Rules, best, log_top, top
+from bothways.engine.scores import NOTHING, Place, Rules, best, check_numbers, log_top, top
 from bothways.engine.shortlist import Shortlist
 from bothways.errors import InputError
 from bothways.nn.cache import begin, step
@@ -256,10 +256,7 @@ class _Batch:
         for row, value in enumerate(values):
             if value != value or value == float("inf"):
                 place = self.asked.places[self.sources[row // rows]]
-                raise InputError(
-                    f"{place}: the model's scores of token {self.written + 1} are no numbers (NaN or infinite); "
-                    "its weights are damaged, or overflow in this precision"
-                )
+                check_numbers(value, f"{place}: the model's scores of token {self.written + 1}")
 
 
 def _rows_of(texts: Sequence[Sequence[int] | Tensor], device: torch.device) -> Tensor:
@@ -400,7 +397,7 @@ class _Search(_Batch):
             plain = known.clone() if self.asked.log_probabilities else known
             self.ruled(known, rows)
             if self.decoding.renormalize_logits and not self.decoding.do_sample:
-                known = known.log_softmax(1)
+                known = _renormalised(known)
             if self.decoding.do_sample:
                 total, parents, tokens = self._drawn(known, scores, count)
             else:
@@ -415,7 +412,7 @@ class _Search(_Batch):
         https://arxiv.org/abs/1903.06059); in the order of their scores."""
         values, columns = candidates(known, self.decoding, least=max(1, len(self.writer.end)) + 1)
         if self.decoding.renormalize_logits:
-            values = values.log_softmax(1)
+            values = _renormalised(values)
         if columns is None:
             columns = torch.arange(values.shape[1], device=values.device).expand_as(values)
         total = (values.view(*scores.shape, -1) + scores[..., None]).flatten(1)
@@ -426,10 +423,15 @@ class _Search(_Batch):
         at = at.gather(1, order)
         return total, at // values.shape[1], columns.reshape(len(scores), -1).gather(1, at)
 
-    def _text(self, score: float, link: Link, ended: bool) -> Written:
-        links = list(link.back())[::-1]
+    def _text(self, score: float, link: Link | None, ended: bool) -> Written:
+        links = [] if link is None else list(link.back())[::-1]
         known = tuple(one.log_probability for one in links) if self.asked.log_probabilities else None
         return Written(tuple(one.token for one in links), ended, score, known)
+
+
+def _renormalised(known: Tensor) -> Tensor:
+    """Log-probabilities that sum to one in each row [R, C], but where no word is allowed."""
+    return known.log_softmax(1).masked_fill_(known.amax(1, keepdim=True) == -torch.inf, -torch.inf)
 
 
 def _among(values: Tensor, columns: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bothways.checkpoint.encoder import Encoder, tokenizer_of
+from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.data.batch import batch
 from bothways.engine.backends import BACKENDS, place
+from bothways.engine.parts import is_pair
 from bothways.engine.pipeline import check_types
 from bothways.errors import InputError
 from bothways.nn.config import EncoderConfig
@@ -92,6 +94,11 @@ def inspect(
     long is cut, with a TruncationWarning. Raises InputError on a layer or head that is not there, and where there are
     too many weights.
     """
+    if isinstance(model, EncoderDecoder) or (not isinstance(model, Encoder) and is_pair(model, revision)):
+        raise InputError(
+            "this is an encoder–decoder, and inspect looks at a single network: bothways.engine.alignment tells what "
+            "its tokens looked at in the source (align), and whether it uses that (source_use)"
+        )
     encoder = model if isinstance(model, Encoder) else Encoder.from_pretrained(model, revision=revision)
     named = "the model" if encoder is model else f"the model at {model}"
     tokenizer, config = tokenizer_of(encoder, named), encoder.config

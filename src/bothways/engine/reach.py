@@ -20,12 +20,14 @@ from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.checkpoint.marks import Around
 from bothways.engine.decoding import read_decoding
 from bothways.engine.parts import parts_of
+from bothways.engine.scores import check_numbers
 from bothways.engine.spelling import spelt
 from bothways.engine.writing import WritingPipeline
 from bothways.errors import InputError
 from bothways.nn.encoder import EncoderNetwork
 from bothways.ragged import Ragged
 from bothways.text.targets import open_ended, separated
+from bothways.text.tokenizer import Encoded, Tokenizer, cut_lengths, warn_of_truncation
 
 __all__ = ["MOST_REACHED", "Reach", "Sight", "reach"]
 
@@ -87,7 +89,7 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
     """
     if not isinstance(model, EncoderDecoder):
         before, behind = Around.of(model.extras, "the model").sides
-        (encoded,) = separated(tokenizer_of(model), [text], behind, model.config.longest, before)
+        encoded = _encoded(tokenizer_of(model), text, model.config.longest, before, behind)
         # A decoder alone is asked as it is when it goes on: its text is not closed by special tokens.
         alone = model.config.causal
         ids = _checked(open_ended(encoded) if alone else list(encoded.ids))
@@ -99,7 +101,9 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
     assert parts.encoder is not None
     assert parts.start is not None
     before, behind = parts.around.sides
-    (encoded,) = separated(parts.source, [text], behind, parts.source_limit, before)
+    if not text.strip():
+        raise InputError("the text is empty: there is nothing to read")
+    encoded = _encoded(parts.source, text, parts.source_limit, before, behind)
     source = _checked(list(encoded.ids))
     ids = _checked([parts.start, *(_written(model, text) if target is None else parts.ids_of(target))[:-1]])
     read, written = tuple(encoded.tokens), spelt(parts.target, ids)
@@ -116,6 +120,13 @@ def reach(model: Encoder | EncoderDecoder, text: str, target: str | None = None)
             Sight("decoder, of what it wrote", written, written, True, own),
         )
     )
+
+
+def _encoded(tokenizer: Tokenizer, text: str, most: int, before: str, behind: str) -> Encoded:
+    """Warns where it is cut."""
+    (encoded,) = separated(tokenizer, [text], behind, most, before)
+    warn_of_truncation(cut_lengths([encoded]), 1, most)
+    return encoded
 
 
 def _written(model: EncoderDecoder, text: str) -> list[int]:
@@ -161,5 +172,7 @@ def _gradients(last: Tensor, vectors: Tensor, keep: bool = False) -> Floats:
         more = keep or i < len(shares) - 1
         (gradient,) = torch.autograd.grad(share, vectors, retain_graph=more, allow_unused=True)
         rows.append(torch.zeros(len(vectors)) if gradient is None else gradient.norm(dim=1))
-    found: Floats = torch.stack(rows).float().numpy()
+    gradients = torch.stack(rows).float()
+    check_numbers(gradients, "the model's gradients for this text")
+    found: Floats = gradients.numpy()
     return found

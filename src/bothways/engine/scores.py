@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bothways.engine.decoding import Decoding
+from bothways.errors import InputError
 
-__all__ = ["NOTHING", "Rules", "best", "log_top", "top"]
+__all__ = ["NOTHING", "Rules", "best", "check_numbers", "log_top", "top"]
 
 NOTHING = -1  # in a row's tokens, before its first one
 # Rows of scores are searched in blocks of so many columns: the k best are in the k blocks with the largest maxima.
@@ -164,6 +165,14 @@ OF_ALL_ROWS: Mapping[Callable[..., None], Callable[[partial[None], Place], bool]
     _forbid_first: lambda rule, place: place.begin is not None,
     _forbid_end: lambda rule, place: place.written < rule.args[1],
 }
+
+
+def check_numbers(numbers: Tensor | float, what: str) -> None:
+    """Raise InputError, saying what they are, where some are NaN or infinite."""
+    if not bool(torch.as_tensor(numbers).isfinite().all()):
+        raise InputError(
+            f"{what} are no numbers (NaN or infinite); its weights are damaged, or overflow in this precision"
+        )
 
 
 def best(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,10 @@ from bothways.nn.layers import FewRows, Linear, PackedLinear, packs
 __all__ = ["CANDIDATES", "Shortlist", "shortlist_of"]
 
 CANDIDATES = 16
-# bf16 keeps 8 bits: each factor is off by 2^-9 of itself at most, a product by little more than twice that; the
-# remainder is for sums in fp32.
+# bf16 keeps 8 bits: a number that is rounded to it is off by 2^-8 of itself at most; a little more for sums in fp32.
 ROUNDING = 2.0**-8 * 1.02
+# Sums of fp32 are off by no more than this for each number added, in parts of what their sizes add up to.
+SUMMED = 2.0**-24
 # Below so many words there is nothing to gain.
 FROM_WORDS = 4096
 
@@ -34,8 +35,10 @@ class Shortlist:
         self.weight = linear.weight.detach()
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.rough = FewRows(PackedLinear(self.weight, self.bias, torch.bfloat16), twice=False)
-        # The largest norm of a word's vector, and how much a number that is added may be off.
-        self.reach = float(torch.linalg.vector_norm(self.weight, dim=1).amax()) * ROUNDING
+        # The longest of the words' vectors, the longest of what rounding takes from one, and how much a number that is
+        # added may be off.
+        self.longest = float(torch.linalg.vector_norm(self.weight, dim=1).amax())
+        self.lost = max(float(_lost(some).amax()) for some in self.weight.split(FROM_WORDS))
         self.offset = 0.0 if self.bias is None else float(self.bias.abs().amax()) * ROUNDING
 
     @torch.no_grad()
@@ -44,13 +47,14 @@ class Shortlist:
 
         without: words that do not count.
         """
-        rough = self.rough(rows.to(torch.bfloat16))
+        rounded = rows.to(torch.bfloat16)
+        rough = self.rough(rounded)
         if without:
             rough[:, list(without)] = -torch.inf
         values, words = top(rough, CANDIDATES)
         values = values.float()
         first, last = values[:, 0], values[:, -1]
-        off = torch.linalg.vector_norm(rows, dim=1) * self.reach + first.abs() * ROUNDING + self.offset
+        off = self._off(rows) + first.abs() * ROUNDING + self.offset
         # A comparison with NaN is false, and then all scores are computed.
         if not bool((last < first - 2 * off - last.abs() * ROUNDING).all()):
             return None
@@ -61,6 +65,17 @@ class Shortlist:
             exact.masked_fill_(values == -torch.inf, -torch.inf)
         score, at = exact.max(1, keepdim=True)
         return score[:, 0], words.gather(1, at)[:, 0]
+
+    def _off(self, rows: Tensor) -> Tensor:
+        """How far at most the product of a row's bf16 with a word's is from theirs in fp32, [R] (Cauchy-Schwarz)."""
+        length = torch.linalg.vector_norm(rows, dim=1)
+        summed = 2 * rows.shape[1] * SUMMED * length * self.longest
+        return _lost(rows) * (self.longest + self.lost) + length * self.lost + summed
+
+
+def _lost(rows: Tensor) -> Tensor:
+    """What rounding to bf16 takes from each row: a length, [R]."""
+    return torch.linalg.vector_norm(rows - rows.to(torch.bfloat16), dim=1)
 
 
 def shortlist_of(head: nn.Module, placement: Placement) -> Shortlist | None:

@@ -38,8 +38,11 @@ class Spelling:
         return self._tell(text[:until])
 
     def rest(self) -> str:
-        """What has not been told at the end."""
-        return self._tell(continued(self.tokenizer, self.before, self.ids))
+        """What has not been told at the end; of a text that has become another one, from there on."""
+        text = continued(self.tokenizer, self.before, self.ids)
+        same = next((i for i, pair in enumerate(zip(self.told, text)) if pair[0] != pair[1]), len(self.told))
+        self.told = text[:same]
+        return self._tell(text)
 
     def _tell(self, text: str) -> str:
         if not text.startswith(self.told):

@@ -64,11 +64,16 @@ def told(scribe: Scribe, rows: Iterable[Parallel]) -> Iterator[tuple[Parallel, l
 
 @dataclass(frozen=True)
 class TextLines:
-    """`text`; of several results `texts`, best first; with log-probabilities, what the pipeline tells of each."""
+    """`text`; of several results `texts`, best first; with log-probabilities, what the pipeline tells of each.
+
+    several: whether several results were asked for; there may be fewer.
+    """
+
+    several: bool
 
     def line(self, row: Parallel, answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         named = [{"text" if key in WRITES.values() else key: value for key, value in one.items()} for one in answer]
-        return named[0] if len(named) == 1 else {**named[0], "texts": named}
+        return {**named[0], "texts": named} if self.several else named[0]
 
     def cells(self, said: Mapping[str, Any]) -> dict[str, Any]:
         if list(said) != ["text"]:
@@ -82,7 +87,7 @@ def add_texts(scribe: Scribe, rows: Iterable[Parallel], output: PartialLines, fo
     Warns once, at the end, of sources that were cut.
     Raises InputError where the rows that are done already were others.
     """
-    lines = TextLines()
+    lines = TextLines(scribe.asking.decoding.num_return_sequences > 1)
 
     def tell(some: Sequence[Parallel], first: int) -> list[bytes]:
         told = enumerate(zip(some, scribe.answers(some)), start=first)

@@ -90,7 +90,9 @@ def need_overlap(names: Sequence[str]) -> None:
         try:
             __import__(library.replace("-", "_"))
         except ImportError:
-            raise MissingExtraError(f'{name} takes {library}: pip install "bothways[metrics]"') from None
+            raise MissingExtraError(
+                f'{name} takes {library}: pip install "bothways[metrics]", or say --metrics none'
+            ) from None
 
 
 class Overlaps:

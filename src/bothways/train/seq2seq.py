@@ -5,11 +5,11 @@ drives the loop, saves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -48,7 +48,7 @@ from bothways.train.seq2seq_rows import Material, material_of, targets_of
 from bothways.train.seq2seq_settings import Seq2SeqSettings
 from bothways.train.seq2seq_start import starting_model
 from bothways.train.start import set_dropout
-from bothways.train.state import Restored, begun_or_restored
+from bothways.train.state import Restored, begun_or_restored, checkpoints
 from bothways.train.states import States
 from bothways.train.tables import tables_of
 
@@ -91,13 +91,16 @@ def finetune_generate(
         if held:
             need_overlap(settings.judging.overlaps)
         rows, held = picked(rows, settings.sides.max_train_samples), picked(held, settings.sides.max_eval_samples)
-        model = starting_model(settings, told)
+        # What begins with fresh weights is no news where a checkpoint has trained ones.
+        model = starting_model(settings, _silent if resume and checkpoints(output) else told)
         _check_search(model, settings)
         material = material_of(model, rows, held, settings)
         frozen = _frozen(model, material, settings, output)
         steps = _steps(material, settings, frozen)
         started = _started(model, material, steps, settings, output, resume, device)
         begin(output, settings, started, material.identity, lock, resume, told, held=material.held_identity)
+        for line in _shared(started.networks, settings):
+            told(line)
         if frozen is not None:
             if started.progress.step == 0:
                 States.remove(output)  # of a run that was killed before its first checkpoint, maybe of other rows
@@ -112,6 +115,7 @@ def _check_search(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) ->
     """Raise InputError or ConfigError on a search that else would be refused when it is asked for, after many steps."""
     beams, words = settings.judging.num_beams, (model if isinstance(model, Encoder) else model.decoder).config.vocab
     Decoding(max_new_tokens=settings.judging.max_new_tokens, num_beams=beams)
+    read_decoding({}, _usual(model, settings))
     if beams > words:
         raise ConfigError(f"num_beams {beams:,} is more than the {words:,} words of the vocabulary")
 
@@ -133,6 +137,21 @@ def _frozen(
     if settings.source.layers != 0 or isinstance(model, Encoder):
         return None
     return States.of(model.encoder.config.width, None, material.samples, output)
+
+
+def _silent(line: str) -> None:
+    """Tells nobody."""
+
+
+def _shared(networks: Either, settings: Seq2SeqSettings) -> Iterator[str]:
+    """What is to be told of word vectors that both sides have."""
+    if not isinstance(networks, PairNetworks):
+        return
+    own, theirs = (side.embeddings.words.weight for side in (networks.pair.encoder, networks.pair.decoder))
+    if own is theirs and settings.source.layers is not None:
+        yield "the decoder's word vectors are the encoder's, which do not learn: --layers holds for both"
+    elif own is theirs and settings.adam.encoder_lr is not None:
+        yield "the decoder's word vectors are the encoder's, and learn at its rate"
 
 
 def _steps(material: Material, settings: Seq2SeqSettings, frozen: States | None) -> RowSteps:
@@ -254,18 +273,24 @@ def _metrics(
 
 
 def _pipeline(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings, device: torch.device) -> WritingPipeline:
-    """What writes with the model as it is now, as settings say, and as its folder did where they say nothing."""
-    alone, asked = isinstance(model, Encoder), settings.judging
-    limit = (model if isinstance(model, Encoder) else model.decoder).config.limit
-    most = asked.max_new_tokens if limit is None else min(asked.max_new_tokens, limit)
+    """What writes with the model as it is now."""
     return WritingPipeline(
-        "text-generation" if alone else "text2text-generation",
+        "text-generation" if isinstance(model, Encoder) else "text2text-generation",
         model,
         device=str(device),
         precision="fp32" if device.type == "cpu" else settings.update.precision,
         bar=False,
-        usual={**settings_of(model, None), "max_new_tokens": most, "num_beams": asked.num_beams},
+        usual=_usual(model, settings),
     )
+
+
+def _usual(model: EncoderDecoder | Encoder, settings: Seq2SeqSettings) -> dict[str, Any]:
+    """How texts are written that are judged: as settings say, and as the model's folder did where they say nothing. One
+    of each source is."""
+    limit = (model if isinstance(model, Encoder) else model.decoder).config.limit
+    most = settings.judging.max_new_tokens if limit is None else min(settings.judging.max_new_tokens, limit)
+    asked = {"max_new_tokens": most, "num_beams": settings.judging.num_beams, "num_return_sequences": 1}
+    return {**settings_of(model, None), **asked}
 
 
 def _meter(model: Model, material: Material, steps: RowSteps, device: torch.device, frozen: bool) -> Meter:

@@ -11,6 +11,7 @@ from bothways.checkpoint.encoder_decoder import EncoderDecoder
 from bothways.data.batch import Batch
 from bothways.data.parallel import Parallel
 from bothways.engine.decoding import Decoding
+from bothways.engine.scores import check_numbers
 from bothways.engine.spelling import continued
 from bothways.engine.streams import Streams
 from bothways.engine.writing import WritingPipeline
@@ -122,5 +123,7 @@ class Examination:
         cut.warn()
 
     def metrics(self) -> dict[str, float]:
-        """Of all rows. Raises InputError where there was none."""
-        return self._judging.metrics()
+        """Of all rows. Raises InputError where there was none, and where the loss is no number."""
+        found = self._judging.metrics()
+        check_numbers(found[LOSS], "the model's scores of these targets")
+        return found
